@@ -1,0 +1,1 @@
+"""The data side of BertForNextBehavior: event logs, splits, sequences, batches, metrics and baselines."""
