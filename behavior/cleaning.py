@@ -12,6 +12,7 @@ He and McAuley, "Ups and Downs", WWW 2016).
 from __future__ import annotations
 
 import dataclasses
+import textwrap
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 
@@ -25,7 +26,10 @@ EARLIEST_DATE = -2_208_988_800  # 1900-01-01: the bound for logs whose dates are
 
 # rule: (what it removes, how to mend it)
 BAD_ROWS = {
-    "malformed_row": ("rows with too few or too many fields", "quote fields that hold the separator"),
+    "malformed_row": (
+        "rows with too few or too many fields",
+        "quote fields that hold the separator, or give the header as many names as the rows have fields",
+    ),
     "missing_user": ("rows without a user", "fill the user column or remove the rows"),
     "missing_action": ("rows without an action", "fill the action column or name another one with --action_column"),
     "missing_time": ("rows without a time", "fill the time column or name another one with --time_column"),
@@ -63,6 +67,7 @@ ISO_PATTERN = (
 PLACEHOLDERS = ["null", "none", "nan", "n/a", "undefined", "unknown", "anonymous", "guest", "-1"]
 HEAVY_SHARE, HEAVY_TIMES = 0.01, 20  # a heavy user holds 1 % of the events and 20 times the median
 FAST_EVENTS, FAST_SECONDS = 60, 60  # faster than an event per second for a minute: no person
+WIDTH = 110  # characters in a line of the report
 SHOWN = 5  # users, files and actions named in the report before it says "and N more"
 
 
@@ -158,7 +163,17 @@ class CleaningReport:
         lines += [("", text) for text in suspicious[:SHOWN]]
         if len(suspicious) > SHOWN:
             lines.append(("", f"and {len(suspicious) - SHOWN} more"))
-        return "\n".join(f"{label:<17} {text}".rstrip() for label, text in lines)
+        return "\n".join(
+            textwrap.fill(
+                text,
+                width=WIDTH,
+                initial_indent=f"{label:<18}",
+                subsequent_indent=" " * 18,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            for label, text in lines
+        )
 
 
 def _percent(part: int, whole: int) -> str:
@@ -219,28 +234,23 @@ def parse_times(
 def _parse_text(
     text: pl.Series, column: str, unit: str | None, latest: datetime
 ) -> tuple[pl.Series, pl.Series, str, list[str]]:
-    numbers = _numbers(text)
-    if unit == "iso":
-        numbers = pl.Series([None], dtype=pl.Int64).extend_constant(None, len(text) - 1)
-    ticks, zoneless = (None, 0)
-    if unit in (None, "iso") and numbers.null_count() > text.null_count():
-        ticks, zoneless = _iso_ticks(text)
-    dates = 0 if ticks is None else len(ticks) - ticks.null_count()
+    nothing = pl.repeat(None, len(text), dtype=pl.Int64, eager=True)
+    numbers = nothing if unit == "iso" else _numbers(text)
+    written = unit in (None, "iso") and numbers.null_count() > text.null_count()
+    ticks, zoneless = _iso_ticks(text) if written else (nothing, 0)
+    dates = len(ticks) - ticks.null_count()
     likely = sum(_likely(numbers, u, latest) for u in UNITS) if dates else 0
-    if dates and likely:
-        example_date = text.filter(ticks.is_not_null())[0]  # type: ignore[union-attr]
-        example_number = text.filter(numbers.is_not_null())[0]
+    if likely:
+        date, number = text.filter(ticks.is_not_null())[0], text.filter(numbers.is_not_null())[0]
         raise ValueError(
-            f"got mixed units in the time column {column!r}: {dates:,} rows of ISO text (e.g. {example_date!r}) and "
-            f"{likely:,} of numbers (e.g. {example_number!r}); expected one: convert the column, or name the right "
+            f"got mixed units in the time column {column!r}: {dates:,} rows of ISO text (e.g. {date!r}) and "
+            f"{likely:,} of numbers (e.g. {number!r}); expected one: convert the column, or name the right "
             "one with --time_unit (iso, s, ms, us) and the other rows are rejected"
         )
     if dates or unit == "iso":
         notes = ["unit of time: ISO text"]
         if zoneless:
             notes.append(f"{column}: {zoneless:,} of {dates:,} times have no zone: read as UTC")
-        assert ticks is not None or unit == "iso"
-        ticks = ticks if ticks is not None else numbers
         return *_bounded(ticks, text, "us", latest, notes, dates=True), "iso", notes
     unit, notes = _number_unit(numbers, column, unit, latest)
     return *_bounded(numbers, text, unit, latest, notes), unit, notes
@@ -321,9 +331,10 @@ def _bounded(
     frame = pl.DataFrame({"ticks": ticks, "missing": missing})
     value = pl.col("ticks")
     inside = pl.when(value.is_between(low * scale, high)).then(value)
-    micros = inside * (1_000_000 // scale) if scale <= 1_000_000 else inside // (scale // 1_000_000)
     if ticks.dtype.is_float():
         micros = (inside * (1_000_000 / scale)).round()
+    else:
+        micros = inside * (1_000_000 // scale) if scale <= 1_000_000 else inside // (scale // 1_000_000)
     rule = (
         pl.when(pl.col("missing")).then(pl.lit("missing_time"))
         .when(value.is_null()).then(pl.lit("unparsable_time"))
@@ -345,10 +356,12 @@ def bad_rows(frame: pl.DataFrame, *, has_action: bool) -> pl.DataFrame:
     def absent(name: str) -> pl.Expr:
         return pl.col(name).is_null() | (pl.col(name) == "")
 
-    rule = pl.when(absent("user_id")).then(pl.lit("missing_user"))
-    if has_action:
-        rule = rule.when(absent("action")).then(pl.lit("missing_action"))
-    return frame.with_columns(rule.otherwise(pl.col("time_rule")).alias("rule")).filter(pl.col("rule").is_not_null())
+    rule = (
+        pl.when(absent("user_id")).then(pl.lit("missing_user"))
+        .when(absent("action") & has_action).then(pl.lit("missing_action"))
+        .otherwise(pl.col("time_rule"))
+    )  # fmt: skip
+    return frame.with_columns(rule.alias("rule")).filter(pl.col("rule").is_not_null())
 
 
 def requested_rules(

@@ -5,34 +5,27 @@
     log.events                               # user_id, item_id, action, timestamp, row; sorted by user, time, row
     log.write_rejects("rejects.parquet")
 
-CSV is parsed by Arrow as bytes, so that ids stay exactly as written (`007` stays `007`, quoted commas, newlines and
-emoji are kept) and a row with a wrong number of fields is set aside instead of shifting its values. All else is Polars.
-The rules and the report are in `behavior/cleaning.py`.
+Files become columns in `behavior/tables.py`; the rules and the report are in `behavior/cleaning.py`.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import dataclasses
-import difflib
-import io
 import os
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
-from typing import IO
 
 import numpy as np
 import polars as pl
-import pyarrow as pa
-import pyarrow.csv
 
 from behavior.cleaning import (
     BAD_ROWS,
     REJECT_SCHEMA,
+    RULES,
     TIMESTAMP,
     UNITS,
     CleaningReport,
@@ -43,31 +36,41 @@ from behavior.cleaning import (
     summarise,
     utc,
 )
+from behavior.tables import (
+    ACTION,
+    ALIASES,
+    FLAGS,
+    ITEM,
+    TIME,
+    USER,
+    Rows,
+    choose_column,
+    columns_of,
+    from_table,
+    id_text,
+    list_files,
+    plain,
+    read_file,
+)
 
 DEFAULT_ACTION = "interact"
-USER, ITEM, ACTION, TIME = "user_id", "item_id", "action", "timestamp"
-FLAGS = {USER: "user_column", ITEM: "item_column", ACTION: "action_column", TIME: "time_column"}
-
-# Recognised names, best first; compared without case, spaces, "_", "-" and ".".
-ALIASES = {
-    USER: "user_id user userid uid visitorid visitor_id customer_id customer client_id member_id account_id buyer_id "
-    "household_id person_id profile_id reviewerid user_session session_id session",
-    ITEM: "item_id item itemid iid product_id product productid article_id article sku asin parent_asin content_id "
-    "movie_id track_id song_id video_id news_id book_id business_id listing_id offer_id goods_id",
-    ACTION: "action event event_type behavior_type behaviour_type action_type interaction_type interaction event_name "
-    "behavior behaviour activity",
-    TIME: "timestamp time datetime behavior_time behaviour_time event_time event_timestamp time_stamp ts action_time "
-    "created_at occurred_at date_time date unix_time unixreviewtime transaction_timestamp transaction_time",
-}
-TITLES = (
-    "title name item_name item_title product_name product_title article_name movie_title headline prod_name "
-    "product_type label description"
-).split()
+# Title-like columns, best first.
+TITLES = [
+    "title",
+    "name",
+    "item_name",
+    "item_title",
+    "product_name",
+    "product_title",
+    "article_name",
+    "movie_title",
+    "headline",
+    "prod_name",
+    "product_type",
+    "label",
+    "description",
+]
 ID_LIKE = {"asin", "parentasin", "sku", "ean", "upc", "gtin", "isbn", "barcode", "url", "link", "image", "imageurl"}
-EXTENSIONS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
-SEPARATORS = ",;\t|"
-BLOCK_BYTES = 1 << 23
-EXACT_FLOAT = 2**53  # whole numbers above it are not exact in a float
 
 
 @dataclass(frozen=True)
@@ -155,52 +158,14 @@ def _write_whole(frame: pl.DataFrame, path: Path) -> None:
         part.unlink(missing_ok=True)
 
 
-# Columns
-
-
-def _plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c not in " _-.")
-
-
-def _choose(role: str, columns: list[str], asked: str | None, *, needed: bool, notes: list[str]) -> str | None:
-    """The column for a role: the one asked for, else the first recognised name; notes say when an alias was used."""
-    flag = FLAGS[role]
-    if asked is not None:
-        if asked in columns:
-            return asked
-        close = difflib.get_close_matches(asked, columns, n=1, cutoff=0.0)
-        raise ValueError(
-            f"got {flag}={asked!r}, but the log has the columns {columns}; expected one of them: "
-            f"the closest is --{flag} {close[0] if close else '...'}"
-        )
-    if role in columns:
-        return role
-    found = []
-    for alias in dict.fromkeys(_plain(alias) for alias in ALIASES[role].split()):
-        found += [column for column in columns if _plain(column) == alias]
-    if found:
-        others = f" (also there: {', '.join(found[1:])})" if found[1:] else ""
-        notes.append(f"{role}: taken from the column {found[0]}{others}; --{flag} names another")
-        return found[0]
-    if not needed:
-        return None
-    close = sorted(columns, key=lambda c: -difflib.SequenceMatcher(None, _plain(c), _plain(role)).ratio())
-    header = " The first line looks like data: does the file lack a header?" if _looks_like_data(columns) else ""
-    raise ValueError(
-        f"got the columns {columns}, none of which is a {role.split('_')[0]} column; expected {role} or a name such as "
-        f"{', '.join(ALIASES[role].split()[1:6])}: name it with --{flag} {close[0] if close else '...'}.{header}"
-    )
-
-
-def _looks_like_data(columns: list[str]) -> bool:
-    return any(column.replace(".", "", 1).lstrip("-").isdigit() for column in columns)
+# Reading
 
 
 def _choose_all(columns: list[str], options: ReadOptions, notes: list[str]) -> dict[str, str | None]:
     asked = {role: getattr(options, flag) for role, flag in FLAGS.items()}
     free = [column for column in columns if column not in asked.values()]
     chosen = {
-        role: _choose(
+        role: choose_column(
             role, free if asked[role] is None else columns, asked[role], needed=role in (USER, ITEM), notes=notes
         )
         for role in FLAGS
@@ -219,268 +184,6 @@ def _choose_all(columns: list[str], options: ReadOptions, notes: list[str]) -> d
                 )
             taken[column] = role
     return chosen
-
-
-# Files
-
-
-@dataclass
-class _Rows:
-    """Rows of one file: the columns asked for, each row's position in the file, and rows that could not be split."""
-
-    frame: pl.DataFrame
-    positions: np.ndarray  # (N,) int64
-    malformed: list[tuple[int, str, str]]  # position, reason, text
-
-    @property
-    def total(self) -> int:
-        return len(self.positions) + len(self.malformed)
-
-
-def _list_files(path: Path) -> list[Path]:
-    if not path.exists():
-        near = [p.name for p in path.parent.iterdir()] if path.parent.is_dir() else []
-        close = difflib.get_close_matches(path.name, near, n=1)
-        hint = f"did you mean {path.parent / close[0]}?" if close else f"it was looked for as {path.absolute()}"
-        raise FileNotFoundError(f"got {path}, which does not exist; expected {_expected()}: {hint}")
-    if path.is_dir():
-        files = sorted(p for p in path.rglob("*.parquet") if p.is_file() and not p.name.startswith((".", "_")))
-        if not files:
-            names = sorted(p.name for p in path.iterdir())[:5]
-            raise ValueError(
-                f"got the folder {path} without a .parquet file (it holds {names}); expected {_expected()}"
-            )
-        return files
-    if not path.name.lower().endswith(EXTENSIONS):
-        raise ValueError(f"got {path.name}; expected {_expected()}: convert the file or rename it to what it is")
-    if path.stat().st_size == 0:
-        raise ValueError(f"got {path}, an empty file (0 bytes); expected a header and rows: write the log again")
-    return [path]
-
-
-def _expected() -> str:
-    return f"a file ending in {', '.join(EXTENSIONS)}, or a folder of Parquet files"
-
-
-def _is_parquet(file: Path) -> bool:
-    return file.name.lower().endswith(".parquet")
-
-
-def _columns_of(file: Path) -> list[str]:
-    if not _is_parquet(file):
-        return _header(file)[0]
-    try:
-        return list(pl.read_parquet_schema(file))
-    except pl.exceptions.PolarsError as error:
-        raise _broken_parquet(file, error) from error
-
-
-def _broken_parquet(file: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"got {file} ({file.stat().st_size:,} bytes), which is not a whole Parquet file ({error}); "
-        "expected a complete one: it was probably cut short, copy or write it again"
-    )
-
-
-def _read_file(file: Path, columns: list[str]) -> _Rows:
-    """The columns of one file, as they are (Parquet) or as text (CSV)."""
-    if not _is_parquet(file):
-        return _read_csv(file, columns)
-    try:
-        missing = [column for column in columns if column not in pl.read_parquet_schema(file)]
-        if missing:
-            raise ValueError(
-                f"got {file} without the column {missing[0]!r}, which other files of the folder have; expected the "
-                "same columns in every file: rewrite it or move it out of the folder"
-            )
-        frame = pl.read_parquet(file, columns=columns)
-    except pl.exceptions.PolarsError as error:
-        raise _broken_parquet(file, error) from error
-    return _Rows(frame, np.arange(frame.height), [])
-
-
-def _open(file: Path) -> pa.NativeFile:
-    """The bytes of a file, unzipped where its first bytes say that it is gzipped."""
-    with open(file, "rb") as f:
-        zipped = f.read(2) == b"\x1f\x8b"
-    if file.name.lower().endswith(".gz") and not zipped:
-        raise ValueError(f"got {file}, which is not gzip data; expected a gzipped file: rename it without .gz")
-    return pa.input_stream(str(file), compression="gzip" if zipped else None)
-
-
-def _not_utf8(file: Path, where: str, value: bytes) -> ValueError:
-    return ValueError(
-        f"got invalid UTF-8 in {file}, {where}: {value[:60]!r}; expected UTF-8 text: convert the file, for example "
-        f"with iconv -f LATIN1 -t UTF-8 {file.name}"
-    )
-
-
-def _header(file: Path) -> tuple[list[str], str]:
-    """Column names and separator: of `,` `;` tab `|` the one that gives the most columns."""
-    try:
-        with _open(file) as stream:
-            start = stream.read(1 << 16)
-    except OSError as error:
-        raise _broken_csv(file, error) from error
-    if start[:2] in (b"\xff\xfe", b"\xfe\xff"):
-        raise _not_utf8(file, "which is UTF-16", start)
-    try:
-        text = start.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        if error.start < min(start.find(b"\n") % len(start), len(start) - 4):
-            raise _not_utf8(file, "header", start[max(error.start - 20, 0) :]) from error
-        text = start[: error.start].decode("utf-8-sig")
-    headers = [(next(csv.reader(io.StringIO(text), delimiter=s), []), s) for s in SEPARATORS]
-    columns, separator = max(headers, key=lambda h: len(h[0]))
-    if not any(columns):
-        raise ValueError(f"got {file}, whose first line is empty; expected a header with column names")
-    return columns, separator
-
-
-def _broken_csv(file: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"got {file}, which could not be read as CSV ({error}); expected whole rows, quoted as in RFC 4180: look for a "
-        "quote that never closes or a file that was cut short"
-    )
-
-
-class _QuoteCounter(io.RawIOBase):
-    """Passes bytes through and counts the quotes in them: an odd number means that one of them never closes."""
-
-    def __init__(self, stream: pa.NativeFile) -> None:
-        self.stream = stream
-        self.quotes = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def read(self, size: int = -1) -> bytes:
-        data: bytes = self.stream.read(size if size >= 0 else None)
-        self.quotes += data.count(b'"')
-        return data
-
-
-def _read_csv(file: Path, columns: list[str]) -> _Rows:
-    header, separator = _header(file)
-    malformed: list[tuple[int, str, str]] = []
-
-    def set_aside(row: pa.csv.InvalidRow) -> str:
-        reason = f"{row.actual_columns} fields, expected {row.expected_columns}"
-        malformed.append((row.number - 2, reason, row.text))  # record 1 is the header
-        return "skip"
-
-    convert = pa.csv.ConvertOptions(column_types={name: pa.binary() for name in header}, include_columns=columns)
-    parse = pa.csv.ParseOptions(delimiter=separator, newlines_in_values=True, invalid_row_handler=set_aside)
-    read = pa.csv.ReadOptions(use_threads=False, block_size=BLOCK_BYTES)  # one thread: rows keep their numbers
-    frames, rows = [], 0
-    try:
-        with _open(file) as stream:
-            counter = _QuoteCounter(stream)
-            with pa.csv.open_csv(pa.PythonFile(counter, mode="r"), read, parse, convert) as batches:
-                for batch in batches:
-                    frames.append(_decode(file, pl.DataFrame(batch), rows))
-                    rows += batch.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise _broken_csv(file, error) from error
-    except UnicodeDecodeError as error:
-        raise _not_utf8(
-            file, "in a row with a wrong number of fields", error.object[max(error.start - 20, 0) :]
-        ) from error
-    if counter.quotes % 2:
-        _check_quotes(file, separator)
-    positions = np.delete(np.arange(rows + len(malformed)), [m[0] for m in malformed])
-    schema = {column: pl.String for column in columns}
-    return _Rows(pl.concat(frames) if frames else pl.DataFrame(schema=schema), positions, malformed)
-
-
-def _decode(file: Path, batch: pl.DataFrame, before: int) -> pl.DataFrame:
-    text = batch.with_columns(pl.all().cast(pl.String, strict=False))
-    for column in batch.columns:
-        if text[column].null_count():
-            at = int(text[column].is_null().arg_true()[0])
-            raise _not_utf8(file, f"row {before + at:,}, column {column!r}", batch[column][at])
-    return text
-
-
-def _check_quotes(file: Path, separator: str) -> None:
-    """An odd number of quotes: find out, row by row, whether one never closes and swallowed the rows after it."""
-
-    def lines() -> Iterator[str]:
-        with _open(file) as stream:
-            yield from io.TextIOWrapper(stream, encoding="utf-8", errors="replace", newline="")
-
-    reader, last = csv.reader(lines(), delimiter=separator, strict=True), 0
-    try:
-        for _ in reader:
-            last = reader.line_num
-    except csv.Error as error:
-        raise ValueError(
-            f"got {file} with a quote that is not closed in the row that starts at line {last + 1:,} ({error}); "
-            'expected every quoted field to end with ", and a quote inside to be doubled: mend that row'
-        ) from error
-
-
-# Tables
-
-
-def _from_table(source: object, columns: list[str] | None) -> tuple[pl.DataFrame, str, list[str]]:
-    """A table in memory -> Polars frame (of `columns`, None: no rows, all names), its kind, notes."""
-    import datasets
-    import pandas as pd
-
-    if isinstance(source, pl.DataFrame):
-        return source.head(0) if columns is None else source.select(columns), "Polars DataFrame", []
-    if isinstance(source, datasets.Dataset):
-        if columns is None:
-            return pl.DataFrame(schema={name: pl.Null for name in source.column_names}), "Dataset", []
-        frame, notes = source.select_columns(columns).with_format(None).to_polars(), []
-        for column in columns:
-            feature = source.features[column]
-            if isinstance(feature, datasets.ClassLabel):
-                names = dict(enumerate(feature.names))
-                frame = frame.with_columns(pl.col(column).replace_strict(names, default=None, return_dtype=pl.String))
-                notes.append(f"{column}: class numbers replaced by their names")
-        return frame, "Dataset", notes
-    if isinstance(source, pd.DataFrame):
-        if columns is None:
-            return pl.DataFrame(schema={str(name): pl.Null for name in source.columns}), "pandas DataFrame", []
-        try:
-            return pl.from_pandas(source[columns]), "pandas DataFrame", []
-        except (pa.ArrowInvalid, pa.ArrowTypeError, TypeError) as error:
-            raise ValueError(
-                f"got a pandas column that mixes types ({error}); expected one type per column: for ids use "
-                ".astype(str)"
-            ) from error
-    hint = ""
-    if isinstance(source, dict):
-        hint = f": choose one split, for example source[{next(iter(source), 'train')!r}]"
-    raise ValueError(
-        f"got {type(source).__name__}; expected a path, a datasets.Dataset, a Polars or a pandas DataFrame{hint}"
-    )
-
-
-def _id_text(values: pl.Series, role: str, notes: list[str]) -> pl.Series:
-    """Ids as text; whole numbers that pandas stored as floats lose their `.0`."""
-    kind = values.dtype
-    if isinstance(kind, (pl.List, pl.Array, pl.Struct)) or kind.is_temporal():
-        flag = FLAGS.get(role, "id_column")
-        raise ValueError(f"got {kind} in the {role} column {values.name!r}; expected text or numbers: change --{flag}")
-    if kind == pl.Binary:
-        text = values.cast(pl.String, strict=False)
-        if text.null_count() > values.null_count():
-            raise ValueError(f"got bytes that are not UTF-8 in the column {values.name!r}; expected text or numbers")
-        return text
-    if not (kind.is_float() or kind.is_decimal()):
-        return values.cast(pl.String)
-    numbers = values.cast(pl.Float64)
-    if (numbers.abs() >= EXACT_FLOAT).any():
-        notes.append(f"{role}: numbers of {values.name} stored as floats above 2^53, different ids may have become one")
-    whole = numbers.is_finite() & (numbers == numbers.floor()) & (numbers.abs() < 2**63)
-    text = pl.when(whole).then(numbers.cast(pl.Int64, strict=False).cast(pl.String)).when(numbers.is_finite())
-    return pl.select(text.then(values.cast(pl.String)).alias(values.name)).to_series()
-
-
-# Reading
 
 
 def read_events(
@@ -507,17 +210,17 @@ def read_events(
     files: list[Path] = []
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
-        files = _list_files(Path(name))
+        files = list_files(Path(name))
         root = Path(name) if Path(name).is_dir() else Path(name).parent
-        chosen = _choose_all(_columns_of(files[0]), options, notes)
-        parts = (_read_file(file, [c for c in chosen.values() if c is not None]) for file in files)
+        chosen = _choose_all(columns_of(files[0]), options, notes)
+        parts: Iterator[Rows] = (read_file(file, [c for c in chosen.values() if c is not None]) for file in files)
         file_names = [file.relative_to(root).as_posix() for file in files]
     else:
-        empty, name, _ = _from_table(source, None)
+        empty, name, _ = from_table(source, None)
         chosen = _choose_all(empty.columns, options, notes)
-        frame, _, table_notes = _from_table(source, [c for c in chosen.values() if c is not None])
+        frame, _, table_notes = from_table(source, [c for c in chosen.values() if c is not None])
         notes += table_notes
-        parts = iter([_Rows(frame, np.arange(frame.height), [])])
+        parts = iter([Rows(frame, np.arange(frame.height), [])])
         file_names = []
     raw, malformed, ends = _gather(parts, chosen, file_names or [name], notes)
     rows = ends[-1]
@@ -530,7 +233,7 @@ def read_events(
     unusable = malformed.height + bad.height
     if unusable > options.max_reject_ratio * rows:
         _stop(pl.concat(rejects), file_names, rows, unusable, options, rejects_path)
-    if events["item_id"].null_count() == events.height:
+    if events.height and events[ITEM].null_count() == events.height:
         raise ValueError(
             f"got an empty item column {chosen[ITEM]!r}: none of {events.height:,} usable rows names an item; expected "
             "items: name another column with --item_column"
@@ -554,7 +257,7 @@ def read_events(
         files=file_names,
         rows=rows,
         columns=chosen,
-        notes=notes,
+        notes=list(dict.fromkeys(notes)),
         time_unit=time_unit,
         rejects=rejected,
     )
@@ -568,7 +271,7 @@ def read_events(
 
 
 def _gather(
-    parts: Iterator[_Rows], chosen: dict[str, str | None], names: list[str], notes: list[str]
+    parts: Iterator[Rows], chosen: dict[str, str | None], names: list[str], notes: list[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame, list[int]]:
     """All files in one frame (user_id, item_id, action as text, time as it is, row); malformed rows; where files end."""
     frames: list[pl.DataFrame] = []
@@ -577,7 +280,7 @@ def _gather(
     for part, name in zip(parts, names):
         start = ends[-1] if ends else 0
         columns = {role: part.frame[column] for role, column in chosen.items() if column is not None}
-        texts = {role: _id_text(values, role, notes) for role, values in columns.items() if role != TIME}
+        texts = {role: id_text(values, role, notes) for role, values in columns.items() if role != TIME}
         frame = pl.DataFrame(texts).with_columns(pl.col(ITEM).replace("", None))
         if ACTION not in columns:
             frame = frame.with_columns(pl.lit(DEFAULT_ACTION).alias(ACTION))
@@ -597,7 +300,9 @@ def _gather(
 
 
 def _same_kind(a: pl.Series, b: pl.Series) -> bool:
-    """Whether two time columns hold numbers, or at least one nothing at all."""
+    """Whether two time columns can be one: both numbers, both dates with the same zone, or one holds nothing at all."""
+    if isinstance(a.dtype, pl.Datetime) and isinstance(b.dtype, pl.Datetime):
+        return a.dtype.time_zone == b.dtype.time_zone
     return (a.dtype.is_numeric() and b.dtype.is_numeric()) or pl.Null in (a.dtype, b.dtype)
 
 
@@ -614,7 +319,7 @@ def _usable(
                 "column with --time_column"
             )
         raw = raw.with_columns(pl.lit(None, dtype=TIMESTAMP).alias(TIME))
-        times, rules = raw[TIME], pl.lit(None, dtype=pl.String)
+        times, rules = raw[TIME], pl.repeat(None, raw.height, dtype=pl.String, eager=True)
     else:
         times, rules, unit, more = parse_times(raw[TIME], str(chosen[TIME]), options.time_unit, options.latest())
         notes += more
@@ -633,7 +338,7 @@ def _rejects(frame: pl.DataFrame, ends: list[int], files: list[str]) -> pl.DataF
     starts = np.array([0, *ends[:-1]])
     which = np.searchsorted(np.array(ends), frame["row"].to_numpy(), side="right")
     if "reason" not in frame.columns:
-        what = {**{rule: text for rule, (text, _) in BAD_ROWS.items()}}
+        what = {rule: text for rule, (text, _) in RULES.items()}
         frame = frame.with_columns(pl.col("rule").replace(what).alias("reason"))
     frame = frame.with_columns(
         pl.Series("file", [files[i] if files else None for i in which], dtype=pl.String),
@@ -687,10 +392,10 @@ def read_items(source: object, id_column: str | None = None) -> pl.DataFrame:
     """
     notes: list[str] = []
     if isinstance(source, (str, os.PathLike)):
-        files = _list_files(Path(source))
-        columns = _columns_of(files[0])
-        key = _choose(ITEM, columns, id_column, needed=True, notes=notes)
-        parts = [_read_file(file, columns) for file in files]
+        files = list_files(Path(source))
+        columns = columns_of(files[0])
+        key = choose_column(ITEM, columns, id_column, needed=True, notes=notes, flag="id_column")
+        parts = [read_file(file, columns) for file in files]
         frame = pl.concat([part.frame for part in parts], how="vertical_relaxed")
         malformed = [m for part in parts for m in part.malformed]
         if malformed:
@@ -699,24 +404,26 @@ def read_items(source: object, id_column: str | None = None) -> pl.DataFrame:
                 f"{source}: {len(malformed):,} rows left out, e.g. row {row:,} ({reason}): {text!r}", stacklevel=2
             )
     else:
-        columns = _from_table(source, None)[0].columns
-        key = _choose(ITEM, columns, id_column, needed=True, notes=notes)
-        frame = _from_table(source, columns)[0]
-    ids = _id_text(frame[str(key)], ITEM, notes).alias(ITEM)
-    text = frame.select(
+        columns = from_table(source, None)[0].columns
+        key = choose_column(ITEM, columns, id_column, needed=True, notes=notes, flag="id_column")
+        frame = from_table(source, columns)[0]
+    ids = id_text(frame[str(key)], ITEM, notes).alias(ITEM)
+    texts = frame.select(
         pl.col(c).list.join(", ", ignore_nulls=True) if isinstance(kind, pl.List) else pl.col(c).cast(pl.String).replace("", None)
         for c, kind in frame.schema.items()
-        if c != key and not _plain(c).endswith("id") and _plain(c) not in ID_LIKE
+        if c != key and not plain(c).endswith("id") and plain(c) not in ID_LIKE
         and (kind in (pl.String, pl.Categorical, pl.Enum) or kind == pl.List(pl.String))
     )  # fmt: skip
-    title = next((c for alias in TITLES for c in text.columns if _plain(c) == _plain(alias)), None)
-    if title is None and text.width:  # the column that tells items apart best
-        title = max(text.columns, key=lambda c: text[c].n_unique())
-    titles = text[title].alias("title") if title else pl.Series("title", [None] * frame.height, dtype=pl.String)
-    items = pl.DataFrame([ids, titles]).hstack(text.drop([title] if title else []).get_columns())
+    title = next((c for alias in TITLES for c in texts.columns if plain(c) == plain(alias)), None)
+    if title is None and texts.width:  # the column that tells items apart best
+        title = max(texts.columns, key=lambda c: texts[c].n_unique())
+    titles = texts[title].alias("title") if title else pl.Series("title", [None] * frame.height, dtype=pl.String)
+    items = pl.DataFrame([ids, titles]).hstack(texts.drop([title] if title else []).get_columns())
     items = items.filter(pl.col(ITEM).is_not_null() & (pl.col(ITEM) != ""))
     if items.is_empty():
-        raise ValueError(f"got no item in the column {key!r}; expected one row per item: name it with --item_id_column")
+        raise ValueError(
+            f"got no item in the column {key!r}; expected one row per item: name its id column with id_column"
+        )
     unique = items.unique(ITEM, keep="first", maintain_order=True)
     if unique.height < items.height:
         warnings.warn(f"items: {items.height - unique.height:,} later rows of ids seen before left out", stacklevel=2)
