@@ -67,6 +67,7 @@ ISO_PATTERN = (
 PLACEHOLDERS = ["null", "none", "nan", "n/a", "undefined", "unknown", "anonymous", "guest", "-1"]
 HEAVY_SHARE, HEAVY_TIMES = 0.01, 20  # a heavy user holds 1 % of the events and 20 times the median
 FAST_EVENTS, FAST_SECONDS = 60, 60  # faster than an event per second for a minute: no person
+SLICE = 1 << 18  # rows of text parsed at once
 WIDTH = 110  # characters in a line of the report
 SHOWN = 5  # users, files and actions named in the report before it says "and N more"
 
@@ -130,17 +131,19 @@ class CleaningReport:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
-        files = f"{len(self.files)} files" if len(self.files) != 1 else "1 file"
-        read = f"{self.source} ({files}, {self.rows:,} rows)" if self.files else f"{self.source} ({self.rows:,} rows)"
+        size = [_count(len(self.files), "file")] if self.files else []
+        read = f"{self.source} ({', '.join([*size, _count(self.rows, 'row')])})"
         lines = [("Event log", read)]
         absent = {"action": 'none, every action is "interact"', "timestamp": "none, file order is the order"}
         for role, column in self.columns.items():
             lines.append((f"  {role}", f"column {column}" if column else absent[role]))
         lines += [("  note", note) for note in self.notes]
-        lines.append(("Removed", f"{sum(r.rows for r in self.removed):,} rows" if self.removed else "nothing"))
+        lines.append(("Removed", _count(sum(r.rows for r in self.removed), "row") if self.removed else "nothing"))
         for r in self.removed:
             lines.append((f"  {r.rule}", f"{r.rows:,} ({_percent(r.rows, self.rows)}) {r.what}; e.g. {r.example}"))
-        lines.append(("Kept", f"{self.events:,} events of {self.users:,} users on {self.items:,} items"))
+        lines.append(
+            ("Kept", f"{_count(self.events, 'event')} of {_count(self.users, 'user')} on {_count(self.items, 'item')}")
+        )
         if self.first_time and self.last_time:
             lines.append(("  time span", f"{_short(self.first_time)} to {_short(self.last_time)} UTC"))
         lines.append(("  per user", f"median {self.median_user_events:g} events, longest {self.longest_user_events:,}"))
@@ -149,17 +152,23 @@ class CleaningReport:
         lines.append(("  actions", f"{len(shares)}: {', '.join(shares[: 2 * SHOWN])}{more}"))
         lines.append(("  repeats", f"{100 * self.repeats:.1f} % of the events with an item: their user had it before"))
         if self.without_item:
-            lines.append(("  no item", f"{self.without_item:,} events ({_percent(self.without_item, self.events)})"))
-        if self.first_time:
-            tied = (
-                f"{self.ties:,} events ({_percent(self.ties, self.events)}) at the same time as their user's previous"
+            lines.append(
+                ("  no item", f"{_count(self.without_item, 'event')} ({_percent(self.without_item, self.events)})")
             )
+        if self.first_time:
+            share = _percent(self.ties, self.events)
+            tied = f"{_count(self.ties, 'event')} ({share}) at the same time as the user's previous one"
             lines.append(("  ties", f"{tied}; file order decides"))
             copies = f"{self.exact_duplicates:,} ({_percent(self.exact_duplicates, self.events)})"
             hint = " kept; --duplicates drop removes them" if self.exact_duplicates else ""
             lines.append(("  exact copies", copies + hint))
         suspicious = [f"{user}: {reason}" for user, reason in self.suspicious_users]
-        lines.append(("  suspicious", f"{len(suspicious)} users" if suspicious else "no users"))
+        lines.append(
+            (
+                "  suspicious",
+                _count(len({user for user, _ in self.suspicious_users}), "user") if suspicious else "no user",
+            )
+        )
         lines += [("", text) for text in suspicious[:SHOWN]]
         if len(suspicious) > SHOWN:
             lines.append(("", f"and {len(suspicious) - SHOWN} more"))
@@ -174,6 +183,10 @@ class CleaningReport:
             )
             for label, text in lines
         )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
 def _percent(part: int, whole: int) -> str:
@@ -237,7 +250,10 @@ def _parse_text(
     nothing = pl.repeat(None, len(text), dtype=pl.Int64, eager=True)
     numbers = nothing if unit == "iso" else _numbers(text)
     written = unit in (None, "iso") and numbers.null_count() > text.null_count()
-    ticks, zoneless = _iso_ticks(text) if written else (nothing, 0)
+    ticks, zoneless = nothing, 0
+    if written:  # in slices: the pieces of a text take several times its memory
+        parts = [_iso_ticks(part) for part in pl.DataFrame({"text": text}).iter_slices(SLICE)]
+        ticks, zoneless = pl.concat([part[0] for part in parts]), sum(part[1] for part in parts)
     dates = len(ticks) - ticks.null_count()
     likely = sum(_likely(numbers, u, latest) for u in UNITS) if dates else 0
     if likely:
@@ -296,13 +312,14 @@ def _number_unit(numbers: pl.Series, column: str, unit: str | None, latest: date
     return unit, [f"unit of time: {UNIT_NAMES[unit]}, a guess from the size of the numbers: --time_unit says it"]
 
 
-def _iso_ticks(text: pl.Series) -> tuple[pl.Series, int]:
+def _iso_ticks(frame: pl.DataFrame) -> tuple[pl.Series, int]:
     """ISO text -> microseconds since 1970 (null where it is none), and how many of them have no zone."""
+    text = frame["text"]
     plain = text.str.replace("T", " ", literal=True)
     fast = plain.str.to_datetime("%Y-%m-%d %H:%M:%S%.f", time_unit="us", strict=False)
     if fast.null_count() == text.null_count():
         return fast.dt.epoch("us"), len(fast) - fast.null_count()
-    groups = pl.DataFrame({"text": text}).select(pl.col("text").str.extract_groups(ISO_PATTERN)).unnest("text")
+    groups = frame.select(pl.col("text").str.extract_groups(ISO_PATTERN)).unnest("text")
     date, clock, seconds, utc, hours, minutes = (pl.col(name) for name in groups.columns)
     written = pl.concat_str(
         date, pl.lit(" "), clock.fill_null("00:00"), seconds.fill_null(":00").str.replace(",", ".", literal=True)
@@ -431,7 +448,7 @@ def describe(
         files=files,
         rows=rows,
         columns=columns,
-        notes=notes,
+        notes=[*notes, *_odd_ids(named["item_id"])],
         time_unit=time_unit,
         removed=summarise(rejects, files),
         events=events.height,
@@ -467,6 +484,17 @@ def _example(reject: dict[str, object], name_file: bool) -> str:
         return f"{where}: {reject['reason']}: {str(reject['text'])[:80]!r}"
     values = [f"{k}={str(reject[k])[:40]!r}" for k in ("user_id", "item_id", "action", "timestamp") if reject[k]]
     return f"{where}: {', '.join(values) or 'all empty'}"
+
+
+def _odd_ids(items: pl.Series) -> list[str]:
+    """Notes on item ids that look like accidents of an export; they are kept as written."""
+    notes = []
+    empty = items.filter(items.is_in(["nan", "NaN", "None", "null", "NULL", "<NA>", "N/A"]))
+    if len(empty):
+        notes.append(f"{_count(len(empty), 'event')} with the item id {empty[0]!r}: empty it if it means no item")
+    if len(items) and items.str.ends_with(".0").all():
+        notes.append(f"every item id ends in .0 (e.g. {items[0]!r}): the item table may have them without")
+    return notes
 
 
 def _suspicious(per_user: pl.DataFrame, moments: pl.DataFrame | None) -> list[tuple[str, str]]:

@@ -83,8 +83,8 @@ class ReadOptions:
         duplicates: "keep" counts later copies of an event, "drop" removes them.
         min_user_events, min_item_events: users and items with fewer events are removed, repeatedly until none is left.
         max_user_events: keep only each user's newest events; None keeps all.
-        max_reject_ratio: share (0 to 1) of unusable rows above which reading stops. Rows removed on request (duplicates,
-            counts, cap) are not unusable.
+        max_reject_ratio: share (0 to 1) of unusable rows above which reading stops. Rows removed on request
+            (duplicates, counts, cap) are not unusable.
         latest_time: ISO time after which an event lies in the future; None is one day from now.
     """
 
@@ -110,7 +110,7 @@ class ReadOptions:
                 raise ValueError(f"got {name}={getattr(self, name)}; expected at least 1 (1 removes nothing)")
         if self.max_user_events is not None and self.max_user_events < 2:
             raise ValueError(
-                f"got max_user_events={self.max_user_events}; expected at least 2 (an event and one to predict), or None"
+                f"got max_user_events={self.max_user_events}; expected at least 2 (one to predict from), or None"
             )
         if not 0 <= self.max_reject_ratio <= 1:
             raise ValueError(f"got max_reject_ratio={self.max_reject_ratio}; expected a share between 0 and 1")
@@ -273,11 +273,11 @@ def read_events(
 def _gather(
     parts: Iterator[Rows], chosen: dict[str, str | None], names: list[str], notes: list[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame, list[int]]:
-    """All files in one frame (user_id, item_id, action as text, time as it is, row); malformed rows; where files end."""
+    """All files in one frame (ids and action as text, time as it is, row); malformed rows; where each file ends."""
     frames: list[pl.DataFrame] = []
     malformed: list[tuple[int, str, str]] = []
     ends: list[int] = []
-    for part, name in zip(parts, names):
+    for part, name in zip(parts, names, strict=True):
         start = ends[-1] if ends else 0
         columns = {role: part.frame[column] for role, column in chosen.items() if column is not None}
         texts = {role: id_text(values, role, notes) for role, values in columns.items() if role != TIME}
@@ -333,7 +333,7 @@ def _usable(
 
 
 def _rejects(frame: pl.DataFrame, ends: list[int], files: list[str]) -> pl.DataFrame:
-    """Rows that were removed, in the columns of `rejects`, in input order; `frame` has row, rule and some of the rest."""
+    """Removed rows in the columns of `rejects`, in input order; `frame` has row, rule and some of the rest."""
     frame = frame.sort("row")
     starts = np.array([0, *ends[:-1]])
     which = np.searchsorted(np.array(ends), frame["row"].to_numpy(), side="right")
@@ -409,7 +409,8 @@ def read_items(source: object, id_column: str | None = None) -> pl.DataFrame:
         frame = from_table(source, columns)[0]
     ids = id_text(frame[str(key)], ITEM, notes).alias(ITEM)
     texts = frame.select(
-        pl.col(c).list.join(", ", ignore_nulls=True) if isinstance(kind, pl.List) else pl.col(c).cast(pl.String).replace("", None)
+        (pl.col(c).list.join(", ", ignore_nulls=True) if isinstance(kind, pl.List) else pl.col(c).cast(pl.String))
+        .replace("", None)
         for c, kind in frame.schema.items()
         if c != key and not plain(c).endswith("id") and plain(c) not in ID_LIKE
         and (kind in (pl.String, pl.Categorical, pl.Enum) or kind == pl.List(pl.String))

@@ -78,12 +78,13 @@ def choose_column(
         return found[0]
     if not needed:
         return None
-    others = {plain(alias) for other in ALIASES if other != role for alias in ALIASES[other].split()}
-    free = [column for column in columns if plain(column) not in others]
+    names = {plain(alias) for other in ALIASES if other != role for alias in ALIASES[other].split()}
+    free = [column for column in columns if plain(column) not in names]
     header = " The first line looks like data: does the file lack a header?" if _looks_like_data(columns) else ""
     raise ValueError(
         f"got the columns {columns}, none of which is a {role.split('_')[0]} column; expected {role} or a name such as "
-        f"{', '.join(ALIASES[role].split()[1:6])}: name it with {flag}, for example {flag} {_closest(role, free or columns)}.{header}"
+        f"{', '.join(ALIASES[role].split()[1:6])}: name it with {flag}, for example "
+        f"{flag} {_closest(role, free or columns)}.{header}"
     )
 
 
@@ -262,7 +263,7 @@ def _read_csv(file: Path, columns: list[str]) -> Rows:
     if counter.quotes % 2:
         _check_quotes(file, separator)
     positions = np.delete(np.arange(rows + len(malformed)), [m[0] for m in malformed])
-    schema = {column: pl.String for column in columns}
+    schema = dict.fromkeys(columns, pl.String)
     return Rows(pl.concat(frames) if frames else pl.DataFrame(schema=schema), positions, malformed)
 
 
@@ -309,14 +310,14 @@ def _check_quotes(file: Path, separator: str) -> None:
 
 def from_table(source: object, columns: list[str] | None) -> tuple[pl.DataFrame, str, list[str]]:
     """A table in memory -> Polars frame (of `columns`, None: no rows, all names), its kind, notes."""
-    import datasets
-    import pandas as pd
-
     if isinstance(source, pl.DataFrame):
         return source.head(0) if columns is None else source.select(columns), "Polars DataFrame", []
+    import datasets  # here, because importing them takes longer than reading most files
+    import pandas as pd
+
     if isinstance(source, datasets.Dataset):
         if columns is None:
-            return pl.DataFrame(schema={name: pl.Null for name in source.column_names}), "Dataset", []
+            return pl.DataFrame(schema=dict.fromkeys(source.column_names, pl.Null)), "Dataset", []
         frame, notes = source.select_columns(columns).with_format(None).to_polars(), []
         for column in columns:
             feature = source.features[column]

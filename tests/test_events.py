@@ -1,10 +1,11 @@
-"""Facts about reading event logs: ids stay as written, no row disappears unseen, bad input is answered with a remedy."""
+"""Facts about reading event logs: ids stay as written, no row disappears unseen, bad input gets a remedy."""
 
 from __future__ import annotations
 
 import argparse
 import csv
 import gzip
+import io
 import json
 import tempfile
 from datetime import date, datetime, timedelta, timezone
@@ -26,6 +27,7 @@ from behavior.events import (
     read_events,
     read_items,
 )
+from behavior.tables import read_file
 
 NOON = 1_700_000_000  # seconds: 2023-11-14 22:13:20 UTC
 
@@ -208,6 +210,35 @@ def test_ids_survive_csv_exactly_as_written(ids: list[tuple[str, str]], separato
     assert events.select("user_id", "item_id").rows() == ids + ids
 
 
+FIELDS = st.sampled_from(["a", "007", 'q"q', "n\nl", "c,c", "", "🛒", "x" * 20])
+
+
+@settings(max_examples=100, deadline=None)
+@given(rows=st.lists(st.lists(FIELDS, min_size=2, max_size=5), min_size=1, max_size=30), zipped=st.booleans())
+def test_rows_with_a_wrong_number_of_fields_are_set_aside_and_shift_no_other(
+    rows: list[list[str]], zipped: bool
+) -> None:
+    text = io.StringIO(newline="")
+    csv.writer(text).writerows([["user_id", "item_id", "price"], *rows])
+    data = text.getvalue().encode()
+    with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setattr("behavior.tables.BLOCK_BYTES", 200)  # many blocks
+        path = Path(folder) / ("log.csv.gz" if zipped else "log.csv")
+        path.write_bytes(gzip.compress(data) if zipped else data)
+        read = read_file(path, ["user_id", "item_id"])
+    whole = [i for i, row in enumerate(rows) if len(row) == 3]
+    assert read.positions.tolist() == whole
+    assert read.frame.rows() == [(rows[i][0], rows[i][1]) for i in whole]
+    assert [position for position, _, _ in read.malformed] == [i for i, row in enumerate(rows) if len(row) != 3]
+
+
+def test_ids_that_look_like_accidents_are_kept_and_noted(tmp_path: Path) -> None:
+    log = read(tmp_path, "user_id,item_id\n1,1.0\n1,2.0\n")
+    assert log.events["item_id"].to_list() == ["1.0", "2.0"]
+    assert any("ends in .0" in note for note in log.report.notes)
+    assert any("item id 'nan'" in note for note in read(tmp_path, "user_id,item_id\n1,a\n1,nan\n").report.notes)
+
+
 def test_minimally_quoted_ids_survive_too(tmp_path: Path) -> None:
     ids = ["007", "a,b", 'say "hi"', '5" screen', "line\nbreak", "🛒", "[PAD]", " x "]
     table = pl.DataFrame({"user_id": ["u"] * len(ids), "item_id": ids})
@@ -331,7 +362,7 @@ def test_text_without_zone_is_utc_and_the_report_says_so(tmp_path: Path) -> None
 @pytest.mark.parametrize("zone", [None, "UTC", "America/New_York"])
 @pytest.mark.parametrize("unit", ["ms", "us", "ns"])
 def test_parquet_datetimes_become_microseconds_utc(zone: str | None, unit: str, tmp_path: Path) -> None:
-    times = pl.Series([NOON * 10**6] * 2).cast(pl.Datetime("us", zone)).dt.cast_time_unit(unit)  # type: ignore[arg-type]
+    times = pl.Series([NOON * 10**6] * 2).cast(pl.Datetime("us", zone)).dt.cast_time_unit(unit)
     pl.DataFrame({"user_id": [1, 1], "item_id": [1, 2], "timestamp": times}).write_parquet(tmp_path / "log.parquet")
     log = read_events(tmp_path / "log.parquet")
     assert seconds(log) == [NOON, NOON]
@@ -349,7 +380,7 @@ def test_mixed_units_are_an_error_that_names_them(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"mixed units.*99 rows in seconds.*1 rows in milliseconds.*--time_unit"):
         read(tmp_path, text)
     assert rules(read(tmp_path, text, time_unit="s")) == {"future_time": [99]}
-    with pytest.raises(ValueError, match="mixed units.*ISO text.*numbers"):
+    with pytest.raises(ValueError, match=r"mixed units.*ISO text.*numbers"):
         read(tmp_path, "user_id,item_id,timestamp\n1,a,2023-11-14\n1,b,1700000000\n")
 
 
@@ -487,7 +518,9 @@ def test_suspicious_users_are_named_with_a_reason() -> None:
     log = read_events(pl.DataFrame(ordinary + robot + nobody, schema=["user_id", "item_id", "time"], orient="row"))
     reasons = log.report.suspicious_users
     assert [user for user, _ in reasons] == ["robot", "null", "robot"]
-    assert "50 times the median" in reasons[0][1] and "placeholder" in reasons[1][1] and "within 60 s" in reasons[2][1]
+    assert "50 times the median" in reasons[0][1]
+    assert "placeholder" in reasons[1][1]
+    assert "within 60 s" in reasons[2][1]
     assert log.rejects.is_empty()
 
 
@@ -537,18 +570,18 @@ def test_a_truncated_parquet_file_is_named(tmp_path: Path) -> None:
 
 def test_a_path_that_does_not_exist_is_answered_with_the_closest(tmp_path: Path) -> None:
     write(tmp_path, LOG, "events.csv")
-    with pytest.raises(FileNotFoundError, match="did you mean .*events.csv"):
+    with pytest.raises(FileNotFoundError, match=r"did you mean .*events\.csv"):
         read_events(tmp_path / "event.csv")
     with pytest.raises(FileNotFoundError, match="does not exist"):
         read_events(tmp_path / "no" / "such" / "log.csv")
 
 
 def test_folders_must_hold_parquet_files_with_the_same_columns(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="without a .parquet file"):
+    with pytest.raises(ValueError, match=r"without a \.parquet file"):
         read_events(tmp_path)
     pl.DataFrame({"user_id": [1], "item_id": [5]}).write_parquet(tmp_path / "a.parquet")
     pl.DataFrame({"user_id": [1], "product": [5]}).write_parquet(tmp_path / "b.parquet")
-    with pytest.raises(ValueError, match="b.parquet without the column 'item_id'"):
+    with pytest.raises(ValueError, match=r"b\.parquet without the column 'item_id'"):
         read_events(tmp_path)
 
 
@@ -557,7 +590,7 @@ def test_things_that_are_no_log_are_refused() -> None:
     split = datasets.DatasetDict({"train": datasets.Dataset.from_dict(table)})
     with pytest.raises(ValueError, match=r"DatasetDict.*source\['train'\]"):
         read_events(split)
-    with pytest.raises(ValueError, match="List.*item_id column"):
+    with pytest.raises(ValueError, match=r"List.*item_id column"):
         read_events(pl.DataFrame({"user_id": [1], "item_id": [["a"]]}))
     with pytest.raises(ValueError, match="Boolean in the time column"):
         read_events(pl.DataFrame({**table, "time": [True, False]}))
@@ -593,7 +626,10 @@ def test_the_command_line_gives_the_default_options_and_every_field() -> None:
     parser = argparse.ArgumentParser()
     add_event_arguments(parser)
     assert options_from_arguments(parser.parse_args([])) == ReadOptions()
-    flags = "--user_column u --time_unit ms --duplicates drop --min_item_events 3 --max_user_events 9 --max_reject_ratio 0.5"
+    flags = (
+        "--user_column u --time_unit ms --duplicates drop --min_item_events 3 --max_user_events 9 "
+        "--max_reject_ratio 0.5"
+    )
     assert options_from_arguments(parser.parse_args(flags.split())) == ReadOptions(
         user_column="u",
         time_unit="ms",
@@ -617,7 +653,7 @@ def test_items_have_ids_titles_and_text_columns() -> None:
     )
     assert read_items(items).rows(named=True) == [
         {"item_id": "1", "title": "Red, glossy", "brand": "OPI", "tags": "a, b"},
-        {"item_id": "2", "title": None, "brand": None, "tags": ""},
+        {"item_id": "2", "title": None, "brand": None, "tags": None},
     ]
 
 
