@@ -1,0 +1,56 @@
+"""Shared by all tests: an offline, quiet, two-thread process, and a log small enough to check by hand."""
+
+import os
+
+# Before any import of a Hugging Face library: they read these once, at import.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["HF_DATASETS_OFFLINE"] = "1"
+os.environ["HF_EVALUATE_OFFLINE"] = "1"
+os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+
+from pathlib import Path
+
+import pytest
+import torch
+
+torch.set_num_threads(2)
+
+# Three users, five items, three actions, one event without an item. Times are in seconds since 1970; u1 has two events
+# at the same second, u2 returns to the item it saw first, u3 buys a second time.
+_TINY_LOG: tuple[tuple[str, str | None, str, int], ...] = (
+    ("u1", "a", "view", 1_700_000_000),
+    ("u2", "c", "view", 1_700_000_100),
+    ("u1", "b", "view", 1_700_000_060),
+    ("u1", "b", "cart", 1_700_000_060),
+    ("u3", "d", "view", 1_700_003_600),
+    ("u2", None, "view", 1_700_003_700),
+    ("u1", "b", "buy", 1_700_007_200),
+    ("u3", "d", "buy", 1_700_010_000),
+    ("u2", "e", "view", 1_700_086_400),
+    ("u2", "c", "cart", 1_700_090_000),
+    ("u3", "a", "buy", 1_700_172_800),
+    ("u1", "a", "view", 1_700_259_200),
+)
+
+
+@pytest.fixture
+def tiny_log_rows() -> dict[str, list[str | int | None]]:
+    """The twelve events as columns (`pl.DataFrame(rows)`): user_id, item_id (None once), action, timestamp (s)."""
+    user_ids, item_ids, actions, timestamps = zip(*_TINY_LOG, strict=True)
+    return {
+        "user_id": list(user_ids),
+        "item_id": list(item_ids),
+        "action": list(actions),
+        "timestamp": list(timestamps),
+    }
+
+
+@pytest.fixture
+def tiny_log_csv(tmp_path: Path) -> Path:
+    """The twelve events as a CSV file with a header; the event without an item has an empty field."""
+    lines = [f"{user},{item or ''},{action},{time}" for user, item, action, time in _TINY_LOG]
+    path = tmp_path / "tiny_log.csv"
+    path.write_text("\n".join(["user_id,item_id,action,timestamp", *lines]) + "\n", encoding="utf-8")
+    return path
