@@ -173,9 +173,9 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
 
     # -- histories to ids ----------------------------------------------------------------------------------------------
 
-    def __call__(  # type: ignore[override]
+    def __call__(
         self,
-        histories: Sequence[Mapping[str, Any]] | Sequence[Sequence[Mapping[str, Any]]],
+        histories: Sequence[Any],
         max_length: int | None = None,
         padding: bool | str = True,
         truncation: bool = True,
@@ -234,6 +234,27 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         self._encode(as_histories([history])[0], self._window_length(max_length), 0, seen)
         slots = range(FIRST_NEW, self.first_item_id)
         return [item for item, index in seen.items() if index in slots]
+
+    def in_time_order(self, histories: Sequence[Any]) -> list[list[Mapping[str, Any]]]:
+        """Each history sorted by time, equal times in the order given; as it is if one of its events has no timestamp.
+
+        Raises:
+            ValueError: as for a call, over all events.
+        """
+        ordered = []
+        for row, history in enumerate(as_histories(histories)):
+            for position, event in enumerate(history):
+                check_event(event, position, row)
+            moments = [event.get("timestamp") for event in history]
+            order: Sequence[int] = range(len(history))
+            if not any(moment is None for moment in moments):
+                try:
+                    seconds = [as_seconds(moment) for moment in moments]
+                except ValueError as error:
+                    raise ValueError(f"history {row}: {error}") from error
+                order = sorted(order, key=seconds.__getitem__)
+            ordered.append([history[position] for position in order])
+        return ordered
 
     def _named(self, *channels: Any) -> dict[str, Any]:
         return dict(zip(self.model_input_names, channels, strict=True))
@@ -499,8 +520,8 @@ def as_text(value: Any, name: str) -> str:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return str(int(value))
     raise ValueError(
-        f"{name} is {value!r:.80} ({type(value).__name__}), expected text or a whole number: write it as text, as in the "
-        f"log, and a missing {name} as None."
+        f"{name} is {value!r:.80} ({type(value).__name__}), expected text or a whole number: write it as text, as in "
+        f"the log, and a missing {name} as None."
     )
 
 
@@ -525,8 +546,8 @@ def as_seconds(value: Any) -> float:
         if not math.isnan(seconds):
             raise ValueError(f"timestamp is {value!r}, expected seconds since 1970: divide milliseconds by 1000.")
     raise ValueError(
-        f"timestamp is {value!r:.80} ({type(value).__name__}), expected seconds since 1970, a datetime or ISO text: write "
-        "an unknown time as None."
+        f"timestamp is {value!r:.80} ({type(value).__name__}), expected seconds since 1970, a datetime or ISO text: "
+        "write an unknown time as None."
     )
 
 

@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any, TextIO
 
 import numpy as np
 import polars as pl
@@ -64,7 +65,7 @@ def saved(tokenizer: BehaviorTokenizer, tmp_path_factory: pytest.TempPathFactory
     return folder
 
 
-def views(*items: str | int | None) -> list[dict]:
+def views(*items: object) -> list[dict[str, Any]]:
     return [{"item": item, "action": "view"} for item in items]
 
 
@@ -208,7 +209,7 @@ def test_an_action_left_out_is_the_only_action_of_the_log() -> None:
 
 
 def test_a_worked_example(tokenizer: BehaviorTokenizer) -> None:
-    history = [
+    history: list[dict[str, Any]] = [
         {"item": "84", "action": "view", "timestamp": 1_700_000_000},
         {"item": "gone", "action": "view", "timestamp": 1_700_000_045.5},
         {"action": "search", "timestamp": 1_700_000_045.5},
@@ -226,8 +227,7 @@ def test_a_worked_example(tokenizer: BehaviorTokenizer) -> None:
 
 
 def test_an_empty_history_is_the_start_token(tokenizer: BehaviorTokenizer) -> None:
-    for empty in ([], [[]]):
-        batch = tokenizer(empty)
+    for batch in (tokenizer([]), tokenizer([[]])):
         assert [batch[name] for name in CHANNELS] == [[[START]], [[2]], [[1]], [[1]]]
 
 
@@ -274,7 +274,7 @@ def test_padding_can_be_longest_fixed_or_absent(tokenizer: BehaviorTokenizer) ->
         np.datetime64("2023-11-14T22:13:20.250"),
     ],
 )
-def test_timestamps_may_be_seconds_datetimes_or_iso_text(moment: object) -> None:
+def test_timestamps_may_be_seconds_datetimes_or_iso_text(moment: Any) -> None:
     assert tokenization_behavior.as_seconds(moment) == 1_700_000_000.25
 
 
@@ -303,9 +303,9 @@ def test_a_gap_on_an_edge_lies_above_it_and_one_backwards_in_time_counts_as_zero
         ([{"timestamp": True}], "timestamp is True"),
     ],
 )
-def test_bad_input_is_named(tokenizer: BehaviorTokenizer, histories: object, message: str) -> None:
+def test_bad_input_is_named(tokenizer: BehaviorTokenizer, histories: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        tokenizer(histories)  # type: ignore[arg-type]
+        tokenizer(histories)
 
 
 def test_bad_options_are_named(tokenizer: BehaviorTokenizer) -> None:
@@ -315,7 +315,7 @@ def test_bad_options_are_named(tokenizer: BehaviorTokenizer) -> None:
         ({"return_tensors": "tf"}, "return_tensors is 'tf'"),
     ):
         with pytest.raises(ValueError, match=message):
-            tokenizer(views("84"), **options)  # type: ignore[arg-type]
+            tokenizer(views("84"), **options)
     with pytest.raises(TypeError, match="max_lenght"):
         tokenizer(views("84"), max_lenght=3)  # type: ignore[call-arg]
 
@@ -448,11 +448,14 @@ def test_importing_the_module_makes_trust_unnecessary(saved: Path, tmp_path: Pat
 
 
 def test_loading_does_not_parse_the_vocabulary_twice(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    read = []
+    read: list[str] = []
     original = json.load
-    monkeypatch.setattr(
-        json, "load", lambda file, *rest, **more: read.append(file.name) or original(file, *rest, **more)
-    )
+
+    def recorded(file: TextIO, **options: object) -> object:
+        read.append(file.name)
+        return original(file, **options)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(json, "load", recorded)
     AutoTokenizer.from_pretrained(saved)
     assert any(name.endswith("tokenizer_config.json") for name in read)
     assert not any(name.endswith("tokenizer.json") for name in read)
