@@ -1,0 +1,269 @@
+"""NextBehaviorPipeline: raw events in, ranked next behaviours out, always in the user's own ids.
+
+    predict = pipeline("next-behavior", model=DIR, trust_remote_code=True)
+    predict({"events": [{"item": "84", "action": "view", "timestamp": 1700000000}, ...]}, top_k=10)
+    # [{"action": "buy", "item": "84", "title": "Garden chair", "probability": 0.031, "when": {...}}, ...]
+
+A list of such dicts is a batch and gives a list of such lists. This file is pushed to the Hub byte for byte and imports
+torch and transformers alone; the ids come from the tokenizer and the ranking from `BertForNextBehavior.predict`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import islice
+from typing import Any
+
+import torch
+from transformers import AutoModel, Pipeline
+from transformers.pipelines import PIPELINE_REGISTRY
+
+PAD, NONE, FIRST_NEW, FIRST_GAP = 0, 2, 4, 2
+DEFAULT_BATCH_SIZE = 32
+OPTIONS = ("top_k", "of", "action", "exclude_seen", "allowed_items")
+
+HOUR, DAY = 3600.0, 86400.0
+HORIZONS = {
+    "within_1_hour": HOUR,
+    "within_1_day": DAY,
+    "within_7_days": 7 * DAY,
+    "within_30_days": 30 * DAY,
+}
+
+
+class NextBehaviorPipeline(Pipeline):
+    """What a user does next: which action, on which item, how probable and how soon.
+
+    Options, at construction or in a call (the call wins):
+        top_k: answers per history, default 10; beyond the number of candidates, all of them.
+        of: "pair" (default) ranks (action, item) pairs, "item" items, "action" actions.
+        action: the answer given that this is the next action, by its name.
+        exclude_seen: leave out every item in `events`, also in events too old for the model's window.
+        allowed_items: rank only these items (the user's ids; all must be in the vocabulary).
+        batch_size: histories per forward pass, default 32; it changes no answer.
+
+    Each answer has the keys
+        action: name, or None where the question was not about actions (of="item" without `action`).
+        item: the user's id, also of items the vocabulary does not know but the history holds; None where the action
+            comes without an item, or for of="action".
+        title: the item's title, or None.
+        probability: float, over the candidates that the options leave.
+        when: `median_seconds` until the next event and the probabilities `within_1_hour`, `within_1_day`,
+            `within_7_days` and `within_30_days`; None for a model of a log without times. The same for every answer
+            to one history.
+
+    Events out of time order are sorted if all of them carry a timestamp. The model is put in eval mode.
+    """
+
+    # A BertForNextBehavior and a BehaviorTokenizer, which this file cannot import.
+    model: Any
+    tokenizer: Any
+
+    _load_tokenizer: Any = True
+    _load_processor: Any = False
+    _load_image_processor: Any = False
+    _load_video_processor: Any = False
+    _load_feature_extractor: Any = False
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if self.tokenizer is None:
+            raise ValueError("the pipeline got no tokenizer, expected the model's: pass tokenizer=.")
+        self.model.eval()
+
+    def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
+        for name in options:
+            if name not in OPTIONS:
+                raise TypeError(f"{name} is not an option, expected {', '.join(OPTIONS)} or batch_size.")
+        for_preprocess = {name: value for name, value in options.items() if name == "exclude_seen"}
+        return for_preprocess, options, {}
+
+    def get_inference_context(self) -> Any:
+        return torch.inference_mode
+
+    def __call__(self, inputs: Any, batch_size: int | None = None, **options: Any) -> Any:  # type: ignore[override]
+        """Answers for `{"events": [...]}`: a list of dicts; for a list of such inputs: a list of lists; for any other
+        iterable of them: an iterator of lists, read `batch_size` at a time.
+
+        Raises:
+            ValueError: an input, an event or the value of an option is not what is documented.
+            TypeError: an option does not exist.
+        """
+        size = batch_size or self._batch_size or DEFAULT_BATCH_SIZE
+        given = self._sanitize_parameters(**options)
+        defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
+        parameters = [{**default, **call} for default, call in zip(defaults, given, strict=True)]
+        if isinstance(inputs, Mapping):
+            return self.run_single([inputs], *parameters)[0]
+        answers = self._in_batches(inputs, size, parameters)
+        return list(answers) if isinstance(inputs, (list, tuple)) else answers
+
+    def _in_batches(
+        self, inputs: Iterable[Any], size: int, parameters: list[dict[str, Any]]
+    ) -> Iterator[list[dict[str, Any]]]:
+        remaining = iter(inputs)
+        while batch := list(islice(remaining, size)):
+            yield from self.run_single(batch, *parameters)
+
+    def preprocess(self, inputs: list[Any], exclude_seen: bool = False) -> dict[str, Any]:  # type: ignore[override]
+        """Token ids of a batch of inputs, and per row what ids cannot say: the user's ids behind [NEW_j] and the item
+        ids seen before the window."""
+        histories = self.tokenizer.in_time_order([events_of(one, row) for row, one in enumerate(inputs)])
+        batch = self.tokenizer(histories, return_tensors="pt")
+        window = batch["input_ids"].shape[1]
+        first_item = self.tokenizer.first_item_id
+        has_new = ((batch["input_ids"] >= FIRST_NEW) & (batch["input_ids"] < first_item)).any(dim=1).tolist()
+        new_items = [
+            self.tokenizer.new_items(history) if new else [] for history, new in zip(histories, has_new, strict=True)
+        ]
+        seen_before: list[list[int]] = []
+        for history in histories:
+            older = history[: max(0, len(history) - window)] if exclude_seen else []
+            ids = {self.tokenizer.encode_item(event["item"]) for event in older if event.get("item") is not None}
+            seen_before.append(sorted(index for index in ids if index >= first_item))
+        return {"batch": dict(batch), "new_items": new_items, "seen_before": seen_before}
+
+    def _forward(  # type: ignore[override]
+        self,
+        model_inputs: dict[str, Any],
+        top_k: int = 10,
+        of: str = "pair",
+        action: str | None = None,
+        exclude_seen: bool = False,
+        allowed_items: list[str] | None = None,
+    ) -> dict[str, Any]:
+        """Per row the ranked item ids, action ids and probabilities, and the time buckets' probabilities (B, G)."""
+        batch, seen_before = model_inputs["batch"], model_inputs["seen_before"]
+        question = {
+            "top_k": top_k,
+            "of": of,
+            "action": None if action is None else self.tokenizer.encode_action(action),
+            "exclude_seen": exclude_seen,
+        }
+        allowed = None if allowed_items is None else self._known_items(allowed_items)
+        ranked: dict[int, tuple[list[int], list[int], list[float]]] = {}
+        together = [row for row, before in enumerate(seen_before) if not before]
+        if together:
+            rows = {name: channel[together] for name, channel in batch.items()}
+            answers = self.model.predict(**rows, **question, allowed_items=allowed)
+            lists = (answers.item_ids.tolist(), answers.action_ids.tolist(), answers.probabilities.tolist())
+            ranked.update(zip(together, zip(*lists, strict=True), strict=True))
+        for row, before in enumerate(seen_before):
+            if before:
+                one = {name: channel[row : row + 1] for name, channel in batch.items()}
+                unseen = self._without(allowed, before)
+                answers = self.model.predict(**one, **question, allowed_items=unseen)
+                ranked[row] = (
+                    answers.item_ids[0].tolist(),
+                    answers.action_ids[0].tolist(),
+                    answers.probabilities[0].tolist(),
+                )
+        return {
+            "ranked": [ranked[row] for row in range(len(seen_before))],
+            "time": self._time_probabilities(batch),
+            "new_items": model_inputs["new_items"],
+        }
+
+    def postprocess(self, model_outputs: dict[str, Any]) -> list[list[dict[str, Any]]]:  # type: ignore[override]
+        """Ids back to what the user calls things."""
+        answers = []
+        for row, (item_ids, action_ids, probabilities) in enumerate(model_outputs["ranked"]):
+            new_items = model_outputs["new_items"][row]
+            when = None
+            if self.tokenizer.has_time:
+                when = time_until_next(model_outputs["time"][row].tolist(), self.tokenizer.time_edges)
+            found = []
+            for item_id, action_id, probability in zip(item_ids, action_ids, probabilities, strict=True):
+                if item_id == PAD and action_id == PAD:  # fewer candidates than top_k
+                    continue
+                item = self._item(item_id, new_items)
+                found.append(
+                    {
+                        "action": None if action_id == PAD else self.tokenizer.decode_action(action_id),
+                        "item": item,
+                        "title": None if item is None else self.tokenizer.title(item),
+                        "probability": probability,
+                        "when": when,
+                    }
+                )
+            answers.append(found)
+        return answers
+
+    def _item(self, item_id: int, new_items: list[str]) -> str | None:
+        if FIRST_NEW <= item_id < self.tokenizer.first_item_id:
+            return new_items[item_id - FIRST_NEW]
+        return self.tokenizer.decode_item(item_id)
+
+    def _known_items(self, items: Any) -> torch.Tensor:
+        """Token ids (N,) of the user's ids; ValueError if the vocabulary lacks one."""
+        if isinstance(items, (str, Mapping)) or not isinstance(items, Iterable):
+            raise ValueError(f"allowed_items is {items!r:.80}, expected a list of item ids.")
+        ids = {item: self.tokenizer.encode_item(item) for item in items}
+        unknown = [item for item, index in ids.items() if index < self.tokenizer.first_item_id]
+        if unknown or not ids:
+            got = f"holds {unknown[:10]}, {len(unknown)} unknown to this model" if unknown else "is empty"
+            raise ValueError(f"allowed_items {got}, expected items of the training log: see tokenizer.item_vocabulary.")
+        return torch.tensor(sorted(ids.values()), device=self.device)
+
+    def _without(self, allowed: torch.Tensor | None, seen: list[int]) -> torch.Tensor:
+        """`allowed`, or all items, without the ids `seen`."""
+        first_item = self.tokenizer.first_item_id
+        if allowed is None:
+            allowed = torch.arange(first_item, len(self.tokenizer), device=self.device)
+        left = allowed[~torch.isin(allowed, torch.tensor(seen, device=self.device))]
+        # `predict` wants at least one id. A [NEW_j] slot is excluded as seen, or not in the history.
+        return left if len(left) else torch.tensor([first_item - 1], device=self.device)
+
+    def _time_probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+        """Calibrated p(bucket of the time to the next event), (B, buckets) float32."""
+        hidden = self.model.bert(**batch)[:, -1]  # (B, H): padding stands on the left
+        logits = self.model.time_head(hidden)[:, FIRST_GAP:].float()
+        return (logits / self.model.config.time_temperature).softmax(dim=-1)
+
+
+def events_of(one: Any, row: int) -> list[Any]:
+    """The events of an input `{"events": [...]}`."""
+    if not isinstance(one, Mapping) or set(one) != {"events"} or not isinstance(one["events"], (list, tuple)):
+        got = f"a dict with the keys {', '.join(map(repr, one))}" if isinstance(one, Mapping) else f"{one!r:.80}"
+        raise ValueError(
+            f'input {row} is {got}, expected {{"events": [...]}} with a list of events, oldest first. Options such as '
+            "top_k are arguments of the call."
+        )
+    return list(one["events"])
+
+
+def time_until_next(probabilities: list[float], edges: list[float]) -> dict[str, float]:
+    """Median and horizons of a distribution over time buckets.
+
+    Args:
+        probabilities: one per bucket; bucket i lies between `edges[i - 1]` and `edges[i]`, in seconds.
+        edges: ascending, positive.
+
+    Returns:
+        `median_seconds` and the probabilities of `HORIZONS`. At an edge they are exact; within a bucket the
+        distribution is taken as uniform in log time (in the first one, which begins at zero, in time), and the last
+        bucket, which has no end, to end at twice its beginning.
+    """
+    bounds = [0.0, *edges, 2 * edges[-1]]
+    result = {"median_seconds": bounds[-1]}
+    below = 0.0
+    for begin, end, probability in zip(bounds[:-1], bounds[1:], probabilities, strict=True):
+        if below < 0.5 <= below + probability:
+            share = (0.5 - below) / probability
+            result["median_seconds"] = begin * (end / begin) ** share if begin else end * share
+        below += probability
+    for name, horizon in HORIZONS.items():
+        total = 0.0
+        for begin, end, probability in zip(bounds[:-1], bounds[1:], probabilities, strict=True):
+            if horizon >= end:
+                total += probability
+            elif horizon > begin:
+                total += probability * (math.log(horizon / begin) / math.log(end / begin) if begin else horizon / end)
+        result[name] = min(total, 1.0)
+    return result
+
+
+# An installed package registers itself. A remote copy must not: it would decide for every later repository.
+if not __name__.startswith("transformers_modules"):
+    PIPELINE_REGISTRY.register_pipeline("next-behavior", pipeline_class=NextBehaviorPipeline, pt_model=AutoModel)
