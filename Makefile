@@ -13,7 +13,7 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench clean
+.PHONY: help install demo test check bench bench-data clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -44,13 +44,16 @@ check: $(STAMP)  ## linter and types
 	$(BIN)/ruff check .
 	$(BIN)/mypy .
 
-bench: $(STAMP)  ## measure the model and the baselines on a log: make bench DATA=events.parquet
+bench: bench-data $(STAMP)  ## measure the model and the baselines on a log: make bench DATA=events.parquet
+	$(BIN)/python -m benchmarks --data "$(DATA)"
+
+# Before the installation, so that a mistake shows at once.
+bench-data:
 	@test -n "$(DATA)" || { \
 	  echo "got no DATA; expected an event log (.csv, .csv.gz, .parquet or a folder of them): make bench DATA=path/to/events.parquet" >&2; exit 2; }
 	@test -e "$(DATA)" || { echo "got DATA=$(DATA), which does not exist; expected an event log" >&2; exit 2; }
 	@test -e benchmarks/__main__.py || { \
 	  echo "benchmarks/ holds no benchmark yet: train with 'train_accelerate.py --events $(DATA)' to get the result table" >&2; exit 2; }
-	$(BIN)/python -m benchmarks --data "$(DATA)"
 
 clean:  ## remove the environment, the demo's files and the caches
 	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis

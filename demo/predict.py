@@ -31,14 +31,16 @@ def history_of(events: pl.DataFrame, user_id: str) -> list[dict[str, Any]]:
 
 
 def duration(seconds: float) -> str:
-    """4000.0 -> "in 1 hour"; under a minute is "at once", as two products of one basket are."""
-    if seconds < 60:
-        return "at once"
+    """Seconds from the last event, for people; under a minute is "at once", as two products of one basket are.
+
+    >>> duration(0.0), duration(90.0), duration(4_000.0), duration(200_000.0)
+    ('at once', 'in 2 minutes', 'in 1 hour', 'in 2 days')
+    """
     for name, length in (("day", 86_400), ("hour", 3_600), ("minute", 60)):
-        amount = round(seconds / length)
         if seconds >= length:
+            amount = round(seconds / length)
             return f"in {amount} {name}{'s' if amount != 1 else ''}"
-    raise AssertionError("unreachable: a minute is the shortest length and shorter times were answered")
+    return "at once"
 
 
 def line_of(answer: dict[str, Any], rank: int) -> str:

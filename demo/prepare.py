@@ -19,9 +19,9 @@ items.parquet, one row for each product of the catalogue:
     item_id String | title String, such as "Fluid milk white only, 1 gal" | category, department, brand String
 
 All lines of a basket carry the same time, and the package stores them by ascending product number. That order is no
-behaviour, yet it can be learned: counts of which product follows which reach an NDCG@10 of .084 within baskets as stored
-and .013 once they are shuffled. So the lines of a basket are shuffled, with a fixed seed; --basket_order stored keeps
-the package's order.
+behaviour, yet it can be learned: counts of which product follows which reach an NDCG@10 of .084 within baskets as
+stored and .013 once they are shuffled. So the lines of a basket are shuffled, with a fixed seed; --basket_order stored
+keeps the package's order.
 """
 
 import argparse
@@ -85,10 +85,17 @@ def read_items(folder: Path) -> pl.DataFrame:
 
 
 def title(product_type: str | None, category: str | None, department: str, package_size: str | None) -> str:
-    """`("PRIMAL", "BEEF", "MEAT", "1 LB")` -> "Primal (beef), 1 lb".
+    """A product's name for people.
 
-    The category is added where the type alone does not name it; the size as the package has it, which for fresh
-    produce can be the size of the crate.
+    The category is added where the type alone does not name it; the size is the package's, which for fresh produce can
+    be the size of the crate.
+
+    >>> title("FLUID MILK WHITE ONLY", "FLUID MILK PRODUCTS", "GROCERY", "1 GA")
+    'Fluid milk white only, 1 gal'
+    >>> title("PRIMAL", "BEEF", "MEAT", None)
+    'Primal (beef)'
+    >>> title(None, None, "GARDEN CENTER", " OZ")
+    'Garden center'
     """
     name = product_type or category or department
     if product_type and category and not category.startswith(("COUPON", "MISC")) and not share_a_word(name, category):
@@ -99,13 +106,21 @@ def title(product_type: str | None, category: str | None, department: str, packa
 
 
 def share_a_word(left: str, right: str) -> bool:
-    """Whether a word of three letters or more is in both, plural or not."""
+    """Whether a word of three letters or more is in both, plural or not.
+
+    >>> share_a_word("EGGS - LARGE", "EGG PRODUCTS"), share_a_word("BANANAS", "TROPICAL FRUIT")
+    (True, False)
+    """
     words = [{word.rstrip("S") for word in re.findall(r"[A-Z]{3,}", text)} for text in (left, right)]
     return bool(words[0] & words[1])
 
 
 def readable_size(package_size: str | None) -> str | None:
-    """ "1 GA" -> "1 gal"; None where the field holds no amount (" OZ") or an article number ("974154 PK")."""
+    """The size in lower case with plain units; None where the field holds no amount, or an article number.
+
+    >>> readable_size("  1 GA"), readable_size("12 CT"), readable_size(" OZ"), readable_size("974154 PK")
+    ('1 gal', '12 count', None, None)
+    """
     text = " ".join((package_size or "").lower().replace("*", " ").split())
     if not re.search(r"\d", text) or re.search(r"\d{4}", text):
         return None
