@@ -10,6 +10,7 @@ whose item factor mixes several ways to name an item, weighted by a gate that re
     none      the action comes without an item (a search, a login): the token [NONE]
     generate  softmax over the item table, which is tied to the input embeddings
     repeat    a pointer over the user's own events, also at items the vocabulary does not know ([NEW_1], [NEW_2] ...)
+    associate neighbours of the recent items in a sparse memory of item-to-item counts; counting needs no training
 
 This file is pushed to the Hub byte for byte and imports torch and transformers alone.
 
@@ -17,11 +18,12 @@ This file is pushed to the Hub byte for byte and imports torch and transformers 
     ranked = model.predict(**tokenizer([history], return_tensors="pt"), top_k=10, of="pair")
 
 References: BERT (Devlin et al. 2019); next-item transformers (Kang & McAuley 2018); pointer mixtures (Merity et al.
-2017, See et al. 2017); p(action) * p(item | action) as in MBGen (Liu et al. 2024).
+2017, See et al. 2017); non-parametric memories (Khandelwal et al. 2020); p(action) * p(item | action) as in MBGen (Liu et al. 2024).
 """
 
 from __future__ import annotations
 
+import copy
 import os
 import shutil
 from dataclasses import dataclass
@@ -45,11 +47,13 @@ UNKNOWN_ACTION, FIRST_ACTION = 1, 3
 FIRST_GAP = 2
 IGNORED = -100
 
-GATE_NONE, GATE_GENERATE, GATE_REPEAT = range(3)
-GATE_SIZE = 3
+PATHS = ("none", "generate", "repeat", "associate")
+GATE_NONE, GATE_GENERATE, GATE_REPEAT, GATE_ASSOCIATE = range(4)
 
 # exp(MASKED) is zero in every float type, and unlike -inf it never turns a gradient into nan.
 MASKED = -1e4
+# The memory counts in whole numbers of 1 / COUNT_UNIT, so that sums do not depend on the order of updates.
+COUNT_UNIT = 1024
 EXACT_DISTANCES = 16
 NUM_DISTANCES = 32
 # Rows x candidates held at once when ranking: 2**24 floats are 64 MiB.
@@ -76,6 +80,16 @@ class BehaviorConfig(BertConfig):
         actions_without_item: action ids that were seen without an item; only these can be answered by `[NONE]`.
         action_temperature, item_temperature, time_temperature: calibration, fitted on validation data; 1.0 until then.
         action_loss_weight, time_loss_weight: weights beside the item loss.
+        generate_loss_weight: weight of the generate path's own loss on items that the history does not hold; without
+            it the gate leaves a path that starts weak to stay weak.
+        memory_size, memory_vocab_size: stored item pairs and rows of item counts; empty until events are counted.
+        memory_distance: pairs of items up to this many items apart are counted.
+        memory_decay: a pair at distance d counts memory_decay ** (d - 1).
+        memory_backward: weight of "x came after y" beside "x came before y" when y is scored.
+        memory_degree_power, memory_count_power: a neighbour's score is divided by the recent item's total count and by
+            its own frequency, to these powers.
+        memory_history: how many recent items are looked up; memory_history_decay: where their weights start.
+        memory_neighbors: most neighbours of an item that take part.
         num_negatives: shared uniform negatives of the training softmax; 0 trains on the full softmax.
         format_version: version of the file layout, for readers of later releases.
     """
@@ -101,6 +115,17 @@ class BehaviorConfig(BertConfig):
     time_temperature: float = 1.0
     action_loss_weight: float = 1.0
     time_loss_weight: float = 0.1
+    generate_loss_weight: float = 1.0
+    memory_size: int = 0
+    memory_vocab_size: int = 1
+    memory_distance: int = 30
+    memory_decay: float = 0.9
+    memory_backward: float = 0.3
+    memory_degree_power: float = 0.3
+    memory_count_power: float = 0.1
+    memory_history: int = 10
+    memory_history_decay: float = 0.5
+    memory_neighbors: int = 128
     num_negatives: int = 0
     format_version: int = 1
 
@@ -113,7 +138,8 @@ class BehaviorConfig(BertConfig):
         self.type_vocab_size = self.num_actions
         self.actions_without_item = list(self.actions_without_item or [])
         self.auto_map = {**AUTO_MAP, **(self.auto_map if "auto_map" in self.__dict__ and self.auto_map else {})}
-        self.custom_pipelines = CUSTOM_PIPELINES
+        # transformers writes classes into this dictionary when it builds the pipeline.
+        self.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
         if self.vocab_size < self.first_item_id:
             raise ValueError(
                 f"vocab_size is {self.vocab_size}, but {self.first_item_id} rows are reserved for special tokens and "
@@ -136,7 +162,7 @@ class NextBehaviorOutput(ModelOutput):
             p(action | history).
         item_logits: (B, A, V) log p(item | history, action), [NONE] included; None with labels (they would not fit).
         time_logits: (B, G), or (B, T, G) with labels: log-spaced bucket of the time to the next event.
-        path_logits: (B, A, 3) log-weight of the paths none, generate, repeat; None with labels.
+        path_logits: (B, A, 4) log-weight of the paths none, generate, repeat, associate; None with labels.
         hidden_states, attentions: as in every transformers model, on request.
     """
 
@@ -218,9 +244,7 @@ class BehaviorEncoder(nn.Module):
     ) -> torch.Tensor:
         position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         embedded = self.embeddings(input_ids, token_type_ids, time_gap_ids, position_ids)  # (B, T, H)
-        mask = create_causal_mask(
-            config=self.config, inputs_embeds=embedded, attention_mask=attention_mask, cache=None
-        )
+        mask = create_causal_mask(config=self.config, inputs_embeds=embedded, attention_mask=attention_mask, cache=None)
         return self.encoder(embedded, attention_mask=mask, use_cache=False).last_hidden_state
 
 
@@ -294,7 +318,9 @@ class RepeatPath(nn.Module):
             had_action = (token_type_ids[:, None, :] == target_action[:, :, None]) & (distance >= 0)  # (B, Q, T)
             times_done = had_action.float() @ same_item  # (B, Q, T): events k with item k == item j and that action
         done = self.done_bias(target_action)[:, :, None, :]  # (B, Q, 1, 3)
-        bias = bias + torch.where(times_done < 0.5, done[..., 0], torch.where(times_done < 1.5, done[..., 1], done[..., 2]))
+        bias = bias + torch.where(
+            times_done < 0.5, done[..., 0], torch.where(times_done < 1.5, done[..., 1], done[..., 2])
+        )
         scores = (scores + bias).float().masked_fill(~can_name, MASKED)
         return scores.log_softmax(dim=-1).masked_fill(~can_name, MASKED)
 
@@ -305,31 +331,276 @@ def distance_bucket(distance: torch.Tensor) -> torch.Tensor:
     return torch.where(distance < EXACT_DISTANCES, distance, log_bucket.long()).clamp(0, NUM_DISTANCES - 1)
 
 
+class AssociatePath(nn.Module):
+    """A memory of which items stand near each other in users' histories, and the neighbours it names.
+
+    Stored are whole-numbered counts of ordered pairs (x before y) and of items, in tables of their own size. Runs of
+    the same item count as one item; events without a known item are passed over. The score of y after the recent
+    items x_0 (newest), x_1 ... is
+
+        sum over k of w_k * (C[x_k, y] + backward * C[y, x_k]) / total(x_k)^degree_power / count(y)^count_power
+
+    with learned history weights w_k for each action. Divided by its sum over y it is a probability. The constants are
+    in the config. In training a target is scored by the counts of all other events: its own pairs are subtracted.
+    """
+
+    pair_keys: torch.Tensor  # (P,) int64, ascending: x * 2**32 + y
+    pair_counts: torch.Tensor  # (P,) int64, in units of 1 / COUNT_UNIT
+    item_counts: torch.Tensor  # (memory_vocab_size,) int64
+
+    def __init__(self, config: BehaviorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.history_weights = nn.Embedding(config.num_actions, config.memory_history)
+        self.gate = nn.Linear(3, len(PATHS))
+        self.register_buffer("pair_keys", torch.zeros(config.memory_size, dtype=torch.long))
+        self.register_buffer("pair_counts", torch.zeros(config.memory_size, dtype=torch.long))
+        self.register_buffer("item_counts", torch.zeros(config.memory_vocab_size, dtype=torch.long))
+        self._neighbors: Neighbors | None = None
+
+    # -- counting ------------------------------------------------------------------------------------------------------
+
+    def runs(self, input_ids: torch.Tensor, attention_mask: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Numbers the runs of equal known items of each row.
+
+        Returns:
+            (B, T) int64: the run that each position belongs to or follows, from 1; 0 before the first; and
+            (B, T + 1) int64: the item of each run, 0 where there is none.
+        """
+        known = (input_ids >= self.config.first_item_id) & (attention_mask != 0)
+        position = torch.arange(input_ids.shape[1], device=input_ids.device)
+        latest = torch.where(known, position, -1).cummax(dim=1).values  # (B, T): last known item up to here
+        before = F.pad(latest[:, :-1], (1, 0), value=-1)
+        item_before = input_ids.gather(1, before.clamp(min=0)).masked_fill(before < 0, PAD)
+        starts = known & (input_ids != item_before)
+        run = starts.long().cumsum(dim=1)
+        items = input_ids.new_zeros(input_ids.shape[0], input_ids.shape[1] + 1)
+        items.scatter_(1, run.masked_fill(~starts, 0), input_ids)
+        items[:, 0] = PAD
+        return run, items
+
+    @torch.no_grad()
+    def count(self, items: torch.Tensor, owner: torch.Tensor, only_last: bool = False) -> None:
+        """Adds the pairs of histories to the memory.
+
+        Args:
+            items, owner: (N,) int64, known items in order with runs removed, and the history each belongs to.
+            only_last: count only what each history's last item adds.
+        """
+        keys, counts = [self.pair_keys], [self.pair_counts]
+        is_last = F.pad(owner[1:] != owner[:-1], (0, 1), value=True)
+        for distance in range(1, self.config.memory_distance + 1):
+            near = owner[distance:] == owner[:-distance]
+            if only_last:
+                near = near & is_last[distance:]
+            if not near.any():
+                break
+            first, second = items[:-distance][near], items[distance:][near]
+            other = first != second
+            pair = (first[other] << 32) + second[other]
+            weight = round(COUNT_UNIT * self.config.memory_decay ** (distance - 1))
+            merged, occurrences = pair.unique(return_counts=True)
+            keys.append(merged)
+            counts.append(occurrences * weight)
+        self.pair_keys, index = torch.cat(keys).unique(return_inverse=True)
+        total = torch.zeros_like(self.pair_keys)
+        self.pair_counts = total.index_add_(0, index, torch.cat(counts))
+        counted = items[is_last] if only_last else items
+        size = max(len(self.item_counts), int(items.max()) + 1 if len(items) else 0)
+        self.item_counts = F.pad(self.item_counts, (0, size - len(self.item_counts)))
+        self.item_counts += counted.bincount(minlength=size)
+        self._changed()
+
+    @torch.no_grad()
+    def prune(self, neighbors: int) -> None:
+        """Keeps the pairs that are among the `neighbors` most counted of either item."""
+        keep = torch.zeros(len(self.pair_keys), dtype=torch.bool, device=self.pair_keys.device)
+        for item in (self.pair_keys >> 32, self.pair_keys & (2**32 - 1)):
+            order = torch.argsort(self.pair_counts, descending=True, stable=True)
+            order = order[torch.argsort(item[order], stable=True)]
+            keep[order[place_in_group(item[order]) < neighbors]] = True
+        self.pair_keys, self.pair_counts = self.pair_keys[keep], self.pair_counts[keep]
+        self._changed()
+
+    def _changed(self) -> None:
+        self.config.memory_size, self.config.memory_vocab_size = len(self.pair_keys), len(self.item_counts)
+        self._neighbors = None
+
+    # -- naming --------------------------------------------------------------------------------------------------------
+
+    def neighbors(self) -> Neighbors:
+        """The scored neighbour lists, made when first asked for and again after a change."""
+        if self._neighbors is None or self._neighbors.keys.device != self.pair_keys.device:
+            self._neighbors = Neighbors(self.config, self.pair_keys, self.pair_counts, self.item_counts)
+        return self._neighbors
+
+    def recent_items(
+        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, query_index: torch.Tensor
+    ) -> torch.Tensor:
+        """(B, Q, K) int64: the item of the newest run, of the one before ...; 0 where there are fewer."""
+        run, items = self.runs(input_ids, attention_mask)
+        back = run.gather(1, query_index)[:, :, None] - torch.arange(self.config.memory_history, device=run.device)
+        recent = items.gather(1, back.clamp(min=0).flatten(1)).view_as(back)  # (B, Q, K)
+        return recent * (recent < len(self.item_counts))
+
+    def gate_features(self, totals: torch.Tensor, recent: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """What the gate knows of the memory, (..., 3): its evidence, the newest item's count, the history's length."""
+        evidence = (totals * weights).sum(dim=-1)
+        newest = self.item_counts[recent[..., 0]].float()
+        known = (recent > 0).sum(dim=-1).float()
+        return torch.stack([torch.log(evidence + 1e-3), torch.log1p(newest), torch.log1p(known)], dim=-1)
+
+    def score_targets(
+        self, recent: torch.Tensor, target: torch.Tensor, action: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Training: log p(target | associate) (N,), MASKED where it is not named; the gate's logits (N, 4); and whether
+        anything is named (N,) bool; with the target's own event left out of the counts.
+
+        Args:
+            recent: (N, K) int64; target, action: (N,) int64.
+        """
+        weights = self.history_weights(action).float().exp() * (recent > 0)  # (N, K)
+        with torch.no_grad():
+            named, totals = self.neighbors().leave_one_out(recent, target)  # (N, K), (N, K)
+        total = (totals * weights).sum(dim=-1)
+        can_name = total > 0
+        probability = (named * weights).sum(dim=-1) / total.clamp(min=1e-9)
+        is_named = can_name & (probability > 0)
+        log_probability = torch.where(is_named, probability.clamp(min=1e-12).log(), MASKED)
+        return log_probability, self.gate(self.gate_features(totals, recent, weights)), can_name
+
+    def score_all(
+        self, recent: torch.Tensor, action: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Inference: neighbours (B, K * M) int64 and their probabilities (B, Q, K * M), to be summed over equal ids;
+        the gate's logits (B, Q, 4); and whether anything is named (B, Q) bool.
+
+        Args:
+            recent: (B, K) int64; action: (B, Q) int64.
+        """
+        ids, values = self.neighbors().rows(recent)  # (B, K, M)
+        weights = self.history_weights(action).float().exp() * (recent > 0)[:, None, :]  # (B, Q, K)
+        totals = values.sum(dim=-1)[:, None, :]  # (B, 1, K)
+        total = (totals * weights).sum(dim=-1)  # (B, Q)
+        scores = (values[:, None] * weights[..., None]).flatten(2)  # (B, Q, K * M)
+        features = self.gate_features(totals, recent[:, None, :].expand(-1, action.shape[1], -1), weights)
+        return ids.flatten(1), scores / total.clamp(min=1e-9)[..., None], self.gate(features), total > 0
+
+
+class Neighbors:
+    """Neighbour lists of every item, scored with the config's constants and cut to `memory_neighbors`."""
+
+    def __init__(
+        self, config: BehaviorConfig, pair_keys: torch.Tensor, pair_counts: torch.Tensor, item_counts: torch.Tensor
+    ) -> None:
+        self.config = config
+        size, low = len(item_counts), 2**32 - 1
+        first, second, counts = pair_keys >> 32, pair_keys & low, pair_counts.float() / COUNT_UNIT
+        keys, index = torch.cat([pair_keys, (second << 32) + first]).unique(return_inverse=True)
+        strength = torch.zeros(len(keys), device=keys.device)
+        strength.index_add_(0, index, torch.cat([counts, config.memory_backward * counts]))
+        self.counts = item_counts.float()  # (V,)
+        self.totals = torch.zeros(size, device=keys.device).index_add_(0, keys >> 32, strength)  # (V,)
+        value = strength * self.discount(keys >> 32, keys & low)
+        order = torch.argsort(value, descending=True, stable=True)
+        order = order[torch.argsort((keys >> 32)[order], stable=True)]
+        kept = order[place_in_group((keys >> 32)[order]) < config.memory_neighbors].sort().values
+        self.keys, self.strength, self.value = keys[kept], strength[kept], value[kept]
+        rows = self.keys >> 32
+        self.row_sum = torch.zeros(size, device=keys.device).index_add_(0, rows, self.value)  # (V,)
+        lengths = rows.bincount(minlength=size)
+        self.starts = lengths.cumsum(0) - lengths
+        self.lengths = lengths
+        self.longest = int(lengths.max()) if size else 0
+
+    def discount(self, x: torch.Tensor, y: torch.Tensor, x_less: Any = 0.0, y_less: Any = 0.0) -> torch.Tensor:
+        """total(x)^-degree_power * count(y)^-count_power, with `x_less` and `y_less` taken off the counts."""
+        total = (self.totals[x] - x_less).clamp(min=1e-6)
+        count = (self.counts[y] - y_less).clamp(min=1)
+        return total**-self.config.memory_degree_power * count**-self.config.memory_count_power
+
+    def rows(self, items: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """ids and values (..., M) of the neighbours of items (...); value 0 beyond a list's end."""
+        if not len(self.keys):
+            shape = (*items.shape, 1)
+            return items.new_zeros(shape), torch.zeros(shape, device=items.device)
+        offset = torch.arange(self.longest, device=items.device)
+        inside = offset < self.lengths[items][..., None]
+        entry = (self.starts[items][..., None] + offset).clamp(max=len(self.keys) - 1)
+        return (self.keys[entry] & (2**32 - 1)) * inside, self.value[entry] * inside
+
+    def leave_one_out(self, recent: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The target's value in each recent item's list and each list's sum, (N, K) both, without the pairs that the
+        target event itself has added.
+
+        Args:
+            recent: (N, K) int64, the newest first; target: (N,) int64.
+        """
+        if not len(self.keys):
+            return torch.zeros(recent.shape, device=recent.device), torch.zeros(recent.shape, device=recent.device)
+        y = (target * (target < len(self.counts)))[:, None].expand_as(recent)
+        key = (recent << 32) + y
+        entry = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
+        found = self.keys[entry] == key
+        strength = torch.where(found, self.strength[entry], 0.0)
+        value = torch.where(found, self.value[entry], 0.0)
+        # A target that continues the newest run has added nothing.
+        added = (y != recent) & (y != recent[:, :1]) & (y > 0) & (recent > 0)
+        distance = torch.arange(recent.shape[1], device=recent.device)
+        own = torch.where(added, self.config.memory_decay**distance, 0.0)
+        strength_left = (strength - own).clamp(min=0) * found
+        strength_left = torch.where(strength_left > 1e-3, strength_left, 0.0) * (self.counts[y] > 1)
+        left = strength_left * self.discount(recent, y, own, 1.0)
+        rescale = ((self.totals[recent] - own).clamp(min=1e-6) / self.totals[recent].clamp(min=1e-6)) ** (
+            -self.config.memory_degree_power
+        )
+        sums = ((self.row_sum[recent] - value).clamp(min=0) * rescale + left) * (recent > 0)
+        return left, sums
+
+
+def place_in_group(group: torch.Tensor) -> torch.Tensor:
+    """(N,) int64: 0, 1, 2 ... within each stretch of equal values of `group`."""
+    position = torch.arange(len(group), device=group.device)
+    starts = F.pad(group[1:] != group[:-1], (1, 0), value=True)
+    return position - torch.where(starts, position, 0).cummax(dim=0).values if len(group) else position
+
+
 class LinearLogSumExp(torch.autograd.Function):
-    """logsumexp(query @ rows.T) in chunks of rows of `query`: never more than MAX_CHUNK_ELEMENTS logits at once."""
+    """logsumexp(query @ rows.T, dim=-1) for queries (N, H) and rows (V, H), in float32.
+
+    Works on MAX_CHUNK_ELEMENTS logits at a time and in `dtype` (bfloat16 under autocast). The normaliser is read off
+    the softmax at its largest entry, so that one fused kernel passes over the logits; that costs a relative error of
+    2**-9 in bfloat16, as much as the logits themselves have. One chunk is kept for the backward pass, several are
+    computed again: memory stays bounded for any catalogue.
+    """
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         query_low, rows_low = query.to(dtype), rows.to(dtype)
-        chunk = max(1, MAX_CHUNK_ELEMENTS // rows.shape[0])
-        log_sums = [(part @ rows_low.T).float().logsumexp(dim=-1) for part in query_low.split(chunk)]
-        log_sum = torch.cat(log_sums)
-        ctx.save_for_backward(query_low, rows_low, log_sum)
+        chunks = query_low.split(max(1, MAX_CHUNK_ELEMENTS // rows.shape[0]))
+        log_sums, weight = [], None
+        for chunk in chunks:
+            logits = chunk @ rows_low.T  # (N, V)
+            largest, index = logits.max(dim=-1, keepdim=True)
+            weight = logits.softmax(dim=-1)
+            log_sums.append((largest.float() - weight.gather(1, index).float().log())[:, 0])
+        ctx.save_for_backward(query_low, rows_low, weight if len(chunks) == 1 else None)
         ctx.dtypes = query.dtype, rows.dtype
-        return log_sum
+        return torch.cat(log_sums) if log_sums else query.new_zeros(0, dtype=torch.float32)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        query, rows, log_sum = ctx.saved_tensors
-        chunk = max(1, MAX_CHUNK_ELEMENTS // rows.shape[0])
-        query_gradient = torch.empty_like(query)
+        query, rows, kept = ctx.saved_tensors
+        gradient = gradients[0][:, None]  # (N, 1)
+        scaled = (query * gradient).to(query.dtype)
+        size = max(1, MAX_CHUNK_ELEMENTS // rows.shape[0])
+        query_gradient = torch.empty(query.shape, dtype=torch.float32, device=query.device)
         rows_gradient = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
-        for begin in range(0, query.shape[0], chunk):
-            part = slice(begin, begin + chunk)
-            weight = (query[part] @ rows.T).float().sub_(log_sum[part, None]).exp_()  # (N, V)
-            weight = weight.mul_(gradients[0][part, None]).to(query.dtype)
-            query_gradient[part] = weight @ rows
-            rows_gradient += weight.T @ query[part]
+        for begin in range(0, query.shape[0], size):
+            part = slice(begin, begin + size)
+            weight = (query[part] @ rows.T).softmax(dim=-1) if kept is None else kept  # (N, V)
+            query_gradient[part] = (weight @ rows) * gradient[part]
+            rows_gradient += weight.T @ scaled[part]
         return query_gradient.to(ctx.dtypes[0]), rows_gradient.to(ctx.dtypes[1]), None
 
 
@@ -362,7 +633,8 @@ class BertForNextBehavior(PreTrainedModel):
         self.bert = BehaviorEncoder(config)
         self.item_query = ItemQuery(config)
         self.repeat_path = RepeatPath(config)
-        self.path_gate = nn.Linear(config.hidden_size, GATE_SIZE)
+        self.associate_path = AssociatePath(config)
+        self.path_gate = nn.Linear(config.hidden_size, len(PATHS))
         self.action_head = nn.Linear(config.hidden_size, config.num_actions)
         self.time_head = nn.Linear(config.hidden_size, config.num_time_gaps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -376,11 +648,17 @@ class BertForNextBehavior(PreTrainedModel):
             init.copy_(module.distance_bias.weight, prior.expand_as(module.distance_bias.weight))
             init.zeros_(module.action_bias.weight)
             init.zeros_(module.done_bias.weight)
+        if isinstance(module, AssociatePath):
+            steps = torch.arange(self.config.memory_history, dtype=torch.float32)
+            prior = steps * torch.log(torch.tensor(self.config.memory_history_decay))
+            init.copy_(module.history_weights.weight, prior.expand_as(module.history_weights.weight))
+            init.zeros_(module.gate.weight)
+            init.zeros_(module.gate.bias)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.bert.embeddings.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Module) -> None:
+    def set_input_embeddings(self, value: nn.Embedding) -> None:
         self.bert.embeddings.embed_tokens = value
 
     def item_rows(self, item_ids: torch.Tensor) -> torch.Tensor:
@@ -437,10 +715,14 @@ class BertForNextBehavior(PreTrainedModel):
         count = (labels != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         action_logits = self._action_logits(hidden, calibrated=False)
         time_logits = self._time_logits(hidden, calibrated=False)
-        item_loss = self._item_loss(hidden, input_ids, token_type_ids, attention_mask, labels, action_labels) / count
+        item_loss, generate_loss = (
+            part / count
+            for part in self._item_losses(hidden, input_ids, token_type_ids, attention_mask, labels, action_labels)
+        )
         action_loss = summed_cross_entropy(action_logits, action_labels) / count
         time_loss = summed_cross_entropy(time_logits, time_labels) / count
         loss = item_loss + self.config.action_loss_weight * action_loss + self.config.time_loss_weight * time_loss
+        loss = loss + self.config.generate_loss_weight * generate_loss
         return NextBehaviorOutput(
             loss=loss,
             item_loss=item_loss.detach(),
@@ -450,7 +732,7 @@ class BertForNextBehavior(PreTrainedModel):
             time_logits=time_logits,
         )
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def predict(
         self,
         input_ids: torch.Tensor,
@@ -514,7 +796,7 @@ class BertForNextBehavior(PreTrainedModel):
         )
         return RankedBehaviors(item_ids=item_ids, action_ids=action_ids, probabilities=probabilities)
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def item_log_probabilities(
         self,
         input_ids: torch.Tensor,
@@ -529,6 +811,34 @@ class BertForNextBehavior(PreTrainedModel):
         )
         hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
         return self._marginal(hidden, input_ids, token_type_ids, attention_mask).log()
+
+    @torch.no_grad()
+    def update_memory(
+        self,
+        input_ids: torch.Tensor,
+        token_type_ids: torch.Tensor | None = None,
+        time_gap_ids: torch.Tensor | None = None,
+        attention_mask: torch.Tensor | None = None,
+        pairs: str = "last",
+    ) -> None:
+        """Learns item-to-item counts from histories, without training. Kept by `save_pretrained`; the outcome does not
+        depend on the order of calls.
+
+        Args:
+            pairs: "last" counts what the last event of each history adds: call it once for every new event;
+                "all" counts every pair of the history: call it once for every new history.
+        """
+        if pairs not in ("last", "all"):
+            raise ValueError(f'pairs={pairs!r}, expected "last" or "all".')
+        input_ids, _, _, attention_mask = self._complete(input_ids, token_type_ids, time_gap_ids, attention_mask)
+        run, items = self.associate_path.runs(input_ids, attention_mask)
+        if pairs == "last":
+            # An event that continues a run, or names no known item, adds nothing.
+            last = last_index(attention_mask)[:, None]
+            before = run.gather(1, (last - 1).clamp(min=0)).where(last > 0, torch.zeros_like(last))
+            items = items[(run.gather(1, last) > before)[:, 0]]
+        owner = torch.arange(len(items), device=items.device)[:, None].expand_as(items)[items > 0]
+        self.associate_path.count(items[items > 0], owner, only_last=pairs == "last")
 
     # -- pieces --------------------------------------------------------------------------------------------------------
 
@@ -572,16 +882,24 @@ class BertForNextBehavior(PreTrainedModel):
         special = torch.arange(self.config.num_time_gaps, device=hidden.device) < FIRST_GAP
         return logits.masked_fill(special, MASKED)
 
-    def _path_logits(self, query: torch.Tensor, action_ids: torch.Tensor, can_repeat: torch.Tensor) -> torch.Tensor:
-        """Log-weights (..., 3) of the paths for queries (..., H), action_ids (...) and can_repeat (...) bool."""
+    def _path_logits(
+        self,
+        query: torch.Tensor,
+        memory_logits: torch.Tensor,
+        action_ids: torch.Tensor,
+        can_repeat: torch.Tensor,
+        can_associate: torch.Tensor,
+    ) -> torch.Tensor:
+        """Log-weights (..., 4) of the paths for queries (..., H), the memory's say (..., 4), action_ids (...) and what
+        is possible (...) bool."""
         without_item = torch.zeros(self.config.num_actions, dtype=torch.bool, device=query.device)
         without_item[self.config.actions_without_item] = True
-        possible = torch.stack([without_item[action_ids], torch.ones_like(can_repeat), can_repeat], dim=-1)
-        if self.config.vocab_size == self.config.first_item_id:
-            possible[..., GATE_GENERATE] = ~possible.any(dim=-1)
-        return self.path_gate(query).float().masked_fill(~possible, MASKED).log_softmax(dim=-1)
+        can_generate = torch.full_like(can_repeat, self.config.vocab_size > self.config.first_item_id)
+        possible = torch.stack([without_item[action_ids], can_generate, can_repeat, can_associate], dim=-1)
+        logits = (self.path_gate(query) + memory_logits).float()
+        return logits.masked_fill(~possible, MASKED).log_softmax(dim=-1)
 
-    def _item_loss(
+    def _item_losses(
         self,
         hidden: torch.Tensor,
         input_ids: torch.Tensor,
@@ -589,27 +907,35 @@ class BertForNextBehavior(PreTrainedModel):
         attention_mask: torch.Tensor,
         labels: torch.Tensor,
         action_labels: torch.Tensor,
-    ) -> torch.Tensor:
-        """Sum of -log p(item | history, action) over the labelled positions."""
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Sums over the labelled positions of -log p(item | history, action), and of -log p(item | generate) where
+        the item is not in the history."""
         actions = action_labels.masked_fill(action_labels == IGNORED, UNKNOWN_ACTION)
         query = self.item_query(hidden, actions)  # (B, T, H)
         index = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
         pointer = self.repeat_path(query, actions, index, hidden, input_ids, token_type_ids, attention_mask)
         pointed = pointer.masked_fill(input_ids[:, None, :] != labels[:, :, None], MASKED)  # (B, T, T)
+        recent = self.associate_path.recent_items(input_ids, attention_mask, index)  # (B, T, K)
 
         scored = labels != IGNORED
-        target = labels[scored]  # (N,)
+        target, action, query = labels[scored], actions[scored], query[scored]  # (N,), (N,), (N, H)
         can_repeat = pointer[scored].amax(dim=-1) > MASKED
-        gate = self._path_logits(query[scored], actions[scored], can_repeat)  # (N, 3)
+        associated, memory_logits, can_associate = self.associate_path.score_targets(recent[scored], target, action)
+        gate = self._path_logits(query, memory_logits, action, can_repeat, can_associate)  # (N, 4)
+        generated = self._generate_log_probability(query, target)
+        repeated = torch.logsumexp(pointed[scored], dim=-1)
         paths = torch.stack(
             [
                 torch.zeros_like(gate[:, 0]).masked_fill(target != NONE, MASKED),
-                self._generate_log_probability(query[scored], target),
-                torch.logsumexp(pointed[scored], dim=-1),
+                generated,
+                repeated,
+                associated.masked_fill(target < self.config.first_item_id, MASKED),
             ],
             dim=-1,
-        )  # (N, 3)
-        return -torch.logsumexp((gate + paths).clamp(min=2 * MASKED), dim=-1).sum()
+        )  # (N, 4)
+        mixture = torch.logsumexp((gate + paths).clamp(min=2 * MASKED), dim=-1)
+        is_new = (target >= self.config.first_item_id) & (repeated <= MASKED / 2)
+        return -mixture.sum(), -generated.masked_fill(~is_new, 0).sum()
 
     def _generate_log_probability(self, query: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         """(N,) log p(target | generate) for queries (N, H) and target ids (N,) int64; MASKED for ids below the first
@@ -640,7 +966,7 @@ class BertForNextBehavior(PreTrainedModel):
         attention_mask: torch.Tensor,
         actions: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p(item | history, action) (B, Q, V) and the paths' log-weights (B, Q, 3) at the last event, for the
+        """log p(item | history, action) (B, Q, V) and the paths' log-weights (B, Q, 4) at the last event, for the
         action ids `actions` (Q,)."""
         rows, first = len(hidden), self.config.first_item_id
         last = last_index(attention_mask)  # (B,)
@@ -650,13 +976,17 @@ class BertForNextBehavior(PreTrainedModel):
         query_index = last[:, None].expand_as(action_ids)
         pointer = self.repeat_path(query, action_ids, query_index, hidden, input_ids, token_type_ids, attention_mask)
         can_repeat = pointer.amax(dim=-1) > MASKED  # (B, Q)
-        gate = self._path_logits(query, action_ids, can_repeat)  # (B, Q, 3)
+        recent = self.associate_path.recent_items(input_ids, attention_mask, last[:, None])[:, 0]  # (B, K)
+        neighbors, associated, memory_logits, can_associate = self.associate_path.score_all(recent, action_ids)
+        gate = self._path_logits(query, memory_logits, action_ids, can_repeat, can_associate)  # (B, Q, 4)
 
         table = self.item_rows(torch.arange(first, self.config.vocab_size, device=hidden.device))
         generated = (query @ table.T).float().softmax(dim=-1)  # (B, Q, V - first)
         probabilities = F.pad(generated * gate[..., GATE_GENERATE, None].exp(), (first, 0))  # (B, Q, V)
         pointed_at = input_ids[:, None, :].expand_as(pointer)
         probabilities.scatter_add_(2, pointed_at, (pointer + gate[..., GATE_REPEAT, None]).exp())
+        associated = associated * gate[..., GATE_ASSOCIATE, None].exp()
+        probabilities.scatter_add_(2, neighbors[:, None, :].expand_as(associated), associated)
         probabilities[..., :FIRST_NEW] = 0
         probabilities[..., NONE] = gate[..., GATE_NONE].exp()
         if self.config.item_temperature != 1.0:

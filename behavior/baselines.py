@@ -132,11 +132,15 @@ def scaled_rows(matrix: Any) -> Any:
 
 
 def without_seen(matrix: Any, seen: list[np.ndarray]) -> Any:
-    """The (B, V) CSR matrix without the entries of each row's `seen` ids."""
-    lengths = [len(ids) for ids in seen]
-    keys = np.repeat(np.arange(len(seen)), lengths) * matrix.shape[1] + np.concatenate(seen)
+    """The (B, V) CSR matrix with 0 at each row's `seen` ids."""
     kept = matrix.copy()
-    kept.data[np.isin(entry_rows(matrix) * matrix.shape[1] + matrix.indices, keys)] = 0
+    kept.sum_duplicates()  # sorts the columns: row * V + column then ascends over the entries
+    entries = entry_rows(kept) * kept.shape[1] + kept.indices
+    keys = np.repeat(np.arange(len(seen)), [len(ids) for ids in seen]) * kept.shape[1] + np.concatenate(seen)
+    place = np.searchsorted(entries, keys)
+    found = place < len(entries)
+    found[found] = entries[place[found]] == keys[found]
+    kept.data[place[found]] = 0
     return kept
 
 

@@ -15,7 +15,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from behavior.sequences import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NO_GAP, NONE, PAD, START, START_ACTION, UNK, Sequences
+from behavior.sequences import (
+    FIRST_ACTION,
+    FIRST_GAP,
+    FIRST_NEW,
+    NO_GAP,
+    NONE,
+    PAD,
+    START,
+    START_ACTION,
+    UNK,
+    Sequences,
+)
 
 IGNORED = -100
 REPEAT, NOVEL, COLD, NO_ITEM = 0, 1, 2, -1
@@ -57,11 +68,13 @@ class TrainingWindows:
     """Slices of `Sequences` to train on.
 
     Attributes:
+        max_length: most inputs of a window.
         start, stop: (W,) int64, the window's events; its inputs are `start:stop - 1`, its targets `start + 1:stop`.
         first_target: (W,) int64, targets before this event are context only.
         from_beginning: (W,) bool, whether the window starts at the user's first event.
     """
 
+    max_length: int
     start: np.ndarray
     stop: np.ndarray
     first_target: np.ndarray
@@ -99,6 +112,7 @@ def training_windows(sequences: Sequences, max_length: int, users: np.ndarray | 
             first = stop
             start = stop - 1 - (max_length - stride)
     return TrainingWindows(
+        max_length,
         np.array(starts, dtype=np.int64),
         np.array(stops, dtype=np.int64),
         np.array(firsts, dtype=np.int64),
@@ -125,7 +139,7 @@ def length_bucketed_batches(
         longest = longest_with
     if len(order):
         batches.append(order[begin:])
-    generator.shuffle(batches)  # type: ignore[arg-type]
+    generator.shuffle(batches)
     return batches
 
 
@@ -199,7 +213,8 @@ class TrainingCollator:
         context = np.arange(start, stop) < int(windows.first_target[index])
         for array in (labels, action_labels, time_labels):
             array[context] = IGNORED
-        if windows.from_beginning[index] and (len(items) == 1 or draw_start < self.start_share):
+        has_room = windows.from_beginning[index] and len(items) <= windows.max_length
+        if has_room and (len(items) == 1 or draw_start < self.start_share):
             inputs = np.concatenate([[START], inputs])
             actions = np.concatenate([[START_ACTION], actions])
             gaps = np.concatenate([[NO_GAP], gaps])
@@ -276,9 +291,7 @@ class EvaluationBatch:
         return len(self.user)
 
 
-def target_positions(
-    sequences: Sequences, part: int, max_targets: int | None = None, seed: int = 0
-) -> np.ndarray:
+def target_positions(sequences: Sequences, part: int, max_targets: int | None = None, seed: int = 0) -> np.ndarray:
     """(N,) int64, ascending: the events of `part` that have an earlier event of their user.
 
     With `max_targets`, whole users are drawn at random until about that many targets are held: users, unlike targets,

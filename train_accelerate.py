@@ -1,0 +1,680 @@
+"""Train a `BertForNextBehavior` from an event log, ready for `AutoModel.from_pretrained`.
+
+    python train_accelerate.py --events events.parquet --output_dir out/shop
+    python train_accelerate.py --events events.csv.gz --items items.csv --output_dir out/shop --max_minutes 30
+    python train_accelerate.py --events beauty.parquet --output_dir out/beauty --split leave_one_out
+    python train_accelerate.py --events events.parquet --output_dir out/shop --resume
+    accelerate launch train_accelerate.py --events events.parquet --output_dir out/shop
+
+What is left out is chosen from the log: history length, width, depth, batch and schedule (`choose_sizes`). The run ends
+by calibrating the probabilities on validation events and by evaluating on the test events beside the baselines; the
+table lies in the output folder as `evaluation.md` and `evaluation.json`.
+
+Every random draw comes from (seed, epoch, batch), so that an interrupted run continues to the same weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, find_executable_batch_size
+from tqdm import tqdm
+from transformers import HfArgumentParser
+
+from behavior.baselines import ItemNeighbours, training_item_events
+from behavior.batches import (
+    TrainingCollator,
+    evaluation_batches,
+    length_bucketed_batches,
+    padding_share,
+    target_positions,
+    training_windows,
+)
+from behavior.events import ReadOptions, add_event_arguments, options_from_arguments, read_events, read_items
+from behavior.metrics import ndcg_at_k, pessimistic_ranks
+from behavior.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences, encode_events, save_dataset
+from behavior.splits import Split, assign_parts, make_split
+from evaluate_behavior import ModelRanker, evaluate_model, format_table
+from modeling_behavior import BehaviorConfig, BertForNextBehavior
+from tokenization_behavior import BehaviorTokenizer
+from tokenizer_build import build_tokenizer
+
+CHECKPOINTS = "checkpoints"
+# Share of --max_minutes kept for calibration, the final evaluation and saving.
+FINAL_SHARE = 0.25
+TEMPERATURES = np.geomspace(0.5, 2.0, 36)
+# Item pairs a saved memory holds, about: 16 bytes each.
+MEMORY_PAIRS = 4_000_000
+
+
+def option(default: Any, text: str, **metadata: Any) -> Any:
+    """A dataclass field with a help text."""
+    return field(default=default, metadata={"help": text, **metadata})
+
+
+@dataclass
+class RunSettings:
+    """Everything that decides a run; saved with it as `run.json`."""
+
+    events: str = option("", "Event log: .csv, .csv.gz, .parquet or a folder of Parquet files.")
+    output_dir: str = option("", "Folder for the model; it becomes loadable with AutoModel.from_pretrained.")
+    items: str | None = option(None, "Item table with item_id and text columns; its titles are shown in answers.")
+    split: str = option("time", "time, leave_one_out or none: what is held out for validation and test.")
+    seed: int = option(0, "Seed of every random draw.")
+    resume: bool = option(False, "Continue from the last checkpoint in output_dir.")
+
+    max_minutes: float | None = option(None, "Time limit of the whole process, reading and evaluation included.")
+    max_epochs: int = option(60, "Most passes over the training events.")
+    patience: int = option(5, "Stop after this many validations without a better NDCG@10.")
+    learning_rate: float = option(1e-3, "Peak learning rate of AdamW.")
+    weight_decay: float = option(0.01, "Weight decay of AdamW, on matrices.")
+    warmup_steps: int = option(100, "Steps of linear warm-up.")
+    ema_decay: float = option(0.998, "Decay of the averaged weights that are validated and saved; 0 turns it off.")
+    max_gradient_norm: float = option(1.0, "Gradients are clipped to this norm.")
+    tokens_per_batch: int | None = option(None, "Events in one optimizer step. Default: by the size of the log.")
+    gradient_accumulation_steps: int = option(1, "Batches in one optimizer step; each holds its share of the events.")
+    precision: str = option("auto", "auto, bf16 or no. auto takes bf16 where the hardware computes in it.")
+    cpu: bool = option(False, "Train on the CPU although there is a GPU.")
+    tracker: str | None = option(None, "tensorboard: log losses and validation under output_dir/logs.")
+
+    hidden_size: int | None = option(None, "Width. Default: by the size of the log.")
+    num_hidden_layers: int | None = option(None, "Depth. Default: by the size of the log.")
+    num_attention_heads: int | None = option(None, "Attention heads. Default: one for every 64 of width.")
+    dropout: float | None = option(None, "Dropout. Default: by the size of the log.")
+    max_length: int | None = option(None, "Longest history in events. Default: by the log's users, at most 200.")
+    num_negatives: int | None = option(None, "Negatives of the softmax, 0 for all. Default: 0 to 50,000 items.")
+    min_item_count: int = option(1, "Items with fewer training events stay outside the vocabulary.")
+
+    validation_targets: int = option(4000, "Most validation events per validation, whole users drawn at random.")
+    test_targets: int = option(25000, "Most test events in the final table, whole users drawn at random; 0 for all.")
+    validation_steps: int = option(500, "Validate at least this often, and at every epoch's end.")
+
+    def __post_init__(self) -> None:
+        if self.split not in ("time", "leave_one_out", "none"):
+            raise ValueError(f"--split {self.split} is unknown, expected time, leave_one_out or none.")
+        if self.precision not in ("auto", "bf16", "no"):
+            raise ValueError(f"--precision {self.precision} is unknown, expected auto, bf16 or no.")
+        if self.tracker not in (None, "tensorboard"):
+            raise ValueError(f"--tracker {self.tracker} is unknown, expected tensorboard.")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Data and sizes
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class PreparedLog:
+    """A tokenised log and what was decided on the way."""
+
+    sequences: Sequences
+    tokenizer: BehaviorTokenizer
+    split: Split
+    max_length: int  # events of the longest history
+    item_counts: np.ndarray  # (vocab_size,) int64, training events per token id
+    actions_without_item: list[int]
+    neighbours: ItemNeighbours  # its constants, chosen on validation events, are the memory's
+
+
+def prepare_log(settings: RunSettings, options: ReadOptions, say: Callable[[str], None]) -> PreparedLog:
+    """Reads, cleans, splits and tokenises the log; writes the report, the rejects and the prepared sequences."""
+    output = Path(settings.output_dir)
+    log = read_events(settings.events, options, rejects_path=output / "rejects.parquet")
+    say(str(log.report))
+    (output / "cleaning_report.json").write_text(json.dumps(log.report.to_dict(), indent=1, default=str))
+    split = make_split(log.events, settings.split)
+    events = assign_parts(log.events, split)
+    if settings.split == "none":
+        events = hold_out_users(events, settings.seed)
+        vocabulary_events = events
+    else:
+        vocabulary_events = events.filter(pl.col("part") == 0)
+    lengths = vocabulary_events.group_by("user_id").len()["len"].to_numpy()
+    max_length = settings.max_length or int(np.clip(math.ceil(np.quantile(lengths, 0.99) / 8) * 8, 16, 200))
+    tokenizer = build_tokenizer(
+        vocabulary_events,
+        None if settings.items is None else read_items(settings.items),
+        min_item_count=settings.min_item_count,
+        num_new_items=max(64, max_length),
+        max_length=max_length,
+    )
+    dataset = encode_events(
+        events,
+        item_vocabulary=tokenizer.item_vocabulary,
+        first_item_id=tokenizer.first_item_id,
+        action_vocabulary=tokenizer.action_vocabulary,
+        time_edges=tokenizer.time_edges,
+    )
+    dataset = save_dataset(dataset, output / "prepared")
+    sequences = Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)
+    training = sequences.parts == 0
+    counted = sequences.items[training & (sequences.items < sequences.vocab_size)]
+    without_item = np.unique(sequences.actions[training & (sequences.items == NONE)])
+    return PreparedLog(
+        sequences=sequences,
+        tokenizer=tokenizer,
+        split=split,
+        max_length=max_length,
+        item_counts=np.bincount(counted, minlength=sequences.vocab_size),
+        actions_without_item=[int(action) for action in without_item if action >= FIRST_ACTION],
+        neighbours=ItemNeighbours().fit(sequences),
+    )
+
+
+def hold_out_users(events: pl.DataFrame, seed: int, share: float = 0.05, most: int = 2000) -> pl.DataFrame:
+    """Marks the events of a random share of users as validation: with `--split none` they decide when to stop."""
+    users = events["user_id"].unique(maintain_order=True)
+    count = min(most, max(1, round(share * len(users))))
+    held_out = users.gather(np.random.default_rng(seed).permutation(len(users))[:count])
+    return events.with_columns(
+        pl.when(pl.col("user_id").is_in(held_out.implode())).then(VALIDATION).otherwise(0).cast(pl.Int8).alias("part")
+    )
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """The sizes of a run: what the settings say, else what suits the log."""
+
+    tokens_per_batch: int
+    hidden_size: int
+    num_hidden_layers: int
+    num_attention_heads: int
+    dropout: float
+    num_negatives: int
+
+
+def choose_sizes(settings: RunSettings, log: PreparedLog) -> Sizes:
+    """Fills what the settings leave open, from the numbers of training events and of items."""
+    num_events = int((log.sequences.parts == 0).sum())
+    num_items = log.sequences.vocab_size - log.sequences.first_item_id
+    small = num_events < 300_000
+
+    def given(value: int | None, default: int) -> int:
+        return default if value is None else value
+
+    hidden_size = given(settings.hidden_size, 128)
+    return Sizes(
+        # About 150 steps an epoch: small logs need many small steps, large ones use the hardware better.
+        tokens_per_batch=given(settings.tokens_per_batch, int(np.clip(num_events // 150, 512, 16384))),
+        hidden_size=hidden_size,
+        num_hidden_layers=given(settings.num_hidden_layers, 1 if small else 2),
+        num_attention_heads=given(settings.num_attention_heads, max(1, hidden_size // 64)),
+        dropout=(0.3 if small else 0.1) if settings.dropout is None else settings.dropout,
+        num_negatives=given(settings.num_negatives, 0 if num_items <= 50_000 else 4096),
+    )
+
+
+def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertForNextBehavior:
+    """A new model for the log."""
+    tokenizer = log.tokenizer
+    names = {0: "[PAD]", 1: "[UNK]", 2: "[START]"}
+    names |= {FIRST_ACTION + index: action for index, action in enumerate(tokenizer.action_vocabulary)}
+    config = BehaviorConfig(
+        vocab_size=len(tokenizer),
+        num_new_items=tokenizer.num_new_items,
+        num_actions=tokenizer.num_actions,
+        num_time_gaps=tokenizer.num_time_gaps,
+        actions_without_item=log.actions_without_item,
+        hidden_size=sizes.hidden_size,
+        num_hidden_layers=sizes.num_hidden_layers,
+        num_attention_heads=sizes.num_attention_heads,
+        intermediate_size=4 * sizes.hidden_size,
+        hidden_dropout_prob=sizes.dropout,
+        attention_probs_dropout_prob=sizes.dropout,
+        max_position_embeddings=log.max_length,
+        num_negatives=sizes.num_negatives,
+        memory_distance=log.neighbours.max_distance,
+        memory_decay=log.neighbours.constants.decay,
+        memory_backward=log.neighbours.constants.backward,
+        memory_degree_power=log.neighbours.constants.degree_power,
+        memory_history_decay=log.neighbours.constants.history_decay,
+        memory_count_power=log.neighbours.COUNT_POWER,
+        id2label=names,
+        label2id={name: index for index, name in names.items()},
+    )
+    torch.manual_seed(settings.seed)
+    model = BertForNextBehavior(config)
+    fill_memory(model, *training_item_events(log.sequences))
+    return model
+
+
+def fill_memory(model: BertForNextBehavior, items: np.ndarray, users: np.ndarray) -> None:
+    """Counts the neighbouring items of histories into the model's memory.
+
+    Args:
+        items, users: (N,) the items of all users' events in order, and whose they are.
+    """
+    known = (items >= model.config.first_item_id) & (items < model.config.vocab_size)
+    items, users = items[known], users[known]
+    starts_run = np.ones(len(items), dtype=bool)
+    starts_run[1:] = (items[1:] != items[:-1]) | (users[1:] != users[:-1])
+    memory = model.associate_path
+    memory.count(
+        torch.from_numpy(items[starts_run].astype(np.int64)), torch.from_numpy(users[starts_run].astype(np.int64))
+    )
+    neighbors = int(np.clip(MEMORY_PAIRS // max(1, model.config.vocab_size), 16, model.config.memory_neighbors))
+    if len(memory.pair_keys) > MEMORY_PAIRS:
+        memory.prune(neighbors)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Training state
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class BatchStream:
+    """The training batches, addressed by number: the same (seed, epoch, index) gives the same batch."""
+
+    def __init__(self, log: PreparedLog, max_length: int, tokens_per_batch: int, seed: int) -> None:
+        windows = training_windows(log.sequences, max_length)
+        if not len(windows):
+            raise ValueError("no training events are left: use a larger log, or --split none.")
+        self.collator = TrainingCollator(log.sequences, windows, log.item_counts)
+        self.lengths = self.collator.lengths()
+        self.tokens_per_batch = tokens_per_batch
+        self.seed = seed
+        self._epoch = -1
+        self._batches: list[np.ndarray] = []
+
+    def batches(self, epoch: int) -> list[np.ndarray]:
+        if epoch != self._epoch:
+            generator = np.random.default_rng((self.seed, epoch))
+            self._batches = length_bucketed_batches(self.lengths, self.tokens_per_batch, generator)
+            self._epoch = epoch
+        return self._batches
+
+    def batch(self, epoch: int, index: int, device: torch.device) -> dict[str, torch.Tensor]:
+        """Batch number `index` of the epoch; numbers past the end begin again, so that all processes have work."""
+        batches = self.batches(epoch)
+        generator = np.random.default_rng((self.seed, epoch, index))
+        arrays = self.collator(batches[index % len(batches)], generator)
+        return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
+
+
+@dataclass
+class RunState:
+    """Where a run stands; everything besides weights and optimizer that a checkpoint holds."""
+
+    step: int = 0
+    epoch: int = 0
+    step_in_epoch: int = 0
+    best_metric: float = -1.0
+    best_step: int = 0
+    bad_validations: int = 0
+    finished: bool = False
+
+    def state_dict(self) -> dict[str, Any]:
+        return asdict(self)
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for entry in fields(self):
+            setattr(self, entry.name, state[entry.name])
+
+
+class AveragedWeights:
+    """Exponential moving average of the weights; a schedule-free stand-in for decaying the learning rate.
+
+    The decay grows with the steps, as min(decay, (1 + step) / (10 + step)), so that the start is forgotten.
+    """
+
+    def __init__(self, model: torch.nn.Module, decay: float) -> None:
+        self.decay = decay
+        self.weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+
+    @torch.no_grad()
+    def update(self, model: torch.nn.Module, step: int) -> None:
+        decay = min(self.decay, (1 + step) / (10 + step))
+        current = dict(model.named_parameters())
+        torch._foreach_lerp_(list(self.weights.values()), [current[name] for name in self.weights], 1 - decay)
+
+    @torch.no_grad()
+    def swap(self, model: torch.nn.Module) -> None:
+        """Exchanges the model's weights and the averaged ones; a second call undoes it."""
+        for name, weight in model.named_parameters():
+            held = weight.detach().clone()
+            weight.copy_(self.weights[name])
+            self.weights[name].copy_(held)
+
+    def state_dict(self) -> dict[str, Any]:
+        return self.weights
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        for name, weight in state.items():
+            self.weights[name].copy_(weight)
+
+
+def replace_directory(unfinished: Path, final: Path) -> None:
+    """Puts a finished folder in place; the old one is removed only when the new one is there."""
+    old = final.with_name(final.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if final.exists():
+        os.replace(final, old)
+    os.replace(unfinished, final)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+class Checkpoints:
+    """`checkpoints/last` (all state) and `checkpoints/best` (the model), each written whole or not at all."""
+
+    def __init__(self, accelerator: Accelerator, output_dir: str) -> None:
+        self.accelerator = accelerator
+        self.root = Path(output_dir) / CHECKPOINTS
+
+    def save_last(self) -> None:
+        unfinished = self.root / "last.unfinished"
+        if self.accelerator.is_main_process:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        self.accelerator.wait_for_everyone()
+        self.accelerator.save_state(str(unfinished))
+        self.accelerator.wait_for_everyone()
+        if self.accelerator.is_main_process:
+            replace_directory(unfinished, self.root / "last")
+
+    def save_best(self, model: BertForNextBehavior) -> None:
+        if self.accelerator.is_main_process:
+            unfinished = self.root / "best.unfinished"
+            shutil.rmtree(unfinished, ignore_errors=True)
+            model.save_pretrained(unfinished)
+            replace_directory(unfinished, self.root / "best")
+        self.accelerator.wait_for_everyone()
+
+    def restore_last(self) -> None:
+        """Loads the last checkpoint, also one whose replacement was interrupted between its two renames."""
+        for name in ("last", "last.old"):
+            if (self.root / name).exists():
+                self.accelerator.load_state(str(self.root / name))
+                return
+        raise ValueError(
+            f"--resume: there is no checkpoint in {self.root}; start without --resume, or check --output_dir."
+        )
+
+    def best(self) -> Path:
+        return self.root / "best" if (self.root / "best").exists() else self.root / "best.old"
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Validation and calibration
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def rows_per_batch(vocab_size: int) -> int:
+    """Targets scored at once: the score matrix stays at 64 MiB."""
+    return int(np.clip(2**24 // vocab_size, 1, 256))
+
+
+def validation_ndcg(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> float:
+    """NDCG@10 of the next item over the validation events at `positions`; full catalogue, seen items kept."""
+    ranker = ModelRanker(model)
+    ranks = []
+    for batch in evaluation_batches(
+        log.sequences, VALIDATION, log.max_length, rows_per_batch(log.sequences.vocab_size), positions=positions
+    ):
+        has_item = batch.target_item != NONE
+        ranks.append(pessimistic_ranks(ranker.scores(batch), batch.target_item)[has_item])
+    return float(np.mean(ndcg_at_k(np.concatenate(ranks), 10)))
+
+
+@torch.inference_mode()
+def fit_temperatures(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> None:
+    """Sets the temperature of each head to the one with the lowest log-loss on the validation events (Guo et al.
+    2017), searched on a grid from 0.5 to 2."""
+    config = model.config
+    config.action_temperature = config.item_temperature = config.time_temperature = 1.0
+    temperatures = torch.tensor(TEMPERATURES, dtype=torch.float32, device=model.device)
+    losses = torch.zeros(3, len(temperatures), dtype=torch.float64)
+
+    def add(head: int, logits: torch.Tensor, target: torch.Tensor) -> None:
+        for index, temperature in enumerate(temperatures):
+            scaled = logits / temperature
+            losses[head, index] += torch.nn.functional.cross_entropy(scaled, target, reduction="sum").double()
+
+    rows = max(1, rows_per_batch(log.sequences.vocab_size) // max(1, config.num_actions))
+    for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
+        tensors = [
+            torch.from_numpy(array).to(model.device)
+            for array in (batch.input_ids, batch.token_type_ids, batch.time_gap_ids, batch.attention_mask)
+        ]
+        output = model(*tensors)
+        action = torch.from_numpy(batch.target_action).to(model.device)
+        item = torch.from_numpy(batch.target_item).to(model.device)
+        gap = torch.from_numpy(batch.target_time_gap).to(model.device)
+        known = action >= FIRST_ACTION
+        add(0, output.action_logits[known], action[known])
+        log_probability = output.item_logits[torch.arange(len(action), device=model.device), action]  # (B, V)
+        rankable = known & (item > 0)
+        rankable &= log_probability.gather(1, item.clamp(min=0)[:, None])[:, 0].isfinite()
+        add(1, log_probability[rankable].clamp(min=-1e4), item[rankable])
+        timed = gap > 1
+        add(2, output.time_logits[timed], gap[timed])
+    best = [float(TEMPERATURES[int(row.argmin())]) if row.any() else 1.0 for row in losses]
+    config.action_temperature, config.item_temperature, config.time_temperature = best
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The run
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def make_accelerator(settings: RunSettings) -> Accelerator:
+    precision = settings.precision
+    if precision == "auto":
+        on_gpu = torch.cuda.is_available() and not settings.cpu
+        capabilities = torch.cpu.get_capabilities()
+        cpu_has_bf16 = bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+        precision = "bf16" if (torch.cuda.is_bf16_supported() if on_gpu else cpu_has_bf16) else "no"
+    return Accelerator(
+        cpu=settings.cpu,
+        mixed_precision=precision,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        log_with=settings.tracker,
+        project_dir=settings.output_dir,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
+    )
+
+
+def train(
+    settings: RunSettings,
+    sizes: Sizes,
+    log: PreparedLog,
+    accelerator: Accelerator,
+    started: float,
+    tokens_per_batch: int,
+) -> Path | None:
+    """Trains until early stopping, the last epoch or the time limit. Returns the folder of the best model."""
+    accumulation = accelerator.gradient_accumulation_steps
+    stream = BatchStream(log, log.max_length, tokens_per_batch, settings.seed)
+    model = build_model(settings, sizes, log)
+    matrices = [weight for weight in model.parameters() if weight.ndim > 1]
+    vectors = [weight for weight in model.parameters() if weight.ndim <= 1]
+    optimizer = torch.optim.AdamW(
+        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        lr=settings.learning_rate,
+        fused=True,
+    )
+    model, optimizer = accelerator.prepare(model, optimizer)
+    bare = accelerator.unwrap_model(model)
+    state, averaged = RunState(), AveragedWeights(bare, settings.ema_decay)
+    accelerator.register_for_checkpointing(state, averaged)
+    checkpoints = Checkpoints(accelerator, settings.output_dir)
+    if settings.resume:
+        checkpoints.restore_last()
+        accelerator.print(f"Resumed at step {state.step} (epoch {state.epoch}).")
+
+    positions = target_positions(log.sequences, VALIDATION, settings.validation_targets, settings.seed)
+    processes, rank = accelerator.num_processes, accelerator.process_index
+    batches_per_step = processes * accumulation
+    steps_per_epoch = math.ceil(len(stream.batches(state.epoch)) / batches_per_step)
+    deadline = None if settings.max_minutes is None else started + 60 * settings.max_minutes * (1 - FINAL_SHARE)
+    share = padding_share(stream.lengths, stream.batches(state.epoch))
+    accelerator.print(
+        f"Model: {sum(weight.numel() for weight in bare.parameters()):,} parameters, width {sizes.hidden_size}, "
+        f"{sizes.num_hidden_layers} layer(s), histories of {log.max_length} events; "
+        f"{steps_per_epoch} steps of {tokens_per_batch * batches_per_step:,} events an epoch, {share:.1%} padding; "
+        f"{'softmax over all items' if not settings.num_negatives else f'{sizes.num_negatives} negatives'}; "
+        f"{accelerator.device.type}, {accelerator.mixed_precision if accelerator.mixed_precision != 'no' else 'fp32'}."
+    )
+
+    def validate() -> None:
+        """Scores the averaged weights, keeps them if they are the best, and writes a checkpoint."""
+        if settings.ema_decay:
+            averaged.swap(bare)
+        bare.eval()
+        metric = validation_ndcg(bare, log, positions) if len(positions) else float(state.step)
+        bare.train()
+        if metric > state.best_metric:
+            state.best_metric, state.best_step, state.bad_validations = metric, state.step, 0
+            checkpoints.save_best(bare)
+        else:
+            state.bad_validations += 1
+        if settings.ema_decay:
+            averaged.swap(bare)
+        state.finished = state.bad_validations >= settings.patience or state.epoch >= settings.max_epochs
+        checkpoints.save_last()
+        accelerator.log({"validation_ndcg@10": metric, "epoch": state.epoch}, step=state.step)
+        bar.set_postfix_str(f"validation NDCG@10 {metric:.4f}, best {state.best_metric:.4f}")
+        bar.write(
+            f"epoch {state.epoch:>3}  step {state.step:>6}  loss {running_loss:.4f}  "
+            f"validation NDCG@10 {metric:.4f}{'  best' if state.best_step == state.step else ''}"
+        )
+
+    bar = tqdm(total=None, unit=" events", unit_scale=True, desc="training", disable=not accelerator.is_main_process)
+    running_loss, out_of_time = float("nan"), False
+    model.train()
+    while not state.finished and not out_of_time:
+        for group in optimizer.param_groups:
+            group["lr"] = settings.learning_rate * min(1.0, (state.step + 1) / settings.warmup_steps)
+        # Dropout and negatives depend on the step alone, so that a resumed run draws what the first would have drawn.
+        torch.manual_seed((settings.seed * 1_000_003 + state.step) * processes + rank)
+        first = (state.step_in_epoch * accumulation) * processes + rank
+        batches = [
+            stream.batch(state.epoch, first + micro * processes, accelerator.device) for micro in range(accumulation)
+        ]
+        targets = torch.stack([(batch["labels"] != -100).sum() for batch in batches]).sum()
+        targets = accelerator.reduce(targets, reduction="sum")
+        # Accelerate averages over processes and accumulation steps; dividing by the mean count makes it a mean over
+        # all targets of the step.
+        per_batch = targets.clamp(min=1) / batches_per_step
+        for batch in batches:
+            with accelerator.accumulate(model):
+                output = model(**batch, num_items_in_batch=per_batch)
+                accelerator.backward(output.loss)
+                if accelerator.sync_gradients:
+                    accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
+                optimizer.step()
+                optimizer.zero_grad()
+        state.step += 1
+        state.step_in_epoch += 1
+        if settings.ema_decay:
+            averaged.update(bare, state.step)
+        loss = float(output.loss.detach())
+        running_loss = loss if math.isnan(running_loss) else 0.98 * running_loss + 0.02 * loss
+        bar.update(int(targets))
+        if state.step % 20 == 0:
+            bar.set_description_str(f"epoch {state.epoch} loss {running_loss:.3f}")
+            accelerator.log({"loss": loss, "epoch": state.epoch}, step=state.step)
+        epoch_ends = state.step_in_epoch >= steps_per_epoch
+        if epoch_ends:
+            state.epoch, state.step_in_epoch = state.epoch + 1, 0
+            steps_per_epoch = math.ceil(len(stream.batches(state.epoch)) / batches_per_step)
+        if deadline is not None:
+            out_of_time = bool(
+                accelerator.reduce(torch.tensor(float(time.monotonic() > deadline), device=accelerator.device)) > 0
+            )
+        if epoch_ends or out_of_time or state.step % settings.validation_steps == 0:
+            validate()
+    bar.close()
+    why = "the time is up" if out_of_time else f"after {state.epoch} epochs"
+    accelerator.print(f"Stopped {why}; best validation NDCG@10 {state.best_metric:.4f} at step {state.best_step}.")
+    return checkpoints.best()
+
+
+def save_model(
+    model: BertForNextBehavior,
+    log: PreparedLog,
+    settings: RunSettings,
+    sizes: Sizes,
+    options: ReadOptions,
+    seconds: float,
+) -> None:
+    """Makes the output folder loadable; the weights come last, so that a folder with weights is complete."""
+    output = Path(settings.output_dir)
+    log.tokenizer.save_pretrained(output)
+    (output / "split.json").write_text(json.dumps(log.split.to_dict(), indent=1))
+    run = {
+        "settings": asdict(settings),
+        "sizes": asdict(sizes),
+        "read_options": asdict(options),
+        "seconds": round(seconds, 1),
+    }
+    (output / "run.json").write_text(json.dumps(run, indent=1))
+    model.save_pretrained(output)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    started = time.monotonic()
+    parser = HfArgumentParser(RunSettings, description=__doc__.split("\n\n")[0])
+    add_event_arguments(parser)
+    parsed = parser.parse_args(arguments)
+    settings = RunSettings(**{entry.name: getattr(parsed, entry.name) for entry in fields(RunSettings)})
+    for name in ("events", "output_dir"):
+        if not getattr(settings, name):
+            parser.error(f"--{name} is required")
+    options = options_from_arguments(parsed)
+    Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
+
+    accelerator = make_accelerator(settings)
+    if settings.tracker:
+        accelerator.init_trackers("logs", config={key: str(value) for key, value in asdict(settings).items()})
+    with accelerator.main_process_first():
+        log = prepare_log(settings, options, accelerator.print)
+    sizes = choose_sizes(settings, log)
+
+    @find_executable_batch_size(starting_batch_size=sizes.tokens_per_batch)
+    def run(tokens_per_batch: int) -> Path | None:
+        accelerator.free_memory()
+        shrink = sizes.tokens_per_batch // tokens_per_batch
+        accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps * shrink
+        return train(
+            settings, sizes, log, accelerator, started, tokens_per_batch // settings.gradient_accumulation_steps
+        )
+
+    best = run()
+    if accelerator.is_main_process and best is not None:
+        model = BertForNextBehavior.from_pretrained(best, dtype=torch.float32).to(accelerator.device).eval()
+        positions = target_positions(log.sequences, VALIDATION, settings.validation_targets, settings.seed)
+        if len(positions):
+            fit_temperatures(model, log, positions)
+        save_model(model, log, settings, sizes, options, time.monotonic() - started)
+        if settings.split != "none":
+            result = evaluate_model(
+                model, log.sequences, TEST, log.max_length, max_targets=settings.test_targets or None,
+                seed=settings.seed, split=log.split, actions=log.tokenizer.action_vocabulary,
+            )  # fmt: skip
+            output = Path(settings.output_dir)
+            (output / "evaluation.json").write_text(json.dumps(result, indent=1))
+            (output / "evaluation.md").write_text(format_table(result))
+            print(format_table(result))
+        print(f"\nThe model is in {settings.output_dir} ({time.monotonic() - started:.0f} s). Load it with\n"
+              f'  AutoModel.from_pretrained("{settings.output_dir}", trust_remote_code=True)')  # fmt: skip
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"train_accelerate.py: {error}")
