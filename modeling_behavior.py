@@ -18,7 +18,8 @@ This file is pushed to the Hub byte for byte and imports torch and transformers 
     ranked = model.predict(**tokenizer([history], return_tensors="pt"), top_k=10, of="pair")
 
 References: BERT (Devlin et al. 2019); next-item transformers (Kang & McAuley 2018); pointer mixtures (Merity et al.
-2017, See et al. 2017); non-parametric memories (Khandelwal et al. 2020); p(action) * p(item | action) as in MBGen (Liu et al. 2024).
+2017, See et al. 2017); non-parametric memories (Khandelwal et al. 2020); p(action) * p(item | action) as in MBGen
+(Liu et al. 2024).
 """
 
 from __future__ import annotations
@@ -137,7 +138,7 @@ class BehaviorConfig(BertConfig):
         self.tie_word_embeddings = True
         self.type_vocab_size = self.num_actions
         self.actions_without_item = list(self.actions_without_item or [])
-        self.auto_map = {**AUTO_MAP, **(self.auto_map if "auto_map" in self.__dict__ and self.auto_map else {})}
+        self.auto_map = {**AUTO_MAP, **self.__dict__.get("auto_map", {})}
         # transformers writes classes into this dictionary when it builds the pipeline.
         self.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
         if self.vocab_size < self.first_item_id:
@@ -318,9 +319,8 @@ class RepeatPath(nn.Module):
             had_action = (token_type_ids[:, None, :] == target_action[:, :, None]) & (distance >= 0)  # (B, Q, T)
             times_done = had_action.float() @ same_item  # (B, Q, T): events k with item k == item j and that action
         done = self.done_bias(target_action)[:, :, None, :]  # (B, Q, 1, 3)
-        bias = bias + torch.where(
-            times_done < 0.5, done[..., 0], torch.where(times_done < 1.5, done[..., 1], done[..., 2])
-        )
+        done_before = torch.where(times_done < 1.5, done[..., 1], done[..., 2])
+        bias = bias + torch.where(times_done < 0.5, done[..., 0], done_before)
         scores = (scores + bias).float().masked_fill(~can_name, MASKED)
         return scores.log_softmax(dim=-1).masked_fill(~can_name, MASKED)
 
@@ -625,8 +625,8 @@ class BertForNextBehavior(PreTrainedModel):
     _supports_flash_attn = True
     _supports_flex_attn = True
     _supports_attention_backend = True
-    _tied_weights_keys = {"lm_head.weight": "bert.embeddings.embed_tokens.weight"}
-    _can_record_outputs = {"hidden_states": BertLayer, "attentions": BertSelfAttention}
+    _tied_weights_keys = {"lm_head.weight": "bert.embeddings.embed_tokens.weight"}  # noqa: RUF012
+    _can_record_outputs = {"hidden_states": BertLayer, "attentions": BertSelfAttention}  # noqa: RUF012
 
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__(config)
@@ -658,7 +658,8 @@ class BertForNextBehavior(PreTrainedModel):
     def get_input_embeddings(self) -> nn.Module:
         return self.bert.embeddings.embed_tokens
 
-    def set_input_embeddings(self, value: nn.Embedding) -> None:
+    def set_input_embeddings(self, value: nn.Module) -> None:
+        assert isinstance(value, nn.Embedding)
         self.bert.embeddings.embed_tokens = value
 
     def item_rows(self, item_ids: torch.Tensor) -> torch.Tensor:
@@ -854,8 +855,9 @@ class BertForNextBehavior(PreTrainedModel):
             raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, expected (batch, events).")
         if input_ids.shape[1] > self.config.max_position_embeddings:
             raise ValueError(
-                f"histories of {input_ids.shape[1]} events, but this model holds {self.config.max_position_embeddings}: "
-                "let the tokenizer truncate (it does unless max_length is raised)."
+                f"histories of {input_ids.shape[1]} events, but this model holds "
+                f"{self.config.max_position_embeddings}: let the tokenizer truncate (it does, unless max_length is "
+                "raised)."
             )
         if attention_mask is None:
             attention_mask = torch.ones_like(input_ids)

@@ -24,7 +24,7 @@ import time
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import polars as pl
@@ -625,7 +625,7 @@ def save_model(
 
 def main(arguments: list[str] | None = None) -> None:
     started = time.monotonic()
-    parser = HfArgumentParser(RunSettings, description=__doc__.split("\n\n")[0])
+    parser = HfArgumentParser(cast(Any, RunSettings), description=__doc__.split("\n\n")[0])
     add_event_arguments(parser)
     parsed = parser.parse_args(arguments)
     settings = RunSettings(**{entry.name: getattr(parsed, entry.name) for entry in fields(RunSettings)})
