@@ -106,7 +106,7 @@ def test_every_root_module_and_package_is_installed() -> None:
 
 
 def test_the_trace_pattern_finds_what_it_should() -> None:
-    for trace in ["see " + "/work/x.py", "pip install --find" + "-links dir torch", "https://pypi.org" + "/simple"]:
+    for trace in ["see /" + "work/x.py", "pip install --find" + "-links dir torch", "https://pypi.org" + "/simple"]:
         assert TRACES.search(trace)
     assert not TRACES.search("../shared/data/home/x and tests/work/, https://pypi.org/project/polars")
 
