@@ -202,7 +202,7 @@ class TrainingCollator:
         inputs = number_new_items(items, unknown, log.num_new_items)
         labels = inputs.copy()
         if unknown.any():
-            _, first = np.unique(inputs, return_index=True)
+            _, first = np.unique(items, return_index=True)
             is_first = np.zeros(len(items), dtype=bool)
             is_first[first] = True
             labels = np.where(is_first, items, labels)
