@@ -328,8 +328,7 @@ class ItemTransition:
 
 
 def add_entries(scores: np.ndarray, matrix: Any) -> None:
-    """Adds the entries of a (B, V) CSR matrix without duplicates to `scores` in place."""
-    matrix.sum_duplicates()
+    """Adds the entries of a (B, V) CSR matrix, each at most once, to `scores` in place."""
     scores[entry_rows(matrix), matrix.indices] += matrix.data.astype(np.float32)
 
 
@@ -453,7 +452,7 @@ class RepeatNeighbours:
     its neighbours. The weight of repeating is chosen on validation events."""
 
     note: str | None = None
-    WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95)
+    WEIGHTS = (0.05, 0.1, 0.2, 0.35, 0.5, 0.65, 0.8, 0.9, 0.95, 0.99, 0.999)
 
     def __init__(self, repeat: DecayedRepeat, neighbours: ItemNeighbours, weight: float = 0.5) -> None:
         """Takes the two parts; they must be fitted on the same sequences."""

@@ -110,6 +110,8 @@ def ranking_metrics(ranks: np.ndarray, num_ids: int) -> Metrics:
     >>> ranking_metrics(np.array([], dtype=int), num_ids=100)["mrr"] is None
     True
     """
+    # In a catalogue smaller than k even a rank beyond its end would be among the first k.
+    ranks = np.where(ranks > num_ids, np.iinfo(np.int32).max, ranks)
     values = {f"recall@{k}": recall_at_k(ranks, k) for k in CUTOFFS}
     values |= {f"ndcg@{k}": ndcg_at_k(ranks, k) for k in CUTOFFS}
     values["mrr"] = reciprocal_rank(ranks, num_ids)
@@ -335,8 +337,8 @@ def bootstrap_means(
 def interval(means: np.ndarray, confidence: float = CONFIDENCE) -> list[float] | None:
     """[low, high] that hold `confidence` of the (R,) resampled means; None where there are none.
 
-    >>> interval(np.arange(41.0))
-    [1.0, 39.0]
+    >>> [round(end, 3) for end in interval(np.arange(101) / 100)]
+    [0.025, 0.975]
     """
     means = means[~np.isnan(means)]
     if not len(means):

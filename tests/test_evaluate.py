@@ -1,0 +1,396 @@
+"""Evaluation: what is counted where, for rankers that are known to be right or wrong; the table and the command."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+
+from behavior.baselines import ItemRanker, Popularity, RepeatLast
+from behavior.batches import EvaluationBatch, evaluation_batches
+from behavior.events import read_events
+from behavior.sequences import FIRST_NEW, NONE, TEST, TRAIN, VALIDATION, Sequences, encode_events
+from behavior.splits import Split, assign_parts, make_split
+from evaluate_behavior import (
+    ModelRanker,
+    best_ids,
+    evaluate,
+    evaluate_model,
+    format_table,
+    last_items,
+    main,
+    recorded_split,
+    rows_per_batch,
+)
+from modeling_behavior import BehaviorConfig, BertForNextBehavior
+from tokenization_behavior import BehaviorTokenizer
+from tokenizer_build import build_tokenizer
+
+FIRST_ITEM, VOCAB = 6, 31
+A, B, C, D = FIRST_ITEM, FIRST_ITEM + 1, FIRST_ITEM + 2, FIRST_ITEM + 3
+NEW_1 = FIRST_NEW
+UNKNOWN, OTHER_UNKNOWN = VOCAB, VOCAB + 1
+VIEW, BUY = 3, 4
+ACTIONS = ["view", "buy"]
+
+Event = tuple[int, int, int]  # item, action, part
+
+
+def log(users: Sequence[Sequence[Event]]) -> Sequences:
+    events = [event for user in users for event in user]
+    return Sequences(
+        offsets=np.cumsum([0, *(len(user) for user in users)]).astype(np.int64),
+        items=np.array([event[0] for event in events], dtype=np.int32),
+        actions=np.array([event[1] for event in events], dtype=np.int16),
+        time_gaps=np.ones(len(events), dtype=np.int16),
+        timestamps=np.full(len(events), -1, dtype=np.int64),
+        parts=np.array([event[2] for event in events], dtype=np.int8),
+        user_ids=[str(user) for user in range(len(users))],
+        vocab_size=VOCAB,
+        first_item_id=FIRST_ITEM,
+    )
+
+
+# Every kind of target: a repeat, a novel and a cold one, a repeat of an unknown item, and one that names no item.
+LOG = log(
+    [
+        [(A, VIEW, TRAIN), (B, VIEW, TRAIN), (A, BUY, TEST), (C, VIEW, TEST)],
+        [(C, VIEW, TRAIN), (D, BUY, TRAIN), (UNKNOWN, VIEW, TEST), (UNKNOWN, BUY, TEST)],
+        [(D, VIEW, TRAIN), (D, VIEW, VALIDATION), (NONE, VIEW, TEST), (OTHER_UNKNOWN, VIEW, TEST)],
+    ]
+)
+COUNTS = {"all": 5, "repeat": 2, "novel": 1, "cold": 2, "switch": 4}
+
+
+class Oracle:
+    """Gives the target, where it can be named, the highest score."""
+
+    def scores(self, batch: EvaluationBatch) -> np.ndarray:
+        scores = Constant().scores(batch)
+        rows = np.flatnonzero(batch.target_item >= FIRST_NEW)
+        scores[rows, batch.target_item[rows]] = 1
+        return scores
+
+
+class Constant:
+    """Scores all candidates alike."""
+
+    def scores(self, batch: EvaluationBatch) -> np.ndarray:
+        scores = np.zeros((len(batch), VOCAB), dtype=np.float32)
+        scores[:, :FIRST_ITEM] = -np.inf
+        rows, columns = np.nonzero((batch.input_ids >= FIRST_NEW) & (batch.input_ids < FIRST_ITEM))
+        scores[rows, batch.input_ids[rows, columns]] = 0
+        return scores
+
+
+class Knower:
+    """Gives the right action a probability of its own."""
+
+    def __init__(self, probability: float) -> None:
+        self.probability = probability
+
+    def action_probabilities(self, batch: EvaluationBatch) -> np.ndarray:
+        probabilities = np.full((len(batch), 5), 1 - self.probability)
+        probabilities[:, :3] = 0
+        probabilities[np.arange(len(batch)), batch.target_action] = self.probability
+        return probabilities
+
+
+def evaluated(
+    item_rankers: Mapping[str, ItemRanker],
+    sequences: Sequences = LOG,
+    max_length: int = 50,
+    batch_size: int | None = None,
+    max_targets: int | None = None,
+    seed: int = 0,
+) -> dict[str, Any]:
+    return evaluate(
+        sequences,
+        TEST,
+        item_rankers,
+        {"good": Knower(0.9), "bad": Knower(0.2)},
+        max_length=max_length,
+        batch_size=batch_size,
+        max_targets=max_targets,
+        seed=seed,
+        actions=ACTIONS,
+        progress=False,
+    )
+
+
+def test_every_target_is_counted_in_its_group() -> None:
+    row = evaluated({"oracle": Oracle()})["oracle"]
+    assert {group: metrics["count"] for group, metrics in row["kept"]["items"].items()} == COUNTS
+    removed = {group: metrics["count"] for group, metrics in row["removed"]["items"].items()}
+    assert removed == {"all": 3, "repeat": 0, "novel": 1, "cold": 2, "switch": 3}
+
+
+def test_an_oracle_is_perfect_but_for_cold_targets() -> None:
+    row = evaluated({"oracle": Oracle()})["oracle"]
+    kept, removed = row["kept"]["items"], row["removed"]["items"]
+    for metric in ("recall@1", "ndcg@10", "mrr"):
+        assert kept["repeat"][metric] == kept["novel"][metric] == removed["novel"][metric] == 1
+        assert kept["cold"][metric] == removed["cold"][metric] == 0
+        assert kept["all"][metric] == pytest.approx(3 / 5)
+        assert removed["all"][metric] == pytest.approx(1 / 3)
+        assert removed["repeat"][metric] is None
+
+
+def test_a_ranker_without_an_opinion_hits_nothing() -> None:
+    row = evaluated({"constant": Constant()})["constant"]
+    assert row["kept"]["items"]["all"]["recall@20"] == 0
+    assert row["removed"]["items"]["all"]["recall@20"] == 0
+
+
+def test_seen_items_are_out_of_the_way_when_removed() -> None:
+    # Popular first: A, then B; the target C comes third until A and B, which the user has seen, are gone.
+    sequences = log([[(A, VIEW, TRAIN)] * 3 + [(B, VIEW, TRAIN)] * 2 + [(C, VIEW, TEST)], [(C, VIEW, TRAIN)]])
+    row = evaluated({"popularity": Popularity().fit(sequences)}, sequences)["popularity"]
+    assert row["kept"]["items"]["novel"]["mrr"] == pytest.approx(1 / 3)
+    assert row["removed"]["items"]["novel"]["mrr"] == 1
+
+
+def test_all_that_the_user_ever_saw_is_removed_not_only_the_window() -> None:
+    sequences = log([[(A, VIEW, TRAIN)] * 3 + [(B, VIEW, TRAIN)] * 2 + [(C, VIEW, TEST)], [(C, VIEW, TRAIN)]])
+    row = evaluated({"popularity": Popularity().fit(sequences)}, sequences, max_length=1)["popularity"]
+    assert row["removed"]["items"]["novel"]["mrr"] == 1
+
+
+def test_repeat_last_finds_an_item_that_training_never_saw() -> None:
+    row = evaluated({"repeat_last": RepeatLast().fit(LOG)})["repeat_last"]
+    # Of the two repeats one is the unknown item just seen, the other the item before last.
+    assert row["kept"]["items"]["repeat"]["mrr"] == pytest.approx((1 + 1 / 2) / 2)
+
+
+def test_coverage_counts_what_was_recommended_to_anyone() -> None:
+    row = evaluated({"oracle": Oracle(), "popularity": Popularity().fit(LOG)})
+    assert row["popularity"]["kept"]["coverage@10"] <= 11 / (VOCAB - FIRST_ITEM)
+    assert 0 < row["oracle"]["kept"]["coverage@10"] <= 1
+
+
+def test_actions_are_counted_on_every_target_also_those_without_an_item() -> None:
+    result = evaluated({"oracle": Oracle()})
+    assert result["targets"] == 6
+    assert result["item_targets"] == 5
+    good = result["good"]["actions"]
+    assert good["count"] == 6
+    assert good["accuracy"] == good["macro_f1"] == 1
+    assert good["ece"] == pytest.approx(0.1)
+    assert good["recall"] == {"view": 1, "buy": 1}
+    # Targets whose action is not the one before: A BUY, C VIEW, UNKNOWN VIEW, UNKNOWN BUY.
+    assert good["changes"]["count"] == 4
+    assert result["bad"]["actions"]["accuracy"] == 0
+
+
+def test_the_batch_size_changes_nothing() -> None:
+    rankers: dict[str, ItemRanker] = {"oracle": Oracle(), "repeat_last": RepeatLast().fit(LOG)}
+    one, many = evaluated(rankers, batch_size=1), evaluated(rankers, batch_size=100)
+    for name in rankers:
+        for way in ("kept", "removed"):
+            assert one[name][way]["coverage@10"] == many[name][way]["coverage@10"]
+            for group, metrics in one[name][way]["items"].items():
+                other = many[name][way]["items"][group]
+                for metric in ("count", "recall@10", "ndcg@10", "mrr"):
+                    assert metrics[metric] == pytest.approx(other[metric], nan_ok=False), (name, way, group, metric)
+    assert one["good"]["actions"]["accuracy"] == many["good"]["actions"]["accuracy"]
+
+
+def test_a_sample_holds_whole_users_and_is_called_one() -> None:
+    result = evaluated({"oracle": Oracle()}, max_targets=2)
+    assert (result["sampled"], result["targets"], result["users"], result["all_targets"]) == (True, 2, 1, 6)
+    assert "a sample of 2 of 6 test targets" in format_table(result)
+    assert evaluated({"oracle": Oracle()})["sampled"] is False
+
+
+def test_a_part_without_targets_is_refused() -> None:
+    with pytest.raises(ValueError, match="no event of part 1"):
+        evaluate(log([[(A, VIEW, TRAIN), (B, VIEW, TEST)]]), VALIDATION, {}, {}, max_length=5, progress=False)
+
+
+def test_a_score_matrix_stays_within_64_mebibytes() -> None:
+    for size in (10, 30_000, 1_000_000, 50_000_000):
+        rows = rows_per_batch(size)
+        assert rows == 1 or rows * size * 4 <= 2**26
+    assert rows_per_batch(30_000, batch_size=16) == 16
+
+
+def test_the_model_is_said_to_lose_where_it_loses_and_to_win_where_it_wins() -> None:
+    lost = evaluated({"model": Constant(), "oracle": Oracle()})
+    table = format_table(lost)
+    assert "the model **does not beat** oracle: .0000 against .6000" in table
+    assert not any(row["beats"] for row in lost["comparison"])
+    won = evaluated({"model": Oracle(), "constant": Constant()})
+    assert "does not beat" not in format_table(won)
+    assert all(row["beats"] for row in won["comparison"])
+    assert {(row["where"], row["metric"]) for row in won["comparison"]} >= {("kept", "ndcg@10"), ("removed", "ndcg@10")}
+
+
+def test_a_model_that_equals_a_baseline_does_not_beat_it() -> None:
+    [*rows] = evaluated({"model": Oracle(), "oracle": Oracle()})["comparison"]
+    assert rows
+    assert all(row["difference"] == 0 and not row["beats"] for row in rows)
+    assert all(row["difference_interval"] == [0, 0] for row in rows if row["difference_interval"] is not None)
+
+
+def test_a_lower_log_loss_is_better() -> None:
+    result = evaluate(
+        LOG, TEST, {}, {"model": Knower(0.9), "other": Knower(0.6)}, max_length=5, actions=ACTIONS, progress=False
+    )
+    [loss] = [row for row in result["comparison"] if row["metric"] == "log_loss"]
+    assert loss["difference"] == pytest.approx(np.log(0.9 / 0.6))
+    assert loss["beats"]
+
+
+def test_intervals_hold_their_value_and_repeat_with_the_seed() -> None:
+    result = evaluated({"repeat_last": RepeatLast().fit(LOG)}, seed=4)
+    for group in ("all", "novel"):
+        metrics = result["repeat_last"]["kept"]["items"][group]
+        for metric in ("recall@10", "ndcg@10"):
+            low, high = metrics[f"{metric}_interval"]
+            assert low <= metrics[metric] <= high
+    low, high = result["good"]["actions"]["accuracy_interval"]
+    assert low == high == 1
+    assert result == evaluated({"repeat_last": RepeatLast().fit(LOG)}, seed=4)
+
+
+def test_the_table_is_aligned_and_the_result_is_json() -> None:
+    result = evaluate_model(None, LOG, TEST, 50, actions=ACTIONS, progress=False, split=Split("leave_one_out"))
+    text = format_table(result)
+    for block in text.split("\n\n"):
+        lines = [line for line in block.splitlines() if line.startswith("|")]
+        assert len({len(line) for line in lines}) <= 1
+    assert "leave_one_out" in text
+    assert "all 6 test targets of 3 users" in text
+    for name in ("popularity", "recent popularity", "repeat last", "decayed repeat", "item transition",
+                 "item neighbours", "last action markov"):  # fmt: skip
+        assert f"| {name} " in text, name
+    assert json.loads(json.dumps(result, allow_nan=False)) == result
+
+
+def test_best_ids_leave_out_what_is_no_candidate() -> None:
+    scores = torch.tensor([[-torch.inf, 1.0, 3.0], [-torch.inf, -torch.inf, 0.0]])
+    assert best_ids(scores, k=2).tolist() == [[2, 1], [2, -1]]
+
+
+def test_the_last_item_is_the_last_one_named() -> None:
+    sequences = log([[(A, VIEW, TRAIN), (B, VIEW, TRAIN), (NONE, VIEW, TRAIN), (C, VIEW, TEST)]])
+    [batch] = evaluation_batches(sequences, TEST, 50, 1)
+    assert last_items(batch).tolist() == [B]
+    [batch] = evaluation_batches(sequences, TEST, 1, 1)
+    assert last_items(batch).tolist() == [-2]
+
+
+# The model in its place
+
+
+def write_events(path: Path) -> Path:
+    """Twelve users who walk through eight items, with a search between; times ten minutes apart."""
+    generator = np.random.default_rng(0)
+    rows = []
+    for user in range(12):
+        item = int(generator.integers(8))
+        for step in range(8):
+            searches = generator.random() < 0.15
+            rows.append((f"u{user}", None if searches else f"i{item}", "search" if searches else "view",
+                         1_700_000_000 + 600 * step + user))  # fmt: skip
+            item = (item + int(generator.integers(0, 3))) % 8
+    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "action", "timestamp"], orient="row")
+    frame.write_parquet(path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_events(tmp_path_factory.mktemp("events") / "events.parquet")
+
+
+@pytest.fixture(scope="module")
+def model_dir(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """An untrained model beside its tokenizer and its split, as training leaves them."""
+    directory = tmp_path_factory.mktemp("model")
+    log = read_events(str(events))
+    split = make_split(log.events, "time")
+    train = assign_parts(log.events, split).filter(pl.col("part") == TRAIN)
+    tokenizer = build_tokenizer(train, num_new_items=3, max_length=6)
+    tokenizer.save_pretrained(directory)
+    torch.manual_seed(0)
+    config = BehaviorConfig(
+        vocab_size=len(tokenizer), num_new_items=3, num_actions=tokenizer.num_actions,
+        num_time_gaps=tokenizer.num_time_gaps, actions_without_item=[tokenizer.encode_action("search")],
+        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, max_position_embeddings=6,
+    )  # fmt: skip
+    BertForNextBehavior(config).save_pretrained(directory)
+    (directory / "split.json").write_text(json.dumps(split.to_dict()))
+    return directory
+
+
+def test_the_model_ranks_by_its_own_probabilities(events: Path, model_dir: Path) -> None:
+    model = BertForNextBehavior.from_pretrained(model_dir)
+    tokenizer = BehaviorTokenizer.from_pretrained(model_dir)
+    split = recorded_split(model_dir)
+    assert split is not None
+    dataset = encode_events(
+        assign_parts(read_events(str(events)).events, split),
+        item_vocabulary=tokenizer.item_vocabulary,
+        first_item_id=tokenizer.first_item_id,
+        action_vocabulary=tokenizer.action_vocabulary,
+        time_edges=tokenizer.time_edges,
+    )
+    sequences = Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)
+    ranker = ModelRanker(model)
+    for batch in evaluation_batches(sequences, TEST, 6, 4):
+        channels = (batch.input_ids, batch.token_type_ids, batch.time_gap_ids, batch.attention_mask)
+        with torch.no_grad():
+            output = model(*(torch.from_numpy(channel) for channel in channels))
+        probabilities = output.action_logits.double().softmax(dim=1)
+        assert ranker.action_probabilities(batch) == pytest.approx(probabilities.numpy(), abs=1e-6)
+        joint = (probabilities[:, :, None] * output.item_logits.double().exp()).sum(dim=1)
+        joint[:, NONE] = 0
+        expected = joint / joint.sum(dim=1, keepdim=True)
+        scores = ranker.scores(batch)
+        assert scores.exp().numpy() == pytest.approx(expected.numpy(), abs=1e-5)
+        assert (scores[:, :FIRST_NEW] == -torch.inf).all()
+
+
+def test_the_command_writes_the_model_and_every_baseline(
+    events: Path, model_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    target = tmp_path / "results" / "evaluation.json"
+    main(["--model", str(model_dir), "--events", str(events), "--json", str(target)])
+    result = json.loads(target.read_text())
+    assert result["rankers"][0] == "model"
+    assert result["split"] == json.loads((model_dir / "split.json").read_text())
+    for name in result["rankers"]:
+        if name != "last_action_markov":
+            for way in ("kept", "removed"):
+                assert {"all", "repeat", "novel", "cold"} <= set(result[name][way]["items"])
+    for name in ("model", "last_action_markov"):
+        assert {"accuracy", "macro_f1", "log_loss", "ece", "recall", "count"} <= set(result[name]["actions"])
+    printed = capsys.readouterr().out
+    assert "The model against the best baseline" in printed
+    assert f"all {result['targets']} test targets" in printed
+
+
+@pytest.mark.filterwarnings("ignore:leave_one_out leaks the future")
+def test_a_split_that_the_model_was_not_trained_with_is_warned_of(events: Path, model_dir: Path) -> None:
+    with pytest.warns(UserWarning, match="may have been trained on what is tested here"):
+        main(["--model", str(model_dir), "--events", str(events), "--split", "leave_one_out"])
+
+
+def test_a_model_trained_on_its_whole_log_needs_a_split(events: Path, model_dir: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="without a recorded split"):
+        main(["--model", str(tmp_path), "--events", str(events)])
+    (tmp_path / "split.json").write_text(json.dumps(Split("none").to_dict()))
+    with pytest.raises(ValueError, match="pass --split time or --split leave_one_out"):
+        main(["--model", str(tmp_path), "--events", str(events)])
+
+
+def test_a_model_that_is_not_there_is_reported(events: Path) -> None:
+    with pytest.raises(FileNotFoundError, match="the folder of a trained model"):
+        main(["--model", "no/such/model", "--events", str(events)])
