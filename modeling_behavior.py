@@ -81,8 +81,7 @@ class BehaviorConfig(BertConfig):
         actions_without_item: action ids that were seen without an item; only these can be answered by `[NONE]`.
         action_temperature, item_temperature, time_temperature: calibration, fitted on validation data; 1.0 until then.
         action_loss_weight, time_loss_weight: weights beside the item loss.
-        generate_loss_weight: weight of the generate path's own loss on items that the history does not hold; without
-            it the gate leaves a path that starts weak to stay weak.
+        generate_loss_weight: weight of the generate path's own loss, on items that the history does not hold.
         memory_size, memory_vocab_size: stored item pairs and rows of item counts; empty until events are counted.
         memory_distance: pairs of items up to this many items apart are counted.
         memory_decay: a pair at distance d counts memory_decay ** (d - 1).
@@ -245,7 +244,7 @@ class BehaviorEncoder(nn.Module):
     ) -> torch.Tensor:
         position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         embedded = self.embeddings(input_ids, token_type_ids, time_gap_ids, position_ids)  # (B, T, H)
-        mask = create_causal_mask(config=self.config, inputs_embeds=embedded, attention_mask=attention_mask, cache=None)
+        mask = create_causal_mask(self.config, embedded, attention_mask, None)
         return self.encoder(embedded, attention_mask=mask, use_cache=False).last_hidden_state
 
 
@@ -443,6 +442,10 @@ class AssociatePath(nn.Module):
         recent = items.gather(1, back.clamp(min=0).flatten(1)).view_as(back)  # (B, Q, K)
         return recent * (recent < len(self.item_counts))
 
+    def weights(self, recent: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
+        """(..., K) float32 history weights for recent items (..., K) and target actions (...)."""
+        return self.history_weights(action).float().exp() * (recent > 0)
+
     def gate_features(self, totals: torch.Tensor, recent: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
         """What the gate knows of the memory, (..., 3): its evidence, the newest item's count, the history's length."""
         evidence = (totals * weights).sum(dim=-1)
@@ -459,7 +462,7 @@ class AssociatePath(nn.Module):
         Args:
             recent: (N, K) int64; target, action: (N,) int64.
         """
-        weights = self.history_weights(action).float().exp() * (recent > 0)  # (N, K)
+        weights = self.weights(recent, action)  # (N, K)
         with torch.no_grad():
             named, totals = self.neighbors().leave_one_out(recent, target)  # (N, K), (N, K)
         total = (totals * weights).sum(dim=-1)
@@ -479,7 +482,7 @@ class AssociatePath(nn.Module):
             recent: (B, K) int64; action: (B, Q) int64.
         """
         ids, values = self.neighbors().rows(recent)  # (B, K, M)
-        weights = self.history_weights(action).float().exp() * (recent > 0)[:, None, :]  # (B, Q, K)
+        weights = self.weights(recent[:, None, :], action)  # (B, Q, K)
         totals = values.sum(dim=-1)[:, None, :]  # (B, 1, K)
         total = (totals * weights).sum(dim=-1)  # (B, Q)
         scores = (values[:, None] * weights[..., None]).flatten(2)  # (B, Q, K * M)
@@ -894,12 +897,18 @@ class BertForNextBehavior(PreTrainedModel):
     ) -> torch.Tensor:
         """Log-weights (..., 4) of the paths for queries (..., H), the memory's say (..., 4), action_ids (...) and what
         is possible (...) bool."""
-        without_item = torch.zeros(self.config.num_actions, dtype=torch.bool, device=query.device)
-        without_item[self.config.actions_without_item] = True
-        can_generate = torch.full_like(can_repeat, self.config.vocab_size > self.config.first_item_id)
-        possible = torch.stack([without_item[action_ids], can_generate, can_repeat, can_associate], dim=-1)
+        possible = self._possible_paths(action_ids, can_repeat, can_associate)
         logits = (self.path_gate(query) + memory_logits).float()
         return logits.masked_fill(~possible, MASKED).log_softmax(dim=-1)
+
+    def _possible_paths(
+        self, action_ids: torch.Tensor, can_repeat: torch.Tensor, can_associate: torch.Tensor
+    ) -> torch.Tensor:
+        """(..., 4) bool from (...) int64 action ids and (...) bool."""
+        without_item = torch.zeros(self.config.num_actions, dtype=torch.bool, device=action_ids.device)
+        without_item[self.config.actions_without_item] = True
+        can_generate = torch.full_like(can_repeat, self.config.vocab_size > self.config.first_item_id)
+        return torch.stack([without_item[action_ids], can_generate, can_repeat, can_associate], dim=-1)
 
     def _item_losses(
         self,
@@ -924,12 +933,13 @@ class BertForNextBehavior(PreTrainedModel):
         can_repeat = pointer[scored].amax(dim=-1) > MASKED
         associated, memory_logits, can_associate = self.associate_path.score_targets(recent[scored], target, action)
         gate = self._path_logits(query, memory_logits, action, can_repeat, can_associate)  # (N, 4)
+        # The mixture's loss does not reach the generate path: a gate that favours the memory early would starve it.
         generated = self._generate_log_probability(query, target)
         repeated = torch.logsumexp(pointed[scored], dim=-1)
         paths = torch.stack(
             [
                 torch.zeros_like(gate[:, 0]).masked_fill(target != NONE, MASKED),
-                generated,
+                generated.detach(),
                 repeated,
                 associated.masked_fill(target < self.config.first_item_id, MASKED),
             ],
@@ -994,6 +1004,50 @@ class BertForNextBehavior(PreTrainedModel):
         if self.config.item_temperature != 1.0:
             probabilities = probabilities ** (1 / self.config.item_temperature)
         return (probabilities / probabilities.sum(dim=-1, keepdim=True)).log(), gate
+
+    @torch.no_grad()
+    def path_log_probabilities(
+        self,
+        input_ids: torch.Tensor,
+        token_type_ids: torch.Tensor,
+        time_gap_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        item_ids: torch.Tensor,
+        action_ids: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """How each path would name a given next event.
+
+        Args:
+            input_ids ... attention_mask: (B, T), as for `forward`; item_ids, action_ids: (B,) int64, the next event.
+
+        Returns:
+            (B, 4) float32 log p(item | path), MASKED where a path does not name it; (B, 4) gate logits without the
+            memory's say, MASKED where a path is impossible; (B, 3) what the gate knows of the memory.
+        """
+        hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
+        last, rows = last_index(attention_mask)[:, None], torch.arange(len(hidden), device=hidden.device)
+        query = self.item_query(hidden[rows, last[:, 0]], action_ids)  # (B, H)
+        pointer = self.repeat_path(
+            query[:, None], action_ids[:, None], last, hidden, input_ids, token_type_ids, attention_mask
+        )[:, 0]  # (B, T)
+        recent = self.associate_path.recent_items(input_ids, attention_mask, last)[:, 0]  # (B, K)
+        neighbors, associated, _, can_associate = self.associate_path.score_all(recent, action_ids[:, None])
+        named = (associated[:, 0] * (neighbors == item_ids[:, None])).sum(dim=-1)
+        paths = torch.stack(
+            [
+                torch.zeros_like(named).masked_fill(item_ids != NONE, MASKED),
+                self._generate_log_probability(query, item_ids),
+                pointer.masked_fill(input_ids != item_ids[:, None], MASKED).logsumexp(dim=-1),
+                torch.where(named > 0, named.clamp(min=1e-12).log(), MASKED),
+            ],
+            dim=-1,
+        )
+        paths[item_ids < self.config.first_item_id, GATE_ASSOCIATE] = MASKED
+        can_repeat = pointer.amax(dim=-1) > MASKED
+        possible = self._possible_paths(action_ids, can_repeat, can_associate[:, 0])
+        totals = self.associate_path.neighbors().rows(recent)[1].sum(dim=-1)  # (B, K)
+        features = self.associate_path.gate_features(totals, recent, self.associate_path.weights(recent, action_ids))
+        return paths, self.path_gate(query).float().masked_fill(~possible, MASKED), features
 
     def _marginal(
         self,
