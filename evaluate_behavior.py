@@ -160,16 +160,20 @@ def rank_items(
             shared["user"].append(batch.user)
             shared["group"].append(batch.group)
             shared["switch"].append(batch.target_item != last_items(batch))
-            unseen = batch.group != REPEAT
+            unseen = np.flatnonzero(batch.group != REPEAT)
             for name, ranker in rankers.items():
                 scores = torch.as_tensor(ranker.scores(batch))
                 ranks = pessimistic_ranks(scores, batch.target_item)
                 found[name]["kept"].add(ranks, batch.target_item, best_ids(scores))
+                if not len(unseen):
+                    continue
                 remove_seen(scores, batch.seen)
-                if unseen.any():
-                    chosen = scores if unseen.all() else scores[torch.from_numpy(unseen).to(scores.device)]
-                    targets = batch.target_item[unseen]
-                    found[name]["removed"].add(pessimistic_ranks(chosen, targets), targets, best_ids(chosen))
+                # Copying a row costs as much as ranking it.
+                chosen, kept = (scores, unseen) if 2 * len(unseen) > len(batch) else (scores[unseen], slice(None))
+                targets = batch.target_item if chosen is scores else batch.target_item[unseen]
+                found[name]["removed"].add(
+                    pessimistic_ranks(chosen, targets)[kept], targets[kept], best_ids(chosen)[kept]
+                )
             bar.update(len(batch))
     empty = {"user": np.int64, "group": np.int8, "switch": np.bool_}
     return {
@@ -435,10 +439,14 @@ def number(value: float | None, digits: int = 4) -> str:
 
     >>> number(0.0553), number(-0.25, 2), number(1.0, 3), number(None)
     ('.0553', '-.25', '1.000', '–')
+    >>> number(-0.00001)
+    '.0000'
     """
     if value is None:
         return "–"
     text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
     return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
 
 
@@ -461,9 +469,9 @@ def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def marked(values: Sequence[float | None], lower: bool = False, digits: int = 4) -> list[str]:
-    """The numbers of a column as text, the best in bold."""
+    """The numbers of a column as text, the best in bold where they differ."""
     known = [value for value in values if value is not None]
-    best = (min if lower else max)(known) if len(known) > 1 else None
+    best = (min if lower else max)(known) if len(set(known)) > 1 else None
     return [f"**{number(v, digits)}**" if v is not None and v == best else number(v, digits) for v in values]
 
 
@@ -541,6 +549,8 @@ def verdict(result: Result) -> str:
     """One line per comparison of the model with the best baseline, those it loses marked."""
     lines = []
     for row in result["comparison"]:
+        if row["where"] == "actions" and len(result["actions"]) == 1:
+            continue
         where = "next action" if row["group"] is None else f"{row['group']} targets, seen items {row['where']}"
         low_high = row["difference_interval"]
         doubt = "" if low_high is None else f" [{low_high[0]:+.4f}, {low_high[1]:+.4f}]"
@@ -548,7 +558,7 @@ def verdict(result: Result) -> str:
         beats = "beats" if row["beats"] else "**does not beat**"
         lines.append(
             f"- {row['metric']}, {where}: the model {beats} {row['best_baseline'].replace('_', ' ')}: "
-            f"{number(row['model'])} against {number(row['best'])}, better by {row['difference']:+.4f}{doubt}"
+            f"{number(row['model'])} against {number(row['best'])}, difference {row['difference']:+.4f}{doubt}"
             f"{'; not certain, the interval holds 0' if unclear else ''}"
         )
     return "\n".join(lines)
@@ -562,7 +572,9 @@ def format_table(result: Result) -> str:
             counts = next(result[name][way]["items"] for name in result["rankers"] if way in result[name])
             if counts["all"]["count"]:
                 parts.append(f"{title} ({counts['all']['count']:,} targets)\n\n{items_table(result, way)}")
-    if any("actions" in result[name] for name in result["rankers"]):
+    if len(result["actions"]) == 1:
+        parts.append(f"The log has one action, {result['actions'][0]}: there is nothing to predict.")
+    elif any("actions" in result[name] for name in result["rankers"]):
         parts.append(actions_table(result))
     if "comparison" in result:
         parts.append(f"The model against the best baseline:\n\n{verdict(result)}")

@@ -156,6 +156,11 @@ def sparse_ranks(matrix: Any, targets: np.ndarray) -> np.ndarray:
     return np.where(target_scores > 0, ranks, size + 1)
 
 
+def put_entries(scores: np.ndarray, matrix: Any) -> None:
+    """Writes the entries of a (B, V) CSR matrix, each at most once, over `scores` and above `TIE_BREAK`."""
+    scores[entry_rows(matrix), matrix.indices] = TIE_BREAK + matrix.data
+
+
 class ChoiceBatches:
     """The validation targets that constants are chosen on: named, known items, drawn at random from all users.
 
@@ -323,13 +328,9 @@ class ItemTransition:
     def scores(self, batch: EvaluationBatch) -> np.ndarray:
         scores = candidate_scores(batch, TIE_BREAK * self._order, self._first)
         last = history_weights(batch, lambda distance: distance == 0, self._size)
-        add_entries(scores, last @ self._transitions)
+        followers = last @ self._transitions
+        scores[entry_rows(followers), followers.indices] += followers.data.astype(np.float32)
         return scores
-
-
-def add_entries(scores: np.ndarray, matrix: Any) -> None:
-    """Adds the entries of a (B, V) CSR matrix, each at most once, to `scores` in place."""
-    scores[entry_rows(matrix), matrix.indices] += matrix.data.astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -354,8 +355,8 @@ class ItemNeighbours:
 
     Every pair of events of one user at distance d <= 30, x before y, adds decay^(d - 1) to C[x, y] and `backward` times
     that to C[y, x]. The score of y is the sum over the last ten events, the k-th from the end weighing
-    history_decay^k, of C[x, y] * degree(x)^-degree_power * count(y)^-0.1, where degree(x) is the sum of row x. Ties by
-    popularity. Constants are chosen on validation targets that are new to their user.
+    history_decay^k, of C[x, y] * degree(x)^-degree_power * count(y)^-0.1, where degree(x) is the sum of row x; then the
+    rest by popularity. Constants are chosen on validation targets that are new to their user.
     """
 
     note: str | None = None
@@ -443,7 +444,7 @@ class ItemNeighbours:
 
     def scores(self, batch: EvaluationBatch) -> np.ndarray:
         scores = candidate_scores(batch, TIE_BREAK * self._order, self._first)
-        add_entries(scores, scaled_rows(self.sparse_scores(batch)))
+        put_entries(scores, scaled_rows(self.sparse_scores(batch)))
         return scores
 
 
@@ -488,7 +489,7 @@ class RepeatNeighbours:
 
     def scores(self, batch: EvaluationBatch) -> np.ndarray:
         scores = candidate_scores(batch, TIE_BREAK * self._order, self._first)
-        add_entries(scores, self._mixed(*self._parts(batch), self.weight))
+        put_entries(scores, self._mixed(*self._parts(batch), self.weight))
         return scores
 
 

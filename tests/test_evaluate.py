@@ -188,9 +188,14 @@ def test_actions_are_counted_on_every_target_also_those_without_an_item() -> Non
     assert result["bad"]["actions"]["accuracy"] == 0
 
 
-def test_the_batch_size_changes_nothing() -> None:
-    rankers: dict[str, ItemRanker] = {"oracle": Oracle(), "repeat_last": RepeatLast().fit(LOG)}
-    one, many = evaluated(rankers, batch_size=1), evaluated(rankers, batch_size=100)
+MOSTLY_REPEATS = log([[(A, VIEW, TRAIN), (B, VIEW, TRAIN)] + [(A, VIEW, TEST)] * 4, [*[(C, BUY, TRAIN)] * 2],
+                      [(A, VIEW, TRAIN), (C, BUY, TEST)]])  # fmt: skip
+
+
+@pytest.mark.parametrize("sequences", [LOG, MOSTLY_REPEATS])
+def test_the_batch_size_changes_nothing(sequences: Sequences) -> None:
+    rankers: dict[str, ItemRanker] = {"oracle": Oracle(), "popularity": Popularity().fit(sequences)}
+    one, many = evaluated(rankers, sequences, batch_size=1), evaluated(rankers, sequences, batch_size=100)
     for name in rankers:
         for way in ("kept", "removed"):
             assert one[name][way]["coverage@10"] == many[name][way]["coverage@10"]
