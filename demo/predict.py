@@ -43,9 +43,21 @@ def duration(seconds: float) -> str:
     return "at once"
 
 
-def line_of(answer: dict[str, Any], rank: int) -> str:
+def read_titles(path: Path) -> dict[str, str]:
+    """item_id -> title of the whole catalogue; empty if there is no such file.
+
+    The tokenizer keeps the titles of its vocabulary only, and a household also buys what came after the training events.
+    """
+    if not path.is_file():
+        return {}
+    items = pl.read_parquet(path, columns=["item_id", "title"]).drop_nulls()
+    return dict(items.iter_rows())
+
+
+def line_of(answer: dict[str, Any], rank: int, titles: dict[str, str]) -> str:
     """One ranked answer: place, probability, action, product, median time until it."""
-    product = answer["title"] or (f"product {answer['item']}" if answer["item"] else "(no product)")
+    item = answer["item"]
+    product = answer["title"] or titles.get(item) or (f"product {item}" if item else "(no product)")
     when = duration(answer["when"]["median_seconds"]) if answer["when"] else ""
     return f"    {rank}. {answer['probability']:6.1%}  {answer['action'] or '':<15} {product:<58.58} {when}".rstrip()
 
@@ -60,6 +72,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description="Print readable predictions for three users of the demo log.")
     parser.add_argument("--model", type=Path, default=Path(".demo/model"), help="trained model (default: %(default)s)")
     parser.add_argument("--events", type=Path, default=Path(".demo/events.parquet"), help="log (default: %(default)s)")
+    parser.add_argument("--items", type=Path, help="titles (default: items.parquet beside the events, if it is there)")
     args = parser.parse_args()
     for path, remedy in ((args.model / "config.json", "train_accelerate.py"), (args.events, "demo/prepare.py")):
         if not path.exists():
@@ -68,6 +81,7 @@ def main() -> None:
     events = pl.read_parquet(args.events)
     # transformers types only its own task names
     predict: Any = pipeline("next-behavior", model=str(args.model), trust_remote_code=True)  # type: ignore[call-overload]
+    titles = read_titles(args.items or args.events.parent / "items.parquet")
     users = choose_users(events)
     histories = [history_of(events, user) for user in users]
     inputs = [{"events": history} for history in histories]
@@ -77,14 +91,15 @@ def main() -> None:
     for user, history, ranked_pairs, ranked_items in zip(users, histories, pairs, items, strict=True):
         print(f"\nHousehold {user}, {len(history):,} events. The last {min(SHOWN_EVENTS, len(history))}:")
         for event in history[-SHOWN_EVENTS:]:
-            product = predict.tokenizer.title(event["item"]) or f"product {event['item']}"
+            item = event["item"]
+            product = predict.tokenizer.title(item) or titles.get(item) or f"product {item}"
             print(f"    {event['timestamp']:%Y-%m-%d %H:%M}  {event['action']:<15} {product}")
         print("  What comes next (action and product):")
-        print("\n".join(line_of(answer, rank) for rank, answer in enumerate(ranked_pairs, 1)))
+        print("\n".join(line_of(answer, rank, titles) for rank, answer in enumerate(ranked_pairs, 1)))
         if ranked_pairs and ranked_pairs[0]["when"]:
             print(f"    the next event comes within {within(ranked_pairs[0])}")
         print("  Which product, whatever the action:")
-        print("\n".join(line_of(answer, rank) for rank, answer in enumerate(ranked_items, 1)))
+        print("\n".join(line_of(answer, rank, titles) for rank, answer in enumerate(ranked_items, 1)))
 
 
 if __name__ == "__main__":
