@@ -386,6 +386,8 @@ class AssociatePath(nn.Module):
             items, owner: (N,) int64, known items in order with runs removed, and the history each belongs to.
             only_last: count only what each history's last item adds.
         """
+        if not len(items):
+            return
         keys, counts = [self.pair_keys], [self.pair_counts]
         is_last = F.pad(owner[1:] != owner[:-1], (0, 1), value=True)
         for distance in range(1, self.config.memory_distance + 1):
@@ -405,7 +407,7 @@ class AssociatePath(nn.Module):
         total = torch.zeros_like(self.pair_keys)
         self.pair_counts = total.index_add_(0, index, torch.cat(counts))
         counted = items[is_last] if only_last else items
-        size = max(len(self.item_counts), int(items.max()) + 1 if len(items) else 0)
+        size = max(len(self.item_counts), int(items.max()) + 1)
         self.item_counts = F.pad(self.item_counts, (0, size - len(self.item_counts)))
         self.item_counts += counted.bincount(minlength=size)
         self._changed()
@@ -645,18 +647,25 @@ class BertForNextBehavior(PreTrainedModel):
 
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
-        if isinstance(module, RepeatPath):
+        repeat, associate = self.repeat_path, self.associate_path
+        # transformers never comes here for a module of ours that holds no weights of its own, so leaves are asked for.
+        if module is repeat.distance_bias:
             # Before anything is learned, the pointer prefers recent events.
             prior = -torch.log1p(torch.arange(NUM_DISTANCES, dtype=torch.float32))
-            init.copy_(module.distance_bias.weight, prior.expand_as(module.distance_bias.weight))
-            init.zeros_(module.action_bias.weight)
-            init.zeros_(module.done_bias.weight)
-        if isinstance(module, AssociatePath):
+            init.copy_(repeat.distance_bias.weight, prior.expand_as(repeat.distance_bias.weight))
+        elif module is repeat.action_bias or module is repeat.done_bias:
+            init.zeros_(module.weight)
+        elif module is associate.history_weights:
             steps = torch.arange(self.config.memory_history, dtype=torch.float32)
             prior = steps * torch.log(torch.tensor(self.config.memory_history_decay))
-            init.copy_(module.history_weights.weight, prior.expand_as(module.history_weights.weight))
-            init.zeros_(module.gate.weight)
-            init.zeros_(module.gate.bias)
+            init.copy_(associate.history_weights.weight, prior.expand_as(associate.history_weights.weight))
+        elif module is associate.gate:
+            init.zeros_(associate.gate.weight)
+            init.zeros_(associate.gate.bias)
+        elif module is associate:
+            # A checkpoint without a memory (BERT's) would leave these as uninitialised storage.
+            for table in (associate.pair_keys, associate.pair_counts, associate.item_counts):
+                init.zeros_(table)
 
     def get_input_embeddings(self) -> nn.Module:
         return self.bert.embeddings.embed_tokens
