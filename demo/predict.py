@@ -46,7 +46,7 @@ def duration(seconds: float) -> str:
 def read_titles(path: Path) -> dict[str, str]:
     """item_id -> title of the whole catalogue; empty if there is no such file.
 
-    The tokenizer keeps the titles of its vocabulary only, and a household also buys what came after the training events.
+    The tokenizer keeps the titles of its vocabulary only; a household also buys what came after the training events.
     """
     if not path.is_file():
         return {}
