@@ -453,7 +453,8 @@ class AssociatePath(nn.Module):
         evidence = (totals * weights).sum(dim=-1)
         newest = self.item_counts[recent[..., 0]].float()
         known = (recent > 0).sum(dim=-1).float()
-        return torch.stack([torch.log(evidence + 1e-3), torch.log1p(newest), torch.log1p(known)], dim=-1)
+        features = torch.stack([torch.log(evidence + 1e-3), torch.log1p(newest), torch.log1p(known)], dim=-1)
+        return features.to(self.gate.weight.dtype)
 
     def score_targets(
         self, recent: torch.Tensor, target: torch.Tensor, action: torch.Tensor
@@ -552,7 +553,8 @@ class Neighbors:
         # A target that continues the newest run has added nothing.
         added = (y != recent) & (y != recent[:, :1]) & (y > 0) & (recent > 0)
         distance = torch.arange(recent.shape[1], device=recent.device)
-        own = torch.where(added, self.config.memory_decay**distance, 0.0)
+        added &= distance < self.config.memory_distance
+        own = torch.where(added, torch.round(COUNT_UNIT * self.config.memory_decay**distance) / COUNT_UNIT, 0.0)
         strength_left = (strength - own).clamp(min=0) * found
         strength_left = torch.where(strength_left > 1e-3, strength_left, 0.0) * (self.counts[y] > 1)
         left = strength_left * self.discount(recent, y, own, 1.0)
