@@ -15,6 +15,7 @@ Every random draw comes from (seed, epoch, batch), so that an interrupted run co
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 import os
@@ -109,6 +110,21 @@ class RunSettings:
             raise ValueError(f"--precision {self.precision} is unknown, expected auto, bf16 or no.")
         if self.tracker not in (None, "tensorboard"):
             raise ValueError(f"--tracker {self.tracker} is unknown, expected tensorboard.")
+        at_least_one = {
+            "max_epochs": self.max_epochs,
+            "patience": self.patience,
+            "gradient_accumulation_steps": self.gradient_accumulation_steps,
+            "tokens_per_batch": self.tokens_per_batch,
+            "max_length": self.max_length,
+            "hidden_size": self.hidden_size,
+            "num_hidden_layers": self.num_hidden_layers,
+            "num_attention_heads": self.num_attention_heads,
+            "validation_targets": self.validation_targets,
+            "validation_steps": self.validation_steps,
+        }
+        for name, value in at_least_one.items():
+            if value is not None and value < 1:
+                raise ValueError(f"--{name} is {value}, expected at least 1.")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -360,8 +376,9 @@ class AveragedWeights:
 def replace_directory(unfinished: Path, final: Path) -> None:
     """Puts a finished folder in place; the old one is removed only when the new one is there."""
     old = final.with_name(final.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
+    # Without `final` a replacement was interrupted, and `old` is the only good one.
     if final.exists():
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(final, old)
     os.replace(unfinished, final)
     shutil.rmtree(old, ignore_errors=True)
@@ -574,7 +591,7 @@ def train(
         f"Model: {sum(weight.numel() for weight in bare.parameters()):,} parameters, width {sizes.hidden_size}, "
         f"{sizes.num_hidden_layers} layer(s), histories of {log.max_length} events; "
         f"{steps_per_epoch} steps of {tokens_per_batch * batches_per_step:,} events an epoch, {share:.1%} padding; "
-        f"{'softmax over all items' if not settings.num_negatives else f'{sizes.num_negatives} negatives'}; "
+        f"{'softmax over all items' if not sizes.num_negatives else f'{sizes.num_negatives} negatives'}; "
         f"{accelerator.device.type}, {accelerator.mixed_precision if accelerator.mixed_precision != 'no' else 'fp32'}."
     )
 
@@ -612,7 +629,7 @@ def train(
     model.train()
     while not state.finished and not out_of_time:
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, (state.step + 1) / settings.warmup_steps)
+            group["lr"] = settings.learning_rate * min(1.0, (state.step + 1) / max(1, settings.warmup_steps))
         # Dropout and negatives depend on the step alone, so that a resumed run draws what the first would have drawn.
         torch.manual_seed((settings.seed * 1_000_003 + state.step) * processes + rank)
         first = (state.step_in_epoch * accumulation) * processes + rank
@@ -699,9 +716,15 @@ def main(arguments: list[str] | None = None) -> None:
         log = prepare_log(settings, options, accelerator.print)
     sizes = choose_sizes(settings, log)
 
-    @find_executable_batch_size(starting_batch_size=sizes.tokens_per_batch)
+    # Out of memory: batches of half the size, and twice as many in a step.
+    smaller = (sizes.tokens_per_batch >> halvings for halvings in itertools.count(1))
+
+    @find_executable_batch_size(
+        starting_batch_size=sizes.tokens_per_batch, reduce_batch_size_fn=lambda: next(smaller)
+    )
     def run(tokens_per_batch: int) -> Path | None:
         accelerator.free_memory()
+        accelerator._custom_objects.clear()  # what the attempt that failed has registered for checkpoints
         shrink = sizes.tokens_per_batch // tokens_per_batch
         accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps * shrink
         return train(
