@@ -49,7 +49,10 @@ FIRST_GAP = 2
 IGNORED = -100
 
 PATHS = ("none", "generate", "repeat", "associate")
-GATE_NONE, GATE_GENERATE, GATE_REPEAT, GATE_ASSOCIATE = range(4)
+PATH_NONE, PATH_GENERATE, PATH_REPEAT, PATH_ASSOCIATE = range(4)
+# The gate decides in two steps: what the history decides, and within "new" what the memory's evidence decides.
+GATE = ("none", "repeat", "new")
+GATE_NONE, GATE_REPEAT, GATE_NEW = range(3)
 
 # exp(MASKED) is zero in every float type, and unlike -inf it never turns a gradient into nan.
 MASKED = -1e4
@@ -80,6 +83,7 @@ class BehaviorConfig(BertConfig):
         num_time_gaps: ids of the time channel: padding, "no gap known", then the buckets.
         actions_without_item: action ids that were seen without an item; only these can be answered by `[NONE]`.
         action_temperature, item_temperature, time_temperature: calibration, fitted on validation data; 1.0 until then.
+        generate_temperature: of the generate path alone, fitted with the gate; 1.0 in training.
         action_loss_weight, time_loss_weight: weights beside the item loss.
         generate_loss_weight: weight of the generate path's own loss, on items that the history does not hold.
         memory_size, memory_vocab_size: stored item pairs and rows of item counts; empty until events are counted.
@@ -96,7 +100,7 @@ class BehaviorConfig(BertConfig):
 
     model_type = "bert-next-behavior"
 
-    vocab_size: int = 68
+    vocab_size: int = 69
     hidden_size: int = 128
     num_hidden_layers: int = 2
     num_attention_heads: int = 4
@@ -113,6 +117,7 @@ class BehaviorConfig(BertConfig):
     action_temperature: float = 1.0
     item_temperature: float = 1.0
     time_temperature: float = 1.0
+    generate_temperature: float = 1.0
     action_loss_weight: float = 1.0
     time_loss_weight: float = 0.1
     generate_loss_weight: float = 1.0
@@ -140,10 +145,10 @@ class BehaviorConfig(BertConfig):
         self.auto_map = {**AUTO_MAP, **self.__dict__.get("auto_map", {})}
         # transformers writes classes into this dictionary when it builds the pipeline.
         self.custom_pipelines = copy.deepcopy(CUSTOM_PIPELINES)
-        if self.vocab_size < self.first_item_id:
+        if self.vocab_size <= self.first_item_id:
             raise ValueError(
                 f"vocab_size is {self.vocab_size}, but {self.first_item_id} rows are reserved for special tokens and "
-                f"num_new_items={self.num_new_items}: set vocab_size=len(tokenizer)."
+                f"num_new_items={self.num_new_items}, and at least one item is needed: set vocab_size=len(tokenizer)."
             )
 
     @property
@@ -351,7 +356,7 @@ class AssociatePath(nn.Module):
         super().__init__()
         self.config = config
         self.history_weights = nn.Embedding(config.num_actions, config.memory_history)
-        self.gate = nn.Linear(3, len(PATHS))
+        self.gate = nn.Linear(3, 1)
         self.register_buffer("pair_keys", torch.zeros(config.memory_size, dtype=torch.long))
         self.register_buffer("pair_counts", torch.zeros(config.memory_size, dtype=torch.long))
         self.register_buffer("item_counts", torch.zeros(config.memory_vocab_size, dtype=torch.long))
@@ -449,18 +454,24 @@ class AssociatePath(nn.Module):
         return self.history_weights(action).float().exp() * (recent > 0)
 
     def gate_features(self, totals: torch.Tensor, recent: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """What the gate knows of the memory, (..., 3): its evidence, the newest item's count, the history's length."""
+        """What the gate knows of the memory, (..., 3) float32: its evidence, how often the newest item was counted, and
+        how many recent items there are, from list sums, recent items and history weights (..., K)."""
         evidence = (totals * weights).sum(dim=-1)
-        newest = self.item_counts[recent[..., 0]].float()
-        known = (recent > 0).sum(dim=-1).float()
+        newest = self.item_counts[recent[..., 0]].float().expand_as(evidence)
+        known = (recent > 0).sum(dim=-1).float().expand_as(evidence)
         features = torch.stack([torch.log(evidence + 1e-3), torch.log1p(newest), torch.log1p(known)], dim=-1)
         return features.to(self.gate.weight.dtype)
 
+    def log_odds(self, totals: torch.Tensor, recent: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
+        """(...,) float32: the gate's log-odds of associate against generate, MASKED without evidence."""
+        logits = self.gate(self.gate_features(totals, recent, weights))[..., 0].float()
+        return logits.masked_fill((totals * weights).sum(dim=-1) <= 0, MASKED)
+
     def score_targets(
         self, recent: torch.Tensor, target: torch.Tensor, action: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Training: log p(target | associate) (N,), MASKED where it is not named; the gate's logits (N, 4); and whether
-        anything is named (N,) bool; with the target's own event left out of the counts.
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Training: log p(target | associate) (N,), MASKED where it is not named; the log-odds of associate against
+        generate (N,), MASKED where nothing is named; with the target's own event left out of the counts.
 
         Args:
             recent: (N, K) int64; target, action: (N,) int64.
@@ -469,17 +480,13 @@ class AssociatePath(nn.Module):
         with torch.no_grad():
             named, totals = self.neighbors().leave_one_out(recent, target)  # (N, K), (N, K)
         total = (totals * weights).sum(dim=-1)
-        can_name = total > 0
         probability = (named * weights).sum(dim=-1) / total.clamp(min=1e-9)
-        is_named = can_name & (probability > 0)
-        log_probability = torch.where(is_named, probability.clamp(min=1e-12).log(), MASKED)
-        return log_probability, self.gate(self.gate_features(totals, recent, weights)), can_name
+        log_probability = torch.where(probability > 0, probability.clamp(min=1e-12).log(), MASKED)
+        return log_probability, self.log_odds(totals, recent, weights)
 
-    def score_all(
-        self, recent: torch.Tensor, action: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def score_all(self, recent: torch.Tensor, action: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Inference: neighbours (B, K * M) int64 and their probabilities (B, Q, K * M), to be summed over equal ids;
-        the gate's logits (B, Q, 4); and whether anything is named (B, Q) bool.
+        and the log-odds of associate against generate (B, Q), MASKED where nothing is named.
 
         Args:
             recent: (B, K) int64; action: (B, Q) int64.
@@ -489,8 +496,8 @@ class AssociatePath(nn.Module):
         totals = values.sum(dim=-1)[:, None, :]  # (B, 1, K)
         total = (totals * weights).sum(dim=-1)  # (B, Q)
         scores = (values[:, None] * weights[..., None]).flatten(2)  # (B, Q, K * M)
-        features = self.gate_features(totals, recent[:, None, :].expand(-1, action.shape[1], -1), weights)
-        return ids.flatten(1), scores / total.clamp(min=1e-9)[..., None], self.gate(features), total > 0
+        log_odds = self.log_odds(totals, recent[:, None, :].expand(-1, action.shape[1], -1), weights)
+        return ids.flatten(1), scores / total.clamp(min=1e-9)[..., None], log_odds
 
 
 class Neighbors:
@@ -588,9 +595,8 @@ class LinearLogSumExp(torch.autograd.Function):
         log_sums, weight = [], None
         for chunk in chunks:
             logits = chunk @ rows_low.T  # (N, V)
-            largest, index = logits.max(dim=-1, keepdim=True)
             weight = logits.softmax(dim=-1)
-            log_sums.append((largest.float() - weight.gather(1, index).float().log())[:, 0])
+            log_sums.append(logits.amax(dim=-1).float() - weight.amax(dim=-1).float().log())
         ctx.save_for_backward(query_low, rows_low, weight if len(chunks) == 1 else None)
         ctx.dtypes = query.dtype, rows.dtype
         return torch.cat(log_sums) if log_sums else query.new_zeros(0, dtype=torch.float32)
@@ -641,7 +647,7 @@ class BertForNextBehavior(PreTrainedModel):
         self.item_query = ItemQuery(config)
         self.repeat_path = RepeatPath(config)
         self.associate_path = AssociatePath(config)
-        self.path_gate = nn.Linear(config.hidden_size, len(PATHS))
+        self.path_gate = nn.Linear(config.hidden_size, len(GATE))
         self.action_head = nn.Linear(config.hidden_size, config.num_actions)
         self.time_head = nn.Linear(config.hidden_size, config.num_time_gaps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
@@ -898,28 +904,13 @@ class BertForNextBehavior(PreTrainedModel):
         special = torch.arange(self.config.num_time_gaps, device=hidden.device) < FIRST_GAP
         return logits.masked_fill(special, MASKED)
 
-    def _path_logits(
-        self,
-        query: torch.Tensor,
-        memory_logits: torch.Tensor,
-        action_ids: torch.Tensor,
-        can_repeat: torch.Tensor,
-        can_associate: torch.Tensor,
-    ) -> torch.Tensor:
-        """Log-weights (..., 4) of the paths for queries (..., H), the memory's say (..., 4), action_ids (...) and what
-        is possible (...) bool."""
-        possible = self._possible_paths(action_ids, can_repeat, can_associate)
-        logits = (self.path_gate(query) + memory_logits).float()
-        return logits.masked_fill(~possible, MASKED).log_softmax(dim=-1)
-
-    def _possible_paths(
-        self, action_ids: torch.Tensor, can_repeat: torch.Tensor, can_associate: torch.Tensor
-    ) -> torch.Tensor:
-        """(..., 4) bool from (...) int64 action ids and (...) bool."""
+    def _gate_logits(self, query: torch.Tensor, action_ids: torch.Tensor, can_repeat: torch.Tensor) -> torch.Tensor:
+        """(..., 3) float32 logits of none, repeat and new, MASKED where impossible, for queries (..., H), action_ids
+        (...) int64 and can_repeat (...) bool."""
         without_item = torch.zeros(self.config.num_actions, dtype=torch.bool, device=action_ids.device)
         without_item[self.config.actions_without_item] = True
-        can_generate = torch.full_like(can_repeat, self.config.vocab_size > self.config.first_item_id)
-        return torch.stack([without_item[action_ids], can_generate, can_repeat, can_associate], dim=-1)
+        possible = torch.stack([without_item[action_ids], can_repeat, torch.ones_like(can_repeat)], dim=-1)
+        return self.path_gate(query).float().masked_fill(~possible, MASKED)
 
     def _item_losses(
         self,
@@ -942,8 +933,8 @@ class BertForNextBehavior(PreTrainedModel):
         scored = labels != IGNORED
         target, action, query = labels[scored], actions[scored], query[scored]  # (N,), (N,), (N, H)
         can_repeat = pointer[scored].amax(dim=-1) > MASKED
-        associated, memory_logits, can_associate = self.associate_path.score_targets(recent[scored], target, action)
-        gate = self._path_logits(query, memory_logits, action, can_repeat, can_associate)  # (N, 4)
+        associated, log_odds = self.associate_path.score_targets(recent[scored], target, action)
+        gate = path_log_weights(self._gate_logits(query, action, can_repeat), log_odds)  # (N, 4)
         # The mixture's loss does not reach the generate path: a gate that favours the memory early would starve it.
         generated = self._generate_log_probability(query, target)
         repeated = torch.logsumexp(pointed[scored], dim=-1)
@@ -1000,18 +991,19 @@ class BertForNextBehavior(PreTrainedModel):
         pointer = self.repeat_path(query, action_ids, query_index, hidden, input_ids, token_type_ids, attention_mask)
         can_repeat = pointer.amax(dim=-1) > MASKED  # (B, Q)
         recent = self.associate_path.recent_items(input_ids, attention_mask, last[:, None])[:, 0]  # (B, K)
-        neighbors, associated, memory_logits, can_associate = self.associate_path.score_all(recent, action_ids)
-        gate = self._path_logits(query, memory_logits, action_ids, can_repeat, can_associate)  # (B, Q, 4)
+        neighbors, associated, log_odds = self.associate_path.score_all(recent, action_ids)
+        gate = path_log_weights(self._gate_logits(query, action_ids, can_repeat), log_odds)  # (B, Q, 4)
 
         table = self.item_rows(torch.arange(first, self.config.vocab_size, device=hidden.device))
-        generated = (query @ table.T).float().softmax(dim=-1)  # (B, Q, V - first)
-        probabilities = F.pad(generated * gate[..., GATE_GENERATE, None].exp(), (first, 0))  # (B, Q, V)
+        logits = (query @ table.T).float() / self.config.generate_temperature
+        generated = logits.softmax(dim=-1)  # (B, Q, V - first)
+        probabilities = F.pad(generated * gate[..., PATH_GENERATE, None].exp(), (first, 0))  # (B, Q, V)
         pointed_at = input_ids[:, None, :].expand_as(pointer)
-        probabilities.scatter_add_(2, pointed_at, (pointer + gate[..., GATE_REPEAT, None]).exp())
-        associated = associated * gate[..., GATE_ASSOCIATE, None].exp()
+        probabilities.scatter_add_(2, pointed_at, (pointer + gate[..., PATH_REPEAT, None]).exp())
+        associated = associated * gate[..., PATH_ASSOCIATE, None].exp()
         probabilities.scatter_add_(2, neighbors[:, None, :].expand_as(associated), associated)
         probabilities[..., :FIRST_NEW] = 0
-        probabilities[..., NONE] = gate[..., GATE_NONE].exp()
+        probabilities[..., NONE] = gate[..., PATH_NONE].exp()
         if self.config.item_temperature != 1.0:
             probabilities = probabilities ** (1 / self.config.item_temperature)
         return (probabilities / probabilities.sum(dim=-1, keepdim=True)).log(), gate
@@ -1025,15 +1017,18 @@ class BertForNextBehavior(PreTrainedModel):
         attention_mask: torch.Tensor,
         item_ids: torch.Tensor,
         action_ids: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """How each path would name a given next event.
+        temperatures: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+        """How each path would name a given next event: what the gate is fitted on.
 
         Args:
             input_ids ... attention_mask: (B, T), as for `forward`; item_ids, action_ids: (B,) int64, the next event.
+            temperatures: (C,) candidates for the generate path's temperature.
 
         Returns:
-            (B, 4) float32 log p(item | path), MASKED where a path does not name it; (B, 4) gate logits without the
-            memory's say, MASKED where a path is impossible; (B, 3) what the gate knows of the memory.
+            (B, 4) float32 log p(item | path), MASKED where a path does not name it, the generate path's at
+            temperature 1; (B, C) the generate path's at each temperature; (B, 3) gate logits; (B, 3) what the gate
+            knows of the memory, with nan in a row that the memory has nothing to say about.
         """
         hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
         last, rows = last_index(attention_mask)[:, None], torch.arange(len(hidden), device=hidden.device)
@@ -1042,23 +1037,29 @@ class BertForNextBehavior(PreTrainedModel):
             query[:, None], action_ids[:, None], last, hidden, input_ids, token_type_ids, attention_mask
         )[:, 0]  # (B, T)
         recent = self.associate_path.recent_items(input_ids, attention_mask, last)[:, 0]  # (B, K)
-        neighbors, associated, _, can_associate = self.associate_path.score_all(recent, action_ids[:, None])
+        neighbors, associated, _ = self.associate_path.score_all(recent, action_ids[:, None])
         named = (associated[:, 0] * (neighbors == item_ids[:, None])).sum(dim=-1)
+        is_item = item_ids >= self.config.first_item_id
+        table = self.item_rows(torch.arange(self.config.first_item_id, self.config.vocab_size, device=hidden.device))
+        logits = (query @ table.T).float()  # (B, V - first)
+        score = logits.gather(1, (item_ids - self.config.first_item_id).clamp(min=0)[:, None])[:, 0]
+        generated = torch.stack([score / t - (logits / t).logsumexp(dim=-1) for t in (1.0, *temperatures)], dim=-1)
+        generated = generated.masked_fill(~is_item[:, None], MASKED)  # (B, 1 + C)
         paths = torch.stack(
             [
                 torch.zeros_like(named).masked_fill(item_ids != NONE, MASKED),
-                self._generate_log_probability(query, item_ids),
+                generated[:, 0],
                 pointer.masked_fill(input_ids != item_ids[:, None], MASKED).logsumexp(dim=-1),
-                torch.where(named > 0, named.clamp(min=1e-12).log(), MASKED),
+                torch.where((named > 0) & is_item, named.clamp(min=1e-12).log(), MASKED),
             ],
             dim=-1,
         )
-        paths[item_ids < self.config.first_item_id, GATE_ASSOCIATE] = MASKED
-        can_repeat = pointer.amax(dim=-1) > MASKED
-        possible = self._possible_paths(action_ids, can_repeat, can_associate[:, 0])
         totals = self.associate_path.neighbors().rows(recent)[1].sum(dim=-1)  # (B, K)
-        features = self.associate_path.gate_features(totals, recent, self.associate_path.weights(recent, action_ids))
-        return paths, self.path_gate(query).float().masked_fill(~possible, MASKED), features
+        weights = self.associate_path.weights(recent, action_ids)
+        features = self.associate_path.gate_features(totals, recent, weights)
+        features[(totals * weights).sum(dim=-1) <= 0] = torch.nan
+        can_repeat = pointer.amax(dim=-1) > MASKED
+        return paths, generated[:, 1:], self._gate_logits(query, action_ids, can_repeat), features
 
     def _marginal(
         self,
@@ -1175,6 +1176,15 @@ def rank(probabilities: torch.Tensor, candidates: torch.Tensor, top_k: int) -> t
     best, chosen = probabilities.masked_fill(~candidates, -1).topk(k, dim=1)
     missing = best < 0
     return best.masked_fill(missing, 0), chosen.masked_fill(missing, 0)
+
+
+def path_log_weights(gate_logits: torch.Tensor, log_odds: torch.Tensor) -> torch.Tensor:
+    """(..., 4) log-weights of the paths from the gate's logits (..., 3) and the log-odds of associate against generate
+    (...) within "new"."""
+    gate = gate_logits.log_softmax(dim=-1)
+    generate = gate[..., GATE_NEW] + F.logsigmoid(-log_odds)
+    associate = gate[..., GATE_NEW] + F.logsigmoid(log_odds)
+    return torch.stack([gate[..., GATE_NONE], generate, gate[..., GATE_REPEAT], associate], dim=-1)
 
 
 def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -15,6 +15,7 @@ Every random draw comes from (seed, epoch, batch), so that an interrupted run co
 
 from __future__ import annotations
 
+import copy
 import itertools
 import json
 import math
@@ -49,7 +50,7 @@ from behavior.metrics import ndcg_at_k, pessimistic_ranks
 from behavior.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences, encode_events, save_dataset
 from behavior.splits import Split, assign_parts, make_split
 from evaluate_behavior import ModelRanker, evaluate_model, format_table
-from modeling_behavior import BehaviorConfig, BertForNextBehavior
+from modeling_behavior import MASKED, PATH_GENERATE, BehaviorConfig, BertForNextBehavior, path_log_weights
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import build_tokenizer
 
@@ -57,6 +58,7 @@ CHECKPOINTS = "checkpoints"
 # Share of --max_minutes kept for calibration, the final evaluation and saving.
 FINAL_SHARE = 0.25
 TEMPERATURES = np.geomspace(0.5, 2.0, 36)
+GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.4])
 # Item pairs a saved memory holds, about: 16 bytes each.
 MEMORY_PAIRS = 4_000_000
 
@@ -446,53 +448,70 @@ def validation_ndcg(model: BertForNextBehavior, log: PreparedLog, positions: np.
 
 
 def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> float:
-    """Fits the memory's say in the gate (16 numbers) to the validation events.
+    """Fits the gate's scale and offsets and the generate path's temperature to the validation events.
 
-    On training events the generate path looks better than it is, because it has seen them; the gate learned there
-    trusts it too much. The log-loss on held-out events decides instead (L-BFGS from zero, lightly regularised).
+    On training events the generate path looks better than it is, because it has seen them: it grows too sure of
+    itself, and a gate learned there trusts it too much. The log-loss on held-out events decides instead: for each
+    temperature of a grid, eight numbers by L-BFGS, lightly regularised.
 
     Returns:
         The mean of -log p(item | history, action) over the validation events after the fit.
     """
+    model.config.generate_temperature = 1.0
     collected: list[tuple[torch.Tensor, ...]] = []
     rows = rows_per_batch(log.sequences.vocab_size)
     for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
         nameable = (batch.target_item > 0) & (batch.target_action >= FIRST_ACTION)
-        tensors = [
-            torch.from_numpy(array[nameable]).to(model.device)
-            for array in (
-                batch.input_ids,
-                batch.token_type_ids,
-                batch.time_gap_ids,
-                batch.attention_mask,
-                batch.target_item,
-                batch.target_action,
+        tensors = {
+            name: torch.from_numpy(array[nameable]).to(model.device)
+            for name, array in (
+                ("input_ids", batch.input_ids),
+                ("token_type_ids", batch.token_type_ids),
+                ("time_gap_ids", batch.time_gap_ids),
+                ("attention_mask", batch.attention_mask),
+                ("item_ids", batch.target_item),
+                ("action_ids", batch.target_action),
             )
-        ]
+        }
         if nameable.any():
-            collected.append(model.path_log_probabilities(*tensors))
+            collected.append(model.path_log_probabilities(temperatures=GENERATE_TEMPERATURES, **tensors))
     if not collected:
         return math.inf
-    paths, logits, features = (torch.cat(parts) for parts in zip(*collected, strict=True))
-    gate = model.associate_path.gate
-    weight, bias = torch.zeros_like(gate.weight).requires_grad_(), torch.zeros_like(gate.bias).requires_grad_()
-    optimizer = torch.optim.LBFGS([weight, bias], max_iter=100, line_search_fn="strong_wolfe")
+    paths, generated, logits, features = (torch.cat(parts) for parts in zip(*collected, strict=True))
+    silent = features.isnan().any(dim=-1)
+    features = features.nan_to_num()
 
-    def log_loss() -> torch.Tensor:
-        log_gate = (logits + features @ weight.T + bias).log_softmax(dim=-1)
-        return -(log_gate + paths).logsumexp(dim=-1).clamp(min=-50).mean()
+    def fit(temperature: int) -> tuple[float, torch.Tensor]:
+        # scale of the gate, offsets of none, repeat and new, and the memory's three weights and offset
+        numbers = torch.tensor([1.0, *[0.0] * 7], device=paths.device).requires_grad_()
+        named = paths.clone()
+        named[:, PATH_GENERATE] = generated[:, temperature]
+        optimizer = torch.optim.LBFGS([numbers], max_iter=60, line_search_fn="strong_wolfe")
 
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = log_loss() + 1e-3 * (weight.square().sum() + bias.square().sum())
-        loss.backward()
-        return loss
+        def log_loss() -> torch.Tensor:
+            odds = (features @ numbers[4:7] + numbers[7]).masked_fill(silent, MASKED)
+            gate = torch.where(logits > MASKED, logits * numbers[0] + numbers[1:4], MASKED)
+            return -(path_log_weights(gate, odds) + named).logsumexp(dim=-1).clamp(min=-50).mean()
 
-    optimizer.step(closure)
+        def closure() -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = log_loss() + 1e-3 * (numbers - numbers.new_tensor([1.0, *[0.0] * 7])).square().sum()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        return float(log_loss().detach()), numbers.detach()
+
+    fits = [fit(index) for index in range(len(GENERATE_TEMPERATURES))]
+    best = min(range(len(fits)), key=lambda index: fits[index][0])
+    loss, numbers = fits[best]
     with torch.no_grad():
-        gate.weight.copy_(weight)
-        gate.bias.copy_(bias)
-        return float(log_loss())
+        model.path_gate.weight.mul_(numbers[0])
+        model.path_gate.bias.mul_(numbers[0]).add_(numbers[1:4])
+        model.associate_path.gate.weight.copy_(numbers[None, 4:7])
+        model.associate_path.gate.bias.copy_(numbers[7:])
+    model.config.generate_temperature = float(GENERATE_TEMPERATURES[best])
+    return loss
 
 
 @torch.inference_mode()
@@ -600,7 +619,7 @@ def train(
         if settings.ema_decay:
             averaged.swap(bare)
         bare.eval()
-        learned = {name: value.clone() for name, value in bare.associate_path.gate.state_dict().items()}
+        learned = [(gate, copy.deepcopy(gate.state_dict())) for gate in (bare.path_gate, bare.associate_path.gate)]
         log_loss = fit_gate(bare, log, positions)
         metric = validation_ndcg(bare, log, positions) if len(positions) else float(state.step)
         if metric > state.best_metric:
@@ -610,7 +629,9 @@ def train(
         improved = state.best_step == state.step or log_loss < state.best_loss
         state.bad_validations = 0 if improved else state.bad_validations + 1
         state.best_loss = min(state.best_loss, log_loss)
-        bare.associate_path.gate.load_state_dict(learned)
+        for gate, weights in learned:
+            gate.load_state_dict(weights)
+        bare.config.generate_temperature = 1.0
         bare.train()
         if settings.ema_decay:
             averaged.swap(bare)
