@@ -1,0 +1,452 @@
+"""train_accelerate.py: learns a small pattern, ends in a folder that anyone loads, and survives being killed."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from transformers import AutoModel, AutoTokenizer
+
+import train_accelerate
+from modeling_behavior import BertForNextBehavior
+from tokenization_behavior import BehaviorTokenizer
+from train_accelerate import Checkpoints, main, replace_directory
+
+ROOT = Path(train_accelerate.__file__).parent
+NUM_ITEMS = 40
+SMALL = [
+    *("--hidden_size", "24", "--num_attention_heads", "3", "--num_hidden_layers", "1", "--dropout", "0.1"),
+    *("--tokens_per_batch", "200", "--warmup_steps", "5", "--learning_rate", "0.01", "--ema_decay", "0.9"),
+    *("--precision", "no", "--cpu"),
+]
+CODE_FILES = ("modeling_behavior.py", "tokenization_behavior.py", "pipeline_behavior.py", "handler.py")
+
+
+def write_log(path: Path, users: int = 60, seed: int = 0) -> Path:
+    """Users walk round a circle of items, two steps back for a purchase now and then, with a search before it."""
+    generator = np.random.default_rng(seed)
+    rows: list[tuple[str, str | None, str, int]] = []
+    for user in range(users):
+        place = int(generator.integers(NUM_ITEMS))
+        clock = 1_700_000_000 + int(generator.integers(86_400))
+        for _ in range(int(generator.integers(8, 16))):
+            clock += int(generator.integers(60, 7200))
+            place = (place + 1) % NUM_ITEMS
+            rows.append((f"u{user}", f"item {place}", "view", clock))
+            if place % 7 == 0:
+                rows.append((f"u{user}", None, "search", clock + 10))
+                rows.append((f"u{user}", f"item {place}", "buy", clock + 20))
+    columns = ["user_id", "item_id", "action", "timestamp"]
+    pl.DataFrame(rows, schema=columns, orient="row").write_csv(path)
+    return path
+
+
+@pytest.fixture(autouse=True)
+def fresh_accelerate() -> Iterator[None]:
+    """One thread, so that results do not depend on the machine, and no state from another run in this process."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+    reset_accelerate()
+
+
+def reset_accelerate() -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+
+
+def train(events: Path, output: Path, *options: str) -> Path:
+    reset_accelerate()
+    torch.set_num_threads(1)
+    main(["--events", str(events), "--output_dir", str(output), *SMALL, *options])
+    return output
+
+
+def command(events: Path, output: Path, *options: str) -> list[str]:
+    script = str(ROOT / "train_accelerate.py")
+    return [sys.executable, script, "--events", str(events), "--output_dir", str(output), *SMALL, *options]
+
+
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+
+
+def weights(folder: Path) -> bytes:
+    return (folder / "model.safetensors").read_bytes()
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_log(tmp_path_factory.mktemp("log") / "events.csv")
+
+
+@pytest.fixture(scope="module")
+def trained(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the time split, from the raw file to the table."""
+    return train(events, tmp_path_factory.mktemp("trained"), "--max_epochs", "25")
+
+
+# -- what a run leaves behind ------------------------------------------------------------------------------------------
+
+
+def test_the_output_folder_holds_the_model_and_how_it_came_to_be(trained: Path) -> None:
+    names = {path.name for path in trained.iterdir()}
+    assert names >= {
+        "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "vocabulary.tsv", "split.json",
+        "run.json", "cleaning_report.json", "evaluation.json", "evaluation.md", *CODE_FILES,
+    }  # fmt: skip
+    for name in CODE_FILES:
+        assert (trained / name).read_bytes() == (ROOT / name).read_bytes()
+    run = json.loads((trained / "run.json").read_text())
+    assert run["settings"]["max_epochs"] == 25
+    assert run["sizes"]["hidden_size"] == 24
+    assert json.loads((trained / "split.json").read_text())["how"] == "time"
+    config = json.loads((trained / "config.json").read_text())
+    assert config["id2label"]["3"] == "view"
+    tokenizer = BehaviorTokenizer.from_pretrained(trained)
+    assert config["actions_without_item"] == [tokenizer.encode_action("search")]
+    assert config["vocab_size"] == len(tokenizer)
+    assert not list(trained.rglob("*.unfinished"))
+
+
+def test_the_model_ranks_well_above_popularity_on_test_events(trained: Path) -> None:
+    result = json.loads((trained / "evaluation.json").read_text())
+    model, popularity = (result[name]["kept"]["items"]["all"]["ndcg@10"] for name in ("model", "popularity"))
+    assert popularity < 0.25
+    assert model > 0.6
+    assert model > 2 * popularity
+
+
+def test_temperatures_and_the_memory_are_fitted_and_saved(trained: Path) -> None:
+    config = BertForNextBehavior.from_pretrained(trained).config
+    assert config.memory_size > NUM_ITEMS
+    fitted = [config.action_temperature, config.item_temperature, config.time_temperature]
+    assert all(0.5 <= temperature <= 2 for temperature in fitted)
+    assert fitted != [1.0] * 3
+
+
+def test_the_saved_model_is_the_best_and_not_the_last(
+    events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    scores = iter([0.1, 0.3, 0.2, 0.3])
+    saved: list[torch.Tensor] = []
+
+    def score(model: BertForNextBehavior, *_: Any) -> float:
+        saved.append(model.get_submodule("action_head").state_dict()["weight"].clone())
+        return next(scores)
+
+    monkeypatch.setattr(train_accelerate, "validation_ndcg", score)
+    monkeypatch.setattr(train_accelerate, "fit_gate", lambda *_: 1.0)
+    train(events, tmp_path, "--max_epochs", "4")
+    found = BertForNextBehavior.from_pretrained(tmp_path).state_dict()["action_head.weight"]
+    assert torch.equal(found, saved[1])
+    assert not torch.equal(found, saved[3])
+
+
+ELSEWHERE = """
+import json, sys
+import torch
+from transformers import AutoConfig, AutoModel, AutoTokenizer, pipeline
+folder, request, answer = sys.argv[1:]
+history = json.loads(request)
+assert AutoConfig.from_pretrained(folder, trust_remote_code=True).model_type == "bert-next-behavior"
+model = AutoModel.from_pretrained(folder, trust_remote_code=True).eval()
+tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+for one in (model, tokenizer):
+    assert type(one).__module__.startswith("transformers_modules"), type(one)
+with torch.no_grad():
+    output = model(**tokenizer([history], return_tensors="pt"))
+ranked = pipeline("next-behavior", model=folder, trust_remote_code=True)({"events": history}, top_k=5)
+torch.save({"action": output.action_logits, "item": output.item_logits, "ranked": ranked}, answer)
+"""
+
+
+def test_a_clean_process_elsewhere_gives_the_probabilities_of_training(trained: Path, tmp_path: Path) -> None:
+    history = [
+        {"item": "item 3", "action": "view", "timestamp": 1_700_000_000},
+        {"item": "never seen", "action": "view", "timestamp": 1_700_000_100},
+        {"action": "search", "timestamp": 1_700_000_200},
+        {"item": "item 4", "action": "view", "timestamp": 1_700_000_300},
+    ]
+    environment = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
+    arguments = [str(trained), json.dumps(history), str(tmp_path / "answer.pt")]
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", ELSEWHERE, *arguments], cwd=tmp_path, env=environment,
+        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    there = torch.load(tmp_path / "answer.pt")
+    model, tokenizer = AutoModel.from_pretrained(trained).eval(), BehaviorTokenizer.from_pretrained(trained)
+    with torch.no_grad():
+        here = model(**tokenizer([history], return_tensors="pt"))
+    for name, logits in (("action", here.action_logits), ("item", here.item_logits)):
+        torch.testing.assert_close(there[name].exp(), logits.exp(), rtol=0, atol=1e-5)
+    pairs = here.action_logits.softmax(-1)[0, :, None] * here.item_logits[0].exp()
+    best = pairs.flatten().topk(5).values
+    assert [answer["probability"] for answer in there["ranked"]] == pytest.approx(best.tolist(), abs=1e-5)
+    assert there["ranked"][0]["item"] == "item 5"
+
+
+# -- other ways to run -------------------------------------------------------------------------------------------------
+
+
+def test_all_of_a_file_can_be_trained_on(events: Path, tmp_path: Path) -> None:
+    train(events, tmp_path, "--split", "none", "--max_epochs", "2")
+    assert json.loads((tmp_path / "split.json").read_text())["how"] == "none"
+    assert not (tmp_path / "evaluation.json").exists(), "nothing is held out, nothing is evaluated"
+    tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path)
+    assert sorted(tokenizer.item_vocabulary) == sorted(f"item {place}" for place in range(NUM_ITEMS))
+    assert isinstance(AutoModel.from_pretrained(tmp_path), BertForNextBehavior)
+
+
+def test_leave_one_out_holds_out_each_users_last_event(events: Path, tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="future"):
+        train(events, tmp_path, "--split", "leave_one_out", "--max_epochs", "2")
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    assert result["targets"] == 60
+
+
+def test_a_log_without_actions_times_and_titles_trains(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    rows = [(f"u{user}", f"{(start + step) % 12}") for user, start in enumerate(generator.integers(12, size=20))
+            for step in range(6)]  # fmt: skip
+    pl.DataFrame(rows, schema=["user_id", "item_id"], orient="row").write_parquet(tmp_path / "log.parquet")
+    with pytest.warns(UserWarning, match="future"):
+        train(tmp_path / "log.parquet", tmp_path / "out", "--split", "leave_one_out", "--max_epochs", "1")
+    tokenizer = BehaviorTokenizer.from_pretrained(tmp_path / "out")
+    assert tokenizer.action_vocabulary == ["interact"]
+    assert not tokenizer.has_time
+
+
+def test_the_time_limit_ends_a_run_with_a_saved_model(events: Path, tmp_path: Path, capsys: Any) -> None:
+    train(events, tmp_path, "--max_minutes", "0.0001", "--max_epochs", "1000")
+    assert "the time is up" in capsys.readouterr().out
+    assert (tmp_path / "model.safetensors").exists()
+
+
+def test_training_stops_when_validation_no_longer_improves(
+    events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(train_accelerate, "validation_ndcg", lambda *_: 0.25)
+    monkeypatch.setattr(train_accelerate, "fit_gate", lambda *_: 1.0)
+    train(events, tmp_path, "--patience", "2", "--max_epochs", "50", "--split", "none")
+    state = torch.load(tmp_path / "checkpoints" / "last" / "custom_checkpoint_0.pkl")
+    assert state["epoch"] == 3
+
+
+def test_twenty_steps_overfit_one_batch(events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    losses = watch_losses(monkeypatch)
+    train(events, tmp_path, "--max_epochs", "20", "--tokens_per_batch", "100000", "--dropout", "0", "--split", "none",
+          "--learning_rate", "0.02")  # fmt: skip
+    assert len(losses) == 20
+    assert np.mean(losses[-3:]) < 0.6 * losses[0]
+
+
+def watch_losses(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The loss of every training batch of the runs that follow."""
+    losses: list[float] = []
+    forward = BertForNextBehavior.forward
+
+    def watched(self: BertForNextBehavior, *args: Any, **kwargs: Any) -> Any:
+        output = forward(self, *args, **kwargs)
+        if output.loss is not None:
+            losses.append(output.loss.item())
+        return output
+
+    monkeypatch.setattr(BertForNextBehavior, "forward", watched)
+    return losses
+
+
+def test_accumulating_two_batches_takes_about_the_same_steps_as_one(
+    events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    losses = watch_losses(monkeypatch)
+    options = ("--split", "none", "--max_epochs", "6", "--tokens_per_batch", "400", "--dropout", "0")
+    train(events, tmp_path / "one", *options)
+    once, twice = losses.copy(), losses
+    losses.clear()
+    train(events, tmp_path / "two", *options, "--gradient_accumulation_steps", "2")
+    pairs = [(first + second) / 2 for first, second in zip(twice[::2], twice[1::2], strict=True)]
+    assert abs(len(pairs) - len(once)) <= 6, "one step more an epoch at most"
+    count = min(len(pairs), len(once))
+    assert np.mean(pairs[:3]) == pytest.approx(np.mean(once[:3]), rel=0.1)
+    assert np.mean(pairs[count - 4 : count]) == pytest.approx(np.mean(once[count - 4 : count]), rel=0.15)
+    assert np.mean(once[-4:]) < 0.8 * np.mean(once[:4])
+
+
+def test_out_of_memory_halves_the_batch_and_accumulates(
+    events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    forward = BertForNextBehavior.forward
+    sizes: list[int] = []
+
+    def limited(self: BertForNextBehavior, *args: Any, **kwargs: Any) -> Any:
+        if kwargs.get("labels") is not None:
+            if kwargs["input_ids"].numel() > 130:
+                raise RuntimeError("DefaultCPUAllocator: can't allocate memory")
+            sizes.append(kwargs["input_ids"].numel())
+        return forward(self, *args, **kwargs)
+
+    monkeypatch.setattr(BertForNextBehavior, "forward", limited)
+    train(events, tmp_path, "--max_epochs", "1", "--split", "none")
+    assert sizes
+    assert 90 < max(sizes) <= 110, "half of 200, and start positions"
+    state = torch.load(tmp_path / "checkpoints" / "last" / "custom_checkpoint_0.pkl")
+    assert 2 * state["step"] - 1 <= len(sizes) <= 2 * state["step"], "a step still holds 200 events"
+    first = weights(tmp_path)
+    # Later the same machine goes on from the checkpoint of the smaller batch.
+    train(events, tmp_path, "--max_epochs", "1", "--split", "none", "--resume")
+    assert weights(tmp_path) == first
+
+
+# -- killed and resumed ------------------------------------------------------------------------------------------------
+
+
+def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(events: Path, tmp_path: Path) -> None:
+    options = ("--max_epochs", "8", "--validation_steps", "3", "--patience", "1000")
+    whole = train(events, tmp_path / "whole", *options)
+    killed = tmp_path / "killed"
+    process = subprocess.Popen(
+        command(events, killed, *options), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    deadline = time.monotonic() + 120
+    while not (killed / "checkpoints" / "last").exists() and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.01)
+    process.send_signal(signal.SIGKILL)
+    assert process.wait() == -signal.SIGKILL, "the run was over before it could be killed"
+    assert not (killed / "model.safetensors").exists()
+    train(events, killed, *options, "--resume")
+    assert weights(killed) == weights(whole)
+    assert (killed / "config.json").read_bytes() == (whole / "config.json").read_bytes()
+    first, second = (json.loads((folder / "evaluation.json").read_text()) for folder in (whole, killed))
+    assert first["model"] == second["model"]
+
+
+def test_a_finished_run_resumes_to_itself(trained: Path, events: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(trained, again)
+    train(events, again, "--max_epochs", "25", "--resume")
+    assert weights(again) == weights(trained)
+
+
+@pytest.mark.parametrize("moment", ["before", "between", "after"])
+def test_a_checkpoint_survives_a_stop_at_every_moment_of_its_replacement(moment: str, tmp_path: Path) -> None:
+    final, unfinished, old = (tmp_path / name for name in ("last", "last.unfinished", "last.old"))
+    for folder, text in ((final, "first"), (unfinished, "second")):
+        folder.mkdir()
+        (folder / "state").write_text(text)
+    if moment != "before":
+        os.replace(final, old)
+    if moment == "after":
+        os.replace(unfinished, final)
+    kept: Any = RecordingAccelerator()
+    checkpoints = Checkpoints(kept, str(tmp_path))
+    checkpoints.root = tmp_path
+    checkpoints.restore_last()
+    assert kept.loaded == ("second" if moment == "after" else "first")
+
+
+class RecordingAccelerator:
+    """Stands in for Accelerator where only the folder that is loaded matters."""
+
+    loaded: str | None = None
+
+    def load_state(self, folder: str) -> None:
+        self.loaded = (Path(folder) / "state").read_text()
+
+
+def test_the_only_good_checkpoint_is_never_deleted_before_the_next_is_in_place(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """After a stop between the renames `last.old` is the only one: replacing it must not begin with its deletion."""
+    final, unfinished, old = (tmp_path / name for name in ("last", "last.unfinished", "last.old"))
+    rename = os.replace
+    for start in ({final: "1"}, {old: "1"}, {final: "1", old: "0"}):
+        for folder in (final, unfinished, old):
+            shutil.rmtree(folder, ignore_errors=True)
+        for folder, text in {**start, unfinished: "2"}.items():
+            folder.mkdir()
+            (folder / "state").write_text(text)
+        seen: list[set[str]] = []
+
+        def watched(source: Path, target: Path, seen: list[set[str]] = seen) -> None:
+            seen.append({(folder / "state").read_text() for folder in (final, old) if folder.exists()})
+            rename(source, target)
+            seen.append({(folder / "state").read_text() for folder in (final, old) if folder.exists()})
+
+        monkeypatch.setattr(os, "replace", watched)
+        replace_directory(unfinished, final)
+        monkeypatch.setattr(os, "replace", rename)
+        assert all(good & {"1", "2"} for good in seen)
+        assert (final / "state").read_text() == "2"
+        assert {path.name for path in tmp_path.iterdir()} == {"last"}
+
+
+def test_resuming_without_a_checkpoint_says_so(events: Path, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"--resume: there is no checkpoint in .* start without --resume"):
+        train(events, tmp_path, "--resume")
+
+
+# -- bad input ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--split", "random"], "--split random is unknown, expected time, leave_one_out or none"),
+        (["--precision", "fp8"], "--precision fp8 is unknown, expected auto, bf16 or no"),
+        (["--tracker", "wandb"], "--tracker wandb is unknown, expected tensorboard"),
+        (["--max_epochs", "0"], "--max_epochs is 0, expected at least 1"),
+        (["--tokens_per_batch", "-5"], "--tokens_per_batch is -5, expected at least 1"),
+        (["--item_column", "sku"], "sku"),
+    ],
+)
+def test_bad_arguments_are_named(events: Path, tmp_path: Path, options: list[str], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        train(events, tmp_path, *options)
+
+
+def test_events_and_output_are_required(capsys: Any) -> None:
+    for given, missing in (("--events", "output_dir"), ("--output_dir", "events")):
+        with pytest.raises(SystemExit):
+            main([given, "x"])
+        assert f"--{missing} is required" in capsys.readouterr().err
+
+
+def test_a_bad_call_ends_in_one_line_without_a_traceback(tmp_path: Path) -> None:
+    done = subprocess.run(
+        command(tmp_path / "nowhere.csv", tmp_path / "out"),
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert "Traceback" not in done.stderr
+    assert re.search(r"^train_accelerate.py: .*nowhere\.csv", done.stderr, re.MULTILINE)
+
+
+# -- two processes -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow  # a check of the launcher and of gloo; the arithmetic of shares is tested above by accumulation
+def test_two_processes_train_one_model(events: Path, tmp_path: Path) -> None:
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    done = subprocess.run(
+        [*launch, *command(events, tmp_path, "--max_epochs", "6", "--tokens_per_batch", "100")[1:]],
+        env=ENVIRONMENT, capture_output=True, text=True, timeout=280,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    result = json.loads((tmp_path / "evaluation.json").read_text())
+    assert result["model"]["kept"]["items"]["all"]["ndcg@10"] > 0.4
