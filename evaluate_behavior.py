@@ -310,9 +310,7 @@ def evaluate(
             ranks, users = accumulator.ranks(), shared["user"][counted]
             groups = {group: mask[counted] for group, mask in masks.items()}
             rows[name][way] = {
-                "items": {
-                    group: ranking_metrics(ranks[mask], sequences.vocab_size) for group, mask in groups.items()
-                },
+                "items": {group: ranking_metrics(ranks[mask], sequences.vocab_size) for group, mask in groups.items()},
                 **accumulator.list_metrics(),
             }
             for group, mask in groups.items():

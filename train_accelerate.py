@@ -82,10 +82,10 @@ class RunSettings:
     max_minutes: float | None = option(None, "Time limit of the whole process, reading and evaluation included.")
     max_epochs: int = option(60, "Most passes over the training events.")
     patience: int = option(5, "Stop after this many validations without a better NDCG@10 or log-loss.")
-    learning_rate: float = option(1e-3, "Peak learning rate of AdamW.")
+    learning_rate: float = option(2e-3, "Peak learning rate of AdamW.")
     weight_decay: float = option(0.01, "Weight decay of AdamW, on matrices.")
     warmup_steps: int = option(100, "Steps of linear warm-up.")
-    ema_decay: float = option(0.998, "Decay of the averaged weights that are validated and saved; 0 turns it off.")
+    ema_decay: float = option(0.995, "Decay of the averaged weights that are validated and saved; 0 turns it off.")
     max_gradient_norm: float = option(1.0, "Gradients are clipped to this norm.")
     tokens_per_batch: int | None = option(None, "Events in one optimizer step. Default: by the size of the log.")
     gradient_accumulation_steps: int = option(1, "Batches in one optimizer step; each holds its share of the events.")
@@ -101,8 +101,12 @@ class RunSettings:
     num_negatives: int | None = option(None, "Negatives of the softmax, 0 for all. Default: 0 to 50,000 items.")
     min_item_count: int = option(1, "Items with fewer training events stay outside the vocabulary.")
 
-    validation_targets: int = option(4000, "Most validation events per validation, whole users drawn at random.")
-    test_targets: int = option(25000, "Most test events in the final table, whole users drawn at random; 0 for all.")
+    validation_targets: int | None = option(
+        None, "Most validation events per validation, whole users drawn at random. Default: 4,000, fewer if many items."
+    )
+    test_targets: int | None = option(
+        None, "Most test events in the final table, drawn likewise; 0 for all. Default: 25,000, fewer if many items."
+    )
     validation_steps: int = option(500, "Validate at least this often, and at every epoch's end.")
 
     def __post_init__(self) -> None:
@@ -212,6 +216,8 @@ class Sizes:
     num_attention_heads: int
     dropout: float
     num_negatives: int
+    validation_targets: int
+    test_targets: int
 
 
 def choose_sizes(settings: RunSettings, log: PreparedLog) -> Sizes:
@@ -232,6 +238,9 @@ def choose_sizes(settings: RunSettings, log: PreparedLog) -> Sizes:
         num_attention_heads=given(settings.num_attention_heads, max(1, hidden_size // 64)),
         dropout=(0.3 if small else 0.1) if settings.dropout is None else settings.dropout,
         num_negatives=given(settings.num_negatives, 0 if num_items <= 50_000 else 4096),
+        # Ranking costs targets x items; these bounds keep a validation to seconds and the final table to minutes.
+        validation_targets=given(settings.validation_targets, int(np.clip(100_000_000 // num_items, 500, 4000))),
+        test_targets=given(settings.test_targets, int(np.clip(400_000_000 // num_items, 2000, 25_000))),
     )
 
 
@@ -600,7 +609,7 @@ def train(
         checkpoints.restore_last()
         accelerator.print(f"Resumed at step {state.step} (epoch {state.epoch}).")
 
-    positions = target_positions(log.sequences, VALIDATION, settings.validation_targets, settings.seed)
+    positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, settings.seed)
     processes, rank = accelerator.num_processes, accelerator.process_index
     batches_per_step = processes * accumulation
     steps_per_epoch = math.ceil(len(stream.batches(state.epoch)) / batches_per_step)
@@ -645,7 +654,7 @@ def train(
             f"{'  best' if state.best_step == state.step else ''}"
         )
 
-    bar = tqdm(total=None, unit=" events", unit_scale=True, desc="training", disable=not accelerator.is_main_process)
+    bar = tqdm(unit=" events", unit_scale=True, desc="training", mininterval=1, disable=not accelerator.is_main_process)
     running_loss, out_of_time = float("nan"), False
     model.train()
     while not state.finished and not out_of_time:
@@ -740,9 +749,7 @@ def main(arguments: list[str] | None = None) -> None:
     # Out of memory: batches of half the size, and twice as many in a step.
     smaller = (sizes.tokens_per_batch >> halvings for halvings in itertools.count(1))
 
-    @find_executable_batch_size(
-        starting_batch_size=sizes.tokens_per_batch, reduce_batch_size_fn=lambda: next(smaller)
-    )
+    @find_executable_batch_size(starting_batch_size=sizes.tokens_per_batch, reduce_batch_size_fn=lambda: next(smaller))
     def run(tokens_per_batch: int) -> Path | None:
         accelerator.free_memory()
         accelerator._custom_objects.clear()  # what the attempt that failed has registered for checkpoints
@@ -755,13 +762,13 @@ def main(arguments: list[str] | None = None) -> None:
     best = run()
     if accelerator.is_main_process and best is not None:
         model = BertForNextBehavior.from_pretrained(best, dtype=torch.float32).to(accelerator.device).eval()
-        positions = target_positions(log.sequences, VALIDATION, settings.validation_targets, settings.seed)
+        positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, settings.seed)
         if len(positions):
             fit_temperatures(model, log, positions)
         save_model(model, log, settings, sizes, options, time.monotonic() - started)
         if settings.split != "none":
             result = evaluate_model(
-                model, log.sequences, TEST, log.max_length, max_targets=settings.test_targets or None,
+                model, log.sequences, TEST, log.max_length, max_targets=sizes.test_targets or None,
                 seed=settings.seed, split=log.split, actions=log.tokenizer.action_vocabulary,
             )  # fmt: skip
             output = Path(settings.output_dir)

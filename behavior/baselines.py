@@ -394,9 +394,7 @@ class ItemNeighbours:
         self._neighbours = self._normalised(self._forward(items, users, self.constants.decay), self.constants)
         return self
 
-    def _search(
-        self, items: np.ndarray, users: np.ndarray, batches: ChoiceBatches
-    ) -> dict[NeighbourConstants, float]:
+    def _search(self, items: np.ndarray, users: np.ndarray, batches: ChoiceBatches) -> dict[NeighbourConstants, float]:
         """Validation NDCG@10 of every form of the grid."""
         found = {}
         for decay, group in itertools.groupby(self.GRID, key=lambda form: form[0]):

@@ -290,9 +290,7 @@ def action_metrics(
     if known.any():
         columns = list(names)
         report["log_loss"] = _log_loss(targets[known], probabilities[known][:, columns], columns)
-        report["ece"] = expected_calibration_error(
-            probabilities[known].max(axis=1), predicted[known] == targets[known]
-        )
+        report["ece"] = expected_calibration_error(probabilities[known].max(axis=1), predicted[known] == targets[known])
     return report
 
 

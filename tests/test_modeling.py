@@ -22,7 +22,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 import modeling_behavior
-from modeling_behavior import COUNT_UNIT, BehaviorConfig, BertForNextBehavior, LinearLogSumExp
+from modeling_behavior import COUNT_UNIT, MASKED, BehaviorConfig, BertForNextBehavior, LinearLogSumExp
 
 PAD, UNK, NONE, START, NEW, IGNORED = 0, 1, 2, 3, 4, -100
 NUM_NEW, NUM_ITEMS, NUM_ACTIONS, NUM_GAPS, LONGEST = 3, 9, 7, 6, 14
@@ -894,8 +894,8 @@ def test_the_associate_path_names_the_neighbours_by_the_documented_formula() -> 
     last = torch.tensor([[len(history) - 1]])
     found_recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[0]
     assert found_recent.tolist() == [recent]
-    ids, probabilities, _, can_name = model.associate_path.score_all(found_recent, torch.tensor([[action]]))
-    assert can_name.all()
+    ids, probabilities, log_odds = model.associate_path.score_all(found_recent, torch.tensor([[action]]))
+    assert (log_odds > MASKED).all()
     found = torch.zeros(VOCAB).scatter_add(0, ids[0], probabilities[0, 0].detach())
     assert float(found.sum()) == pytest.approx(1, abs=1e-5)
     for item in items:
@@ -908,7 +908,8 @@ def test_lists_cut_to_the_strongest_neighbours_still_sum_to_one() -> None:
     last = torch.full((3, 1), 11)
     recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
     actions = torch.tensor(ACTIONS).expand(3, -1)
-    ids, probabilities, _, can_name = model.associate_path.score_all(recent, actions)
+    ids, probabilities, log_odds = model.associate_path.score_all(recent, actions)
+    can_name = log_odds > MASKED
     torch.testing.assert_close(probabilities.sum(dim=-1)[can_name], torch.ones(int(can_name.sum())))
     assert can_name.any()
     assert ids.shape == (3, 8 * 2)

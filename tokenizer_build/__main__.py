@@ -1,7 +1,7 @@
 """python -m tokenizer_build EVENTS --output DIR [--items ITEMS]: an event log to tokenizer files.
 
-    python -m tokenizer_build events.csv --output out/tokenizer
-    python -m tokenizer_build events.parquet --output out/tokenizer --items items.parquet --min_item_count 5
+python -m tokenizer_build events.csv --output out/tokenizer
+python -m tokenizer_build events.parquet --output out/tokenizer --items items.parquet --min_item_count 5
 """
 
 from __future__ import annotations
