@@ -26,7 +26,7 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from behavior.baselines import ActionRanker, ItemRanker, fit_baselines, training_item_counts
+from behavior.baselines import ActionRanker, ItemNeighbours, ItemRanker, fit_baselines, training_item_counts
 from behavior.batches import GROUP_NAMES, REPEAT, EvaluationBatch, evaluation_batches, target_positions
 from behavior.events import add_event_arguments, options_from_arguments, read_events
 from behavior.metrics import (
@@ -400,11 +400,12 @@ def evaluate_model(
     seed: int = 0,
     split: Split | None = None,
     actions: Sequence[str],
+    neighbours: ItemNeighbours | None = None,
     progress: bool = True,
 ) -> Result:
     """`evaluate` for a model (None: only the baselines) beside every baseline, which are fitted here; adds `baselines`:
     the constants that each chose and its note."""
-    items, markov = fit_baselines(sequences, FIRST_ACTION + len(actions), progress=progress)
+    items, markov = fit_baselines(sequences, FIRST_ACTION + len(actions), progress, neighbours)
     item_rankers: dict[str, ItemRanker] = {}
     action_rankers: dict[str, ActionRanker] = {}
     if model is not None:

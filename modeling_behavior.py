@@ -708,9 +708,10 @@ class BertForNextBehavior(PreTrainedModel):
             token_type_ids: (B, T) int64 action ids; None means unknown actions.
             time_gap_ids: (B, T) int64 time buckets; None means no gap known.
             attention_mask: (B, T) 0/1; None attends everywhere. Padding may stand on either side.
-            labels, action_labels, time_labels: (B, T) int64, already shifted: the label at t is the event t + 1;
-                -100 is ignored. An item label needs the action label beside it; without one the action counts as
-                unknown.
+            labels, action_labels, time_labels: (B, T) int64, already shifted: the label at t is the event t + 1, as
+                the tokenizer encodes it. Ignored are -100, special actions, unknown gaps, and items that nothing can
+                name: [UNK], a [NEW_j] that the history does not hold, [NONE] after an action that needs an item. An
+                item label needs the action label beside it; without one the action counts as unknown.
             num_items_in_batch: the number of item labels to divide by; None counts this batch's.
         """
         input_ids, token_type_ids, time_gap_ids, attention_mask = self._complete(
@@ -733,6 +734,8 @@ class BertForNextBehavior(PreTrainedModel):
         labels = ignored if labels is None else labels
         action_labels = ignored if action_labels is None else action_labels
         time_labels = ignored if time_labels is None else time_labels
+        action_labels = action_labels.masked_fill(action_labels < FIRST_ACTION, IGNORED)
+        time_labels = time_labels.masked_fill(time_labels < FIRST_GAP, IGNORED)
         count = (labels != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         action_logits = self._action_logits(hidden, calibrated=False)
         time_logits = self._time_logits(hidden, calibrated=False)
@@ -947,7 +950,9 @@ class BertForNextBehavior(PreTrainedModel):
             ],
             dim=-1,
         )  # (N, 4)
-        mixture = torch.logsumexp((gate + paths).clamp(min=2 * MASKED), dim=-1)
+        named = gate + paths
+        # What no path can name is no training signal.
+        mixture = torch.logsumexp(named, dim=-1).masked_fill(named.amax(dim=-1) <= MASKED / 2, 0)
         is_new = (target >= self.config.first_item_id) & (repeated <= MASKED / 2)
         return -mixture.sum(), -generated.masked_fill(~is_new, 0).sum()
 

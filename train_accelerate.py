@@ -57,6 +57,9 @@ from tokenizer_build import build_tokenizer
 CHECKPOINTS = "checkpoints"
 # Share of --max_minutes kept for calibration, the final evaluation and saving.
 FINAL_SHARE = 0.25
+# What all baselines together take to score one item for one target, about; a table from fewer targets says too little.
+BASELINE_SECONDS_PER_ITEM = 1.1e-7
+FEWEST_TEST_TARGETS = 500
 TEMPERATURES = np.geomspace(0.5, 2.0, 36)
 GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.4])
 # Item pairs a saved memory holds, about: 16 bytes each.
@@ -564,6 +567,14 @@ def fit_temperatures(model: BertForNextBehavior, log: PreparedLog, positions: np
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+@dataclass(frozen=True)
+class TrainedModel:
+    """Where the best model lies, and how long it takes to rank the items of one target."""
+
+    folder: Path
+    seconds_per_target: float
+
+
 def make_accelerator(settings: RunSettings) -> Accelerator:
     precision = settings.precision
     if precision == "auto":
@@ -588,8 +599,8 @@ def train(
     accelerator: Accelerator,
     started: float,
     tokens_per_batch: int,
-) -> Path | None:
-    """Trains until early stopping, the last epoch or the time limit. Returns the folder of the best model."""
+) -> TrainedModel:
+    """Trains until early stopping, the last epoch or the time limit."""
     accumulation = accelerator.gradient_accumulation_steps
     stream = BatchStream(log, log.max_length, tokens_per_batch, settings.seed)
     model = build_model(settings, sizes, log)
@@ -630,7 +641,9 @@ def train(
         bare.eval()
         learned = [(gate, copy.deepcopy(gate.state_dict())) for gate in (bare.path_gate, bare.associate_path.gate)]
         log_loss = fit_gate(bare, log, positions)
+        before = time.monotonic()
         metric = validation_ndcg(bare, log, positions) if len(positions) else float(state.step)
+        seconds_per_target.append((time.monotonic() - before) / max(1, len(positions)))
         if metric > state.best_metric:
             state.best_metric, state.best_step = metric, state.step
             checkpoints.save_best(bare)
@@ -656,6 +669,7 @@ def train(
 
     bar = tqdm(unit=" events", unit_scale=True, desc="training", mininterval=1, disable=not accelerator.is_main_process)
     running_loss, out_of_time = float("nan"), False
+    seconds_per_target: list[float] = []
     model.train()
     while not state.finished and not out_of_time:
         for group in optimizer.param_groups:
@@ -697,12 +711,21 @@ def train(
             out_of_time = bool(
                 accelerator.reduce(torch.tensor(float(time.monotonic() > deadline), device=accelerator.device)) > 0
             )
-        if epoch_ends or out_of_time or state.step % settings.validation_steps == 0:
+        if epoch_ends or out_of_time or state.step_in_epoch % settings.validation_steps == 0:
             validate()
     bar.close()
     why = "the time is up" if out_of_time else f"after {state.epoch} epochs"
     accelerator.print(f"Stopped {why}; best validation NDCG@10 {state.best_metric:.4f} at step {state.best_step}.")
-    return checkpoints.best()
+    return TrainedModel(checkpoints.best(), float(np.mean(seconds_per_target or [0.0])))
+
+
+def affordable_targets(sizes: Sizes, log: PreparedLog, trained: TrainedModel, seconds_left: float) -> int:
+    """Test targets for the final table: the planned number, or as many as can be ranked in the time that is left."""
+    num_items = log.sequences.vocab_size - log.sequences.first_item_id
+    each = trained.seconds_per_target + num_items * BASELINE_SECONDS_PER_ITEM
+    affordable = max(FEWEST_TEST_TARGETS, int(0.8 * seconds_left / each))
+    planned = sizes.test_targets or len(target_positions(log.sequences, TEST))
+    return min(planned, affordable)
 
 
 def save_model(
@@ -750,7 +773,7 @@ def main(arguments: list[str] | None = None) -> None:
     smaller = (sizes.tokens_per_batch >> halvings for halvings in itertools.count(1))
 
     @find_executable_batch_size(starting_batch_size=sizes.tokens_per_batch, reduce_batch_size_fn=lambda: next(smaller))
-    def run(tokens_per_batch: int) -> Path | None:
+    def run(tokens_per_batch: int) -> TrainedModel:
         accelerator.free_memory()
         accelerator._custom_objects.clear()  # what the attempt that failed has registered for checkpoints
         shrink = sizes.tokens_per_batch // tokens_per_batch
@@ -759,24 +782,42 @@ def main(arguments: list[str] | None = None) -> None:
             settings, sizes, log, accelerator, started, tokens_per_batch // settings.gradient_accumulation_steps
         )
 
-    best = run()
-    if accelerator.is_main_process and best is not None:
-        model = BertForNextBehavior.from_pretrained(best, dtype=torch.float32).to(accelerator.device).eval()
+    trained = run()
+    if accelerator.is_main_process:
+        output = Path(settings.output_dir)
+        model = BertForNextBehavior.from_pretrained(trained.folder, dtype=torch.float32)
+        model = model.to(accelerator.device).eval()
         positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, settings.seed)
         if len(positions):
             fit_temperatures(model, log, positions)
+        if settings.split == "none":
+            # Nothing is evaluated any more: the memory learns the held-out users' events too.
+            held_out = (log.sequences.parts == VALIDATION) & (log.sequences.items != NONE)
+            fill_memory(model, log.sequences.items[held_out], log.sequences.user_of_event()[held_out])
         save_model(model, log, settings, sizes, options, time.monotonic() - started)
         if settings.split != "none":
+            max_targets = sizes.test_targets or None
+            if settings.max_minutes is not None:
+                left = 60 * settings.max_minutes - (time.monotonic() - started)
+                max_targets = affordable_targets(sizes, log, trained, left)
             result = evaluate_model(
-                model, log.sequences, TEST, log.max_length, max_targets=sizes.test_targets or None,
-                seed=settings.seed, split=log.split, actions=log.tokenizer.action_vocabulary,
-            )  # fmt: skip
-            output = Path(settings.output_dir)
+                model,
+                log.sequences,
+                TEST,
+                log.max_length,
+                max_targets=max_targets,
+                seed=settings.seed,
+                split=log.split,
+                actions=log.tokenizer.action_vocabulary,
+                neighbours=log.neighbours,
+            )
             (output / "evaluation.json").write_text(json.dumps(result, indent=1))
             (output / "evaluation.md").write_text(format_table(result))
             print(format_table(result))
-        print(f"\nThe model is in {settings.output_dir} ({time.monotonic() - started:.0f} s). Load it with\n"
-              f'  AutoModel.from_pretrained("{settings.output_dir}", trust_remote_code=True)')  # fmt: skip
+        print(
+            f"\nThe model is in {settings.output_dir} ({time.monotonic() - started:.0f} s). Load it with\n"
+            f'  AutoModel.from_pretrained("{settings.output_dir}", trust_remote_code=True)'
+        )
     accelerator.wait_for_everyone()
     accelerator.end_training()
 

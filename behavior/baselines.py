@@ -536,24 +536,27 @@ ItemBaseline = (
 
 
 def fit_baselines(
-    sequences: Sequences, num_actions: int, progress: bool = False
+    sequences: Sequences, num_actions: int, progress: bool = False, neighbours: ItemNeighbours | None = None
 ) -> tuple[dict[str, ItemBaseline], dict[str, LastActionMarkov]]:
     """Every item baseline and every action baseline by name, fitted.
 
     Args:
         num_actions: ids of the action vocabulary, the three specials included.
         progress: show a progress bar.
+        neighbours: the item neighbours, where they are fitted already.
     """
-    repeat, neighbours = DecayedRepeat(), ItemNeighbours()
+    repeat = DecayedRepeat()
+    counted = ItemNeighbours().fit(sequences) if neighbours is None else neighbours
     items: dict[str, ItemBaseline] = {
         "popularity": Popularity(),
         "recent_popularity": RecentPopularity(),
         "repeat_last": RepeatLast(),
         "decayed_repeat": repeat,
         "item_transition": ItemTransition(),
-        "item_neighbours": neighbours,
-        "repeat_neighbours": RepeatNeighbours(repeat, neighbours),  # after its parts
+        "item_neighbours": counted,
+        "repeat_neighbours": RepeatNeighbours(repeat, counted),  # after its parts
     }
     for baseline in tqdm(items.values(), desc="counting baselines", unit="", disable=not progress):
-        baseline.fit(sequences)
+        if baseline is not counted:
+            baseline.fit(sequences)
     return items, {"last_action_markov": LastActionMarkov(num_actions).fit(sequences)}
