@@ -21,16 +21,10 @@ windows = [user[start : start + size] for user in histories for start in range(0
 
 
 def example(window: list[dict]) -> dict[str, list[int]]:
-    """Inputs are all events but the last. The label of a position is the event after it; -100 is not learned from."""
+    """Inputs are all events but the last; the label of a position is the event after it."""
     ids = {name: rows[0] for name, rows in tokenizer(window).items()}
-    items, actions, gaps = ids["input_ids"], ids["token_type_ids"], ids["time_gap_ids"]
-    # An item can be named if the vocabulary holds it, or (as [NEW_1], [NEW_2] ..., ids from 4 on) the history does.
-    known = [item >= tokenizer.first_item_id or (item >= 4 and item in items[:at]) for at, item in enumerate(items)]
-    return {name: row[:-1] for name, row in ids.items()} | {
-        "labels": [item if named else -100 for item, named in zip(items, known, strict=True)][1:],
-        "action_labels": [action if action >= 3 else -100 for action in actions[1:]],
-        "time_labels": [gap if gap >= 2 else -100 for gap in gaps[1:]],
-    }
+    labels = {"labels": ids["input_ids"], "action_labels": ids["token_type_ids"], "time_labels": ids["time_gap_ids"]}
+    return {name: row[:-1] for name, row in ids.items()} | {name: row[1:] for name, row in labels.items()}
 
 
 # Which items follow each other is counted, not trained; in training every target leaves its own counts out.

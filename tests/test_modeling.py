@@ -212,14 +212,20 @@ def test_the_training_loss_is_minus_the_log_of_the_probability_given_at_inferenc
 
 
 @torch.no_grad()
-def test_what_inference_holds_impossible_has_a_huge_loss(model: BertForNextBehavior) -> None:
-    history = {name: value[:, -4:] for name, value in make_batch([4]).items()}
-    history["input_ids"] = torch.tensor([[8, NEW, 9, NONE]])
-    for action, item in ((3, NONE), (SEARCH, NEW + 1), (4, NEW + 2)):
-        labels = {name: torch.full((1, 4), IGNORED) for name in LABELS}
-        labels["labels"][0, -1], labels["action_labels"][0, -1] = item, action
-        assert model(**history).item_logits[0, action, item] < -50
-        assert model(**history, **labels).item_loss > 50
+@pytest.mark.parametrize("impossible", ["unknown", "new item elsewhere", "no item after an action that needs one"])
+def test_a_label_that_nothing_can_name_is_no_training_signal(model: BertForNextBehavior, impossible: str) -> None:
+    batch = make_batch([6, 4])
+    batch["input_ids"] = batch["input_ids"].clamp(min=FIRST_ITEM) * batch["attention_mask"]
+    labels = {name: torch.full_like(batch["input_ids"], IGNORED) for name in LABELS}
+    item, action = {"unknown": (UNK, SEARCH), "new item elsewhere": (NEW, SEARCH)}.get(impossible, (NONE, SEARCH + 1))
+    labels["labels"][0, -1], labels["action_labels"][0, -1] = item, action
+    output = model(**batch, **labels)
+    assert output.item_loss == 0
+    # The action is still learned from; a special action and an unknown gap are not.
+    assert output.action_loss > 0
+    labels["action_labels"][0, -1], labels["time_labels"][0, -1] = 1, 1
+    output = model(**batch, **labels)
+    assert output.action_loss == output.time_loss == 0
 
 
 def test_eight_rows_at_once_and_two_rows_four_times_give_the_same_gradients(model: BertForNextBehavior) -> None:
