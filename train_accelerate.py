@@ -18,6 +18,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import logging
 import math
 import os
 import shutil
@@ -28,6 +29,7 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
+import datasets
 import numpy as np
 import polars as pl
 import torch
@@ -35,6 +37,7 @@ from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, find_executable_batch_size
 from tqdm import tqdm
 from transformers import HfArgumentParser
+from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
 from behavior.baselines import ItemNeighbours, training_item_events
 from behavior.batches import (
@@ -762,6 +765,10 @@ def main(arguments: list[str] | None = None) -> None:
     options = options_from_arguments(parsed)
     Path(settings.output_dir).mkdir(parents=True, exist_ok=True)
 
+    # One bar for the training; no notes on the tied head, which transformers restores.
+    datasets.disable_progress_bars()
+    disable_transformers_bars()
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
     accelerator = make_accelerator(settings)
     if settings.tracker:
         accelerator.init_trackers("logs", config={key: str(value) for key, value in asdict(settings).items()})
