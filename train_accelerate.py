@@ -645,7 +645,9 @@ def train(
         learned = [(gate, copy.deepcopy(gate.state_dict())) for gate in (bare.path_gate, bare.associate_path.gate)]
         log_loss = fit_gate(bare, log, positions)
         before = time.monotonic()
-        metric = validation_ndcg(bare, log, positions) if len(positions) else float(state.step)
+        # Without a held-out event that names an item, the last weights are the best.
+        has_items = bool((log.sequences.items[positions] != NONE).any())
+        metric = validation_ndcg(bare, log, positions) if has_items else float(state.step)
         seconds_per_target.append((time.monotonic() - before) / max(1, len(positions)))
         if metric > state.best_metric:
             state.best_metric, state.best_step = metric, state.step
