@@ -232,6 +232,15 @@ def test_a_log_without_actions_times_and_titles_trains(tmp_path: Path) -> None:
     assert not tokenizer.has_time
 
 
+def test_a_log_whose_held_out_events_name_no_item_trains(tmp_path: Path) -> None:
+    rows = [(f"u{user}", f"{(user + step) % 9}" if step < 8 else None, "view" if step < 8 else "search",
+             1_700_000_000 + 3600 * step + user) for user in range(30) for step in range(10)]  # fmt: skip
+    columns = ["user_id", "item_id", "action", "timestamp"]
+    pl.DataFrame(rows, schema=columns, orient="row").write_csv(tmp_path / "log.csv")
+    train(tmp_path / "log.csv", tmp_path / "out", "--max_epochs", "2")
+    assert isinstance(AutoModel.from_pretrained(tmp_path / "out"), BertForNextBehavior)
+
+
 def test_the_time_limit_ends_a_run_with_a_saved_model(events: Path, tmp_path: Path, capsys: Any) -> None:
     train(events, tmp_path, "--max_minutes", "0.0001", "--max_epochs", "1000")
     assert "the time is up" in capsys.readouterr().out
