@@ -52,9 +52,7 @@ bench-data:
 	@test -n "$(DATA)" || { \
 	  echo "got no DATA; expected an event log (.csv, .csv.gz, .parquet or a folder of them): make bench DATA=path/to/events.parquet" >&2; exit 2; }
 	@test -e "$(DATA)" || { echo "got DATA=$(DATA), which does not exist; expected an event log" >&2; exit 2; }
-	@test -e benchmarks/__main__.py || { \
-	  echo "benchmarks/ holds no benchmark yet: train with 'train_accelerate.py --events $(DATA)' to get the result table" >&2; exit 2; }
 
 clean:  ## remove the environment, the demo's files and the caches
-	rm -rf $(VENV) $(DEMO) build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
+	rm -rf $(VENV) $(DEMO) .bench build dist *.egg-info .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
