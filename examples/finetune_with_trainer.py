@@ -13,9 +13,11 @@ source, events, output = sys.argv[1:]
 model = AutoModel.from_pretrained(source, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
 
-log = pl.read_parquet(events) if events.endswith(".parquet") else pl.read_csv(events, infer_schema_length=None)
-log = log.select("user_id", "action", "timestamp", item=pl.col("item_id").cast(pl.String)).sort("timestamp")
-histories = [user.drop("user_id").to_dicts() for user in log.partition_by("user_id", maintain_order=True)]
+text = {"user_id": pl.String, "item_id": pl.String}  # "007" stays "007"
+log = pl.read_parquet(events) if events.endswith(".parquet") else pl.read_csv(events, schema_overrides=text)
+log = log.select("user_id", "action", "timestamp", item=pl.col("item_id").cast(pl.String))
+users = log.sort("timestamp", maintain_order=True).partition_by("user_id", maintain_order=True)
+histories = [user.drop("user_id").to_dicts() for user in users]
 size = tokenizer.model_max_length
 windows = [user[start : start + size] for user in histories for start in range(0, len(user) - 1, size - 1)]
 

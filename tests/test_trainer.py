@@ -68,7 +68,7 @@ def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def other_log(path: Path) -> Path:
     """Another shop: known items in steps of three, an item the model has never seen, searches, one user of one event,
     and one longer than the model's window."""
-    rows: list[tuple[str, str | None, str, int]] = [("alone", "i1", "view", 1_700_000_000)]
+    rows: list[tuple[str, str | None, str, int]] = [("alone", "007", "view", 1_700_000_000)]
     for user in range(USERS):
         clock, place = 1_700_000_000 + user, user
         for step in range(25 if user == 3 else 6):
@@ -168,6 +168,10 @@ def test_windows_hold_every_event_after_a_users_first_as_a_target_once(examples:
     assert sum(len(window) - 1 for window in examples["windows"]) == (USERS - 1) * 5 + 24
     assert max(len(window) for window in examples["windows"]) == WINDOW
     assert len(examples["data"]) == len(examples["windows"]) == (USERS - 1) + 3
+
+
+def test_ids_stay_as_the_file_writes_them(examples: dict[str, Any]) -> None:
+    assert [user[0]["item"] for user in examples["histories"] if len(user) == 1] == ["007"]
 
 
 def test_the_collator_pads_every_channel_on_the_left(examples: dict[str, Any]) -> None:
