@@ -24,7 +24,6 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
@@ -65,6 +64,11 @@ BASELINE_SECONDS_PER_ITEM = 1.1e-7
 FEWEST_TEST_TARGETS = 500
 TEMPERATURES = np.geomspace(0.5, 2.0, 36)
 GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.4])
+# Settings that decide when to stop and what is shown, not what is learned.
+MAY_CHANGE_ON_RESUME = {
+    *("resume", "output_dir", "events", "items", "tracker"),
+    *("max_minutes", "max_epochs", "patience", "test_targets", "cpu"),
+}
 # Item pairs a saved memory holds, about: 16 bytes each.
 MEMORY_PAIRS = 4_000_000
 
@@ -157,12 +161,14 @@ class PreparedLog:
     neighbours: ItemNeighbours  # its constants, chosen on validation events, are the memory's
 
 
-def prepare_log(settings: RunSettings, options: ReadOptions, say: Callable[[str], None]) -> PreparedLog:
-    """Reads, cleans, splits and tokenises the log; writes the report, the rejects and the prepared sequences."""
-    output = Path(settings.output_dir)
-    log = read_events(settings.events, options, rejects_path=output / "rejects.parquet")
-    say(str(log.report))
-    (output / "cleaning_report.json").write_text(json.dumps(log.report.to_dict(), indent=1, default=str))
+def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accelerator) -> PreparedLog:
+    """Reads, cleans, splits and tokenises the log; the main process, which must come first, writes the report, the
+    rejects and the prepared sequences."""
+    output, writes = Path(settings.output_dir), accelerator.is_main_process
+    log = read_events(settings.events, options, rejects_path=output / "rejects.parquet" if writes else None)
+    accelerator.print(str(log.report))
+    if writes:
+        (output / "cleaning_report.json").write_text(json.dumps(log.report.to_dict(), indent=1, default=str))
     split = make_split(log.events, settings.split)
     events = assign_parts(log.events, split)
     if settings.split == "none":
@@ -186,7 +192,8 @@ def prepare_log(settings: RunSettings, options: ReadOptions, say: Callable[[str]
         action_vocabulary=tokenizer.action_vocabulary,
         time_edges=tokenizer.time_edges,
     )
-    dataset = save_dataset(dataset, output / "prepared")
+    prepared = output / "prepared"
+    dataset = save_dataset(dataset, prepared) if writes else datasets.Dataset.load_from_disk(str(prepared))
     sequences = Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)
     training = sequences.parts == 0
     counted = sequences.items[training & (sequences.items < sequences.vocab_size)]
@@ -236,12 +243,15 @@ def choose_sizes(settings: RunSettings, log: PreparedLog) -> Sizes:
         return default if value is None else value
 
     hidden_size = given(settings.hidden_size, 128)
+    heads = max(1, hidden_size // 64)
+    while hidden_size % heads:
+        heads -= 1
     return Sizes(
         # About 150 steps an epoch: small logs need many small steps, large ones use the hardware better.
         tokens_per_batch=given(settings.tokens_per_batch, int(np.clip(num_events // 150, 512, 16384))),
         hidden_size=hidden_size,
         num_hidden_layers=given(settings.num_hidden_layers, 1 if small else 2),
-        num_attention_heads=given(settings.num_attention_heads, max(1, hidden_size // 64)),
+        num_attention_heads=given(settings.num_attention_heads, heads),
         dropout=(0.3 if small else 0.1) if settings.dropout is None else settings.dropout,
         num_negatives=given(settings.num_negatives, 0 if num_items <= 50_000 else 4096),
         # Ranking costs targets x items; these bounds keep a validation to seconds and the final table to minutes.
@@ -390,6 +400,29 @@ class AveragedWeights:
             self.weights[name].copy_(weight)
 
 
+def interrupted_batch_size(settings: RunSettings) -> int:
+    """tokens_per_batch of the run that `settings` resumes, which is smaller than planned where memory was short.
+
+    Raises:
+        ValueError: there is no such run, or it was another one: its weights would not be continued but mixed.
+    """
+    path = Path(settings.output_dir) / CHECKPOINTS / "settings.json"
+    if not path.exists():
+        raise ValueError(
+            f"--resume: there is no checkpoint in {path.parent}; start without --resume, or check --output_dir."
+        )
+    record = json.loads(path.read_text())
+    now, then = asdict(settings), record["settings"]
+    changed = [f"{name}: {then.get(name)} then, {now[name]} now" for name in now if then.get(name) != now[name]]
+    changed = [text for text in changed if text.split(":")[0] not in MAY_CHANGE_ON_RESUME]
+    if changed:
+        raise ValueError(
+            f"--resume continues the interrupted run, but its settings differ ({'; '.join(changed)}): repeat them as "
+            "they were, or start without --resume."
+        )
+    return int(record["tokens_per_batch"])
+
+
 def replace_directory(unfinished: Path, final: Path) -> None:
     """Puts a finished folder in place; the old one is removed only when the new one is there."""
     old = final.with_name(final.name + ".old")
@@ -435,6 +468,14 @@ class Checkpoints:
         raise ValueError(
             f"--resume: there is no checkpoint in {self.root}; start without --resume, or check --output_dir."
         )
+
+    def record_settings(self, settings: RunSettings, tokens_per_batch: int) -> None:
+        """Notes what the checkpoints of this run belong to."""
+        if self.accelerator.is_main_process:
+            self.root.mkdir(parents=True, exist_ok=True)
+            record = {"settings": asdict(settings), "tokens_per_batch": tokens_per_batch}
+            (self.root / "settings.json").write_text(json.dumps(record, indent=1))
+        self.accelerator.wait_for_everyone()
 
     def best(self) -> Path:
         return self.root / "best" if (self.root / "best").exists() else self.root / "best.old"
@@ -621,6 +662,7 @@ def train(
     checkpoints = Checkpoints(accelerator, settings.output_dir)
     if settings.resume:
         checkpoints.restore_last()
+        state.finished = state.bad_validations >= settings.patience or state.epoch >= settings.max_epochs
         accelerator.print(f"Resumed at step {state.step} (epoch {state.epoch}).")
 
     positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, settings.seed)
@@ -775,16 +817,18 @@ def main(arguments: list[str] | None = None) -> None:
     if settings.tracker:
         accelerator.init_trackers("logs", config={key: str(value) for key, value in asdict(settings).items()})
     with accelerator.main_process_first():
-        log = prepare_log(settings, options, accelerator.print)
+        log = prepare_log(settings, options, accelerator)
     sizes = choose_sizes(settings, log)
 
+    first_size = interrupted_batch_size(settings) if settings.resume else sizes.tokens_per_batch
     # Out of memory: batches of half the size, and twice as many in a step.
-    smaller = (sizes.tokens_per_batch >> halvings for halvings in itertools.count(1))
+    smaller = (first_size >> halvings for halvings in itertools.count(1))
 
-    @find_executable_batch_size(starting_batch_size=sizes.tokens_per_batch, reduce_batch_size_fn=lambda: next(smaller))
+    @find_executable_batch_size(starting_batch_size=first_size, reduce_batch_size_fn=lambda: next(smaller))
     def run(tokens_per_batch: int) -> TrainedModel:
         accelerator.free_memory()
         accelerator._custom_objects.clear()  # what the attempt that failed has registered for checkpoints
+        Checkpoints(accelerator, settings.output_dir).record_settings(settings, tokens_per_batch)
         shrink = sizes.tokens_per_batch // tokens_per_batch
         accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps * shrink
         return train(

@@ -1,4 +1,4 @@
-"""Shared by all tests: an offline, quiet, two-thread process, and a log small enough to check by hand."""
+"""Shared by all tests: an offline, quiet, one-thread process, and a log small enough to check by hand."""
 
 import os
 
@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 import torch
 
-torch.set_num_threads(2)
+torch.set_num_threads(1)
 
 # Three users, five items, three actions, one event without an item. Times are in seconds since 1970; u1 has two events
 # at the same second, u2 returns to the item it saw first, u3 buys a second time.

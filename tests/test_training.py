@@ -410,6 +410,17 @@ def test_resuming_without_a_checkpoint_says_so(events: Path, tmp_path: Path) -> 
         train(events, tmp_path, "--resume")
 
 
+def test_resuming_with_other_settings_names_them_and_other_stopping_rules_are_free(
+    events: Path, tmp_path: Path
+) -> None:
+    train(events, tmp_path, "--max_epochs", "1")
+    with pytest.raises(ValueError, match=r"learning_rate: 0.01 then, 0.5 now.* start without --resume"):
+        train(events, tmp_path, "--resume", "--learning_rate", "0.5")
+    best = (tmp_path / "checkpoints" / "last" / "custom_checkpoint_0.pkl").read_bytes()
+    train(events, tmp_path, "--resume", "--max_epochs", "2")
+    assert (tmp_path / "checkpoints" / "last" / "custom_checkpoint_0.pkl").read_bytes() != best
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
