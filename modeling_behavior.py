@@ -58,8 +58,9 @@ GATE_NONE, GATE_REPEAT, GATE_NEW = range(3)
 MASKED = -1e4
 # The memory counts in whole numbers of 1 / COUNT_UNIT, so that sums do not depend on the order of updates.
 COUNT_UNIT = 1024
-EXACT_DISTANCES = 16
-NUM_DISTANCES = 32
+EXACT_RECENCIES = 16
+NUM_RECENCIES = 32
+NUM_COUNTS = 6
 # Rows x candidates held at once when ranking: 2**24 floats are 64 MiB.
 MAX_CHUNK_ELEMENTS = 2**24
 
@@ -273,11 +274,11 @@ class ItemQuery(nn.Module):
 
 
 class RepeatPath(nn.Module):
-    """A pointer over the user's own events.
+    """A pointer over the distinct items of the user's own history, each at its latest event.
 
-    The score of event j for a query is a dot product plus three learned biases, each for the target action: how far
-    back the event lies, which action it was, and how often its item has had the target action already (an item that
-    is in the cart is rarely put there again).
+    The score of event j for a query is a dot product plus four learned biases, each for the target action: how many
+    distinct items are more recent, which action the event was, how often its item occurred, and how often its item has
+    had the target action already (an item that is in the cart is rarely put there again).
     """
 
     def __init__(self, config: BehaviorConfig) -> None:
@@ -285,9 +286,10 @@ class RepeatPath(nn.Module):
         self.num_actions = config.num_actions
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
-        self.distance_bias = nn.Embedding(config.num_actions, NUM_DISTANCES)
+        self.recency_bias = nn.Embedding(config.num_actions, NUM_RECENCIES)
         self.action_bias = nn.Embedding(config.num_actions, config.num_actions)
-        self.done_bias = nn.Embedding(config.num_actions, 3)
+        self.count_bias = nn.Embedding(config.num_actions, NUM_COUNTS)
+        self.done_bias = nn.Embedding(config.num_actions, NUM_COUNTS)
 
     def forward(
         self,
@@ -306,33 +308,42 @@ class RepeatPath(nn.Module):
             hidden: (B, T, H); input_ids, token_type_ids, attention_mask: (B, T) int64.
 
         Returns:
-            (B, Q, T) float32, log-softmax over the events up to the query's position that name an item that can be
+            (B, Q, T) float32, log-softmax over the latest events, up to the query's position, of the items that can be
             named; MASKED everywhere if there is none.
         """
         length = hidden.shape[1]
-        scores = self.query(query) @ self.key(hidden).transpose(1, 2) / hidden.shape[-1] ** 0.5  # (B, Q, T)
-        event_index = torch.arange(length, device=hidden.device)
-        distance = query_index[:, :, None] - event_index  # (B, Q, T)
-        can_name = ((input_ids >= FIRST_NEW) & (attention_mask != 0))[:, None, :] & (distance >= 0)  # (B, Q, T)
-
-        bias = self.distance_bias(target_action).gather(2, distance_bucket(distance))  # (B, Q, T)
-        was_action = F.one_hot(token_type_ids, self.num_actions).to(hidden.dtype)  # (B, T, A)
-        bias = bias + self.action_bias(target_action) @ was_action.transpose(1, 2)
+        position = torch.arange(length, device=hidden.device)
         with torch.no_grad():
-            same_item = (input_ids[:, :, None] == input_ids[:, None, :]).float()  # (B, T, T)
-            had_action = (token_type_ids[:, None, :] == target_action[:, :, None]) & (distance >= 0)  # (B, Q, T)
-            times_done = had_action.float() @ same_item  # (B, Q, T): events k with item k == item j and that action
-        done = self.done_bias(target_action)[:, :, None, :]  # (B, Q, 1, 3)
-        done_before = torch.where(times_done < 1.5, done[..., 1], done[..., 2])
-        bias = bias + torch.where(times_done < 0.5, done[..., 0], done_before)
-        scores = (scores + bias).float().masked_fill(~can_name, MASKED)
-        return scores.log_softmax(dim=-1).masked_fill(~can_name, MASKED)
+            same_item = input_ids[:, :, None] == input_ids[:, None, :]  # (B, T, T)
+            later = position[:, None] < position
+            next_same = torch.where(same_item & later, position, length).amin(dim=-1)  # (B, T)
+            past = position <= query_index[:, :, None]  # (B, Q, T)
+            nameable = (input_ids >= FIRST_NEW) & (attention_mask != 0)
+            latest = nameable[:, None, :] & past & (next_same[:, None, :] > query_index[:, :, None])
+            more_recent = latest.flip(-1).cumsum(dim=-1).flip(-1) - 1  # (B, Q, T): distinct items after event j
+            same_item = same_item.to(hidden.dtype)
+            count = past.to(hidden.dtype) @ same_item  # (B, Q, T): events up to the query with the item of event j
+            with_action = past & (token_type_ids[:, None, :] == target_action[:, :, None])
+            done = with_action.to(hidden.dtype) @ same_item
+
+        scores = self.query(query) @ self.key(hidden).transpose(1, 2) / hidden.shape[-1] ** 0.5  # (B, Q, T)
+        was_action = F.one_hot(token_type_ids, self.num_actions).to(hidden.dtype)  # (B, T, A)
+        scores = scores + self.action_bias(target_action) @ was_action.transpose(1, 2)
+        scores = scores + self.recency_bias(target_action).gather(2, recency_bucket(more_recent))
+        scores = scores + self.count_bias(target_action).gather(2, count_bucket(count))
+        scores = scores + self.done_bias(target_action).gather(2, count_bucket(done))
+        return scores.float().masked_fill(~latest, MASKED).log_softmax(dim=-1).masked_fill(~latest, MASKED)
 
 
-def distance_bucket(distance: torch.Tensor) -> torch.Tensor:
-    """Exact below 16 events, then three buckets an octave; int64 of the same shape."""
-    log_bucket = EXACT_DISTANCES + 3 * torch.log2(distance.clamp(min=1).float() / EXACT_DISTANCES)
-    return torch.where(distance < EXACT_DISTANCES, distance, log_bucket.long()).clamp(0, NUM_DISTANCES - 1)
+def recency_bucket(more_recent: torch.Tensor) -> torch.Tensor:
+    """Exact below 16, then three buckets an octave; int64 of the same shape."""
+    log_bucket = EXACT_RECENCIES + 3 * torch.log2(more_recent.clamp(min=1).float() / EXACT_RECENCIES)
+    return torch.where(more_recent < EXACT_RECENCIES, more_recent, log_bucket.long()).clamp(0, NUM_RECENCIES - 1)
+
+
+def count_bucket(count: torch.Tensor) -> torch.Tensor:
+    """0, 1, 2, 3-4, 5-8, 9 and more; int64 of the same shape."""
+    return torch.log2(count.float().clamp(min=0.5)).ceil().long().clamp(-1, NUM_COUNTS - 2) + 1
 
 
 class AssociatePath(nn.Module):
@@ -657,11 +668,11 @@ class BertForNextBehavior(PreTrainedModel):
         super()._init_weights(module)
         repeat, associate = self.repeat_path, self.associate_path
         # transformers never comes here for a module of ours that holds no weights of its own, so leaves are asked for.
-        if module is repeat.distance_bias:
-            # Before anything is learned, the pointer prefers recent events.
-            prior = -torch.log1p(torch.arange(NUM_DISTANCES, dtype=torch.float32))
-            init.copy_(repeat.distance_bias.weight, prior.expand_as(repeat.distance_bias.weight))
-        elif module is repeat.action_bias or module is repeat.done_bias:
+        if module is repeat.recency_bias:
+            # Before anything is learned, the pointer prefers recent items.
+            prior = -2 * torch.log1p(torch.arange(NUM_RECENCIES, dtype=torch.float32))
+            init.copy_(repeat.recency_bias.weight, prior.expand_as(repeat.recency_bias.weight))
+        elif module is repeat.action_bias or module is repeat.count_bias or module is repeat.done_bias:
             init.zeros_(module.weight)
         elif module is associate.history_weights:
             steps = torch.arange(self.config.memory_history, dtype=torch.float32)

@@ -158,6 +158,7 @@ class PreparedLog:
     max_length: int  # events of the longest history
     item_counts: np.ndarray  # (vocab_size,) int64, training events per token id
     actions_without_item: list[int]
+    unknown_share: float  # of the events to come, the share whose item is not in the vocabulary
     neighbours: ItemNeighbours  # its constants, chosen on validation events, are the memory's
 
 
@@ -196,6 +197,8 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
     dataset = save_dataset(dataset, prepared) if writes else datasets.Dataset.load_from_disk(str(prepared))
     sequences = Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)
     training = sequences.parts == 0
+    to_come = sequences.items[(sequences.parts == VALIDATION) & (sequences.items != NONE)]
+    unknown_share = float(np.mean(to_come >= sequences.vocab_size)) if len(to_come) else 0.0
     counted = sequences.items[training & (sequences.items < sequences.vocab_size)]
     without_item = np.unique(sequences.actions[training & (sequences.items == NONE)])
     return PreparedLog(
@@ -205,6 +208,8 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
         max_length=max_length,
         item_counts=np.bincount(counted, minlength=sequences.vocab_size),
         actions_without_item=[int(action) for action in without_item if action >= FIRST_ACTION],
+        # With --split none every item is in the vocabulary, but new ones will come.
+        unknown_share=0.1 if settings.split == "none" else float(np.clip(unknown_share, 0.02, 0.5)),
         neighbours=ItemNeighbours().fit(sequences),
     )
 
@@ -325,7 +330,7 @@ class BatchStream:
         windows = training_windows(log.sequences, max_length)
         if not len(windows):
             raise ValueError("no training events are left: use a larger log, or --split none.")
-        self.collator = TrainingCollator(log.sequences, windows, log.item_counts)
+        self.collator = TrainingCollator(log.sequences, windows, log.item_counts, hide_share=log.unknown_share)
         self.lengths = self.collator.lengths()
         self.tokens_per_batch = tokens_per_batch
         self.seed = seed

@@ -153,16 +153,16 @@ class TrainingCollator:
     """Windows to padded arrays with pre-shifted labels.
 
     Two augmentations teach tokens that a training log does not hold:
-    - `[NEW_j]`: in half of the windows some items, rare ones first, are hidden behind the tokens that stand for
-      unknown items when the model is used. The label of a hidden item's first event stays the item; later ones point
-      back to its `[NEW_j]`.
+    - `[NEW_j]`: some items, rare ones first, are hidden behind the tokens that stand for unknown items when the model
+      is used. The label of a hidden item's first event stays the item; later ones point back to its `[NEW_j]`.
     - `[START]`: the window of a user's first events begins with the start position in `start_share` of the cases, so
       that an empty history has a trained answer.
 
     Args:
         item_counts: (vocab_size,) int64, training events per item.
-        hide_strength: an item seen c times is hidden with probability `intensity * hide_strength / sqrt(c)`; the
-            intensity is zero in half of the windows and uniform on (0, 1) in the others.
+        hide_share: the share of events whose item is hidden, on average: what is expected to be unknown when the
+            model is used. A window's own share is uniform between 0 and twice that; an item seen c times is hidden in
+            proportion to 1 / sqrt(c).
     """
 
     def __init__(
@@ -171,12 +171,14 @@ class TrainingCollator:
         windows: TrainingWindows,
         item_counts: np.ndarray,
         *,
-        hide_strength: float = 0.5,
+        hide_share: float = 0.1,
         start_share: float = 0.1,
     ) -> None:
         self.sequences = sequences
         self.windows = windows
-        self.hide_probability = hide_strength / np.sqrt(np.maximum(item_counts, 1))
+        weight = 1 / np.sqrt(np.maximum(item_counts, 1))
+        self.hide_share = hide_share
+        self.hide_weight = weight * max(1, item_counts.sum()) / max(1.0, float((weight * item_counts).sum()))
         self.start_share = start_share
 
     def lengths(self) -> np.ndarray:
@@ -195,10 +197,9 @@ class TrainingCollator:
         items = log.items[start:stop].astype(np.int64)
         actions = log.actions[start:stop].astype(np.int64)
         gaps = log.time_gaps[start:stop].astype(np.int64)
-        draw_start, draw_hide, intensity, hide_seed = generator.random(4)
+        draw_start, draw_share, hide_seed = generator.random(3)
         unknown = items >= log.vocab_size
-        if draw_hide < 0.5 and len(items):
-            unknown |= self._hidden(items, intensity, hide_seed)
+        unknown |= self._hidden(items, 2 * self.hide_share * draw_share, hide_seed)
         inputs = number_new_items(items, unknown, log.num_new_items)
         labels = inputs.copy()
         if unknown.any():
@@ -230,12 +231,12 @@ class TrainingCollator:
             "time_labels": time_labels[shifted],
         }
 
-    def _hidden(self, items: np.ndarray, intensity: float, seed: float) -> np.ndarray:
+    def _hidden(self, items: np.ndarray, share: float, seed: float) -> np.ndarray:
         """(T,) bool: every occurrence of an item is hidden, or none."""
         known = np.where(items < self.sequences.vocab_size, items, 0)
         # A hash of (item, window's draw) gives all occurrences of an item the same uniform number.
         uniform = np.modf(np.abs(np.sin(known * 12.9898 + seed * 78233.0)) * 43758.5453)[0]
-        return (items >= self.sequences.first_item_id) & (uniform < intensity * self.hide_probability[known])
+        return (items >= self.sequences.first_item_id) & (uniform < share * self.hide_weight[known])
 
 
 def pad_rows(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
