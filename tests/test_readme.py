@@ -1,0 +1,65 @@
+"""The README shows code that runs and commands that exist."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from modeling_behavior import BehaviorConfig, BertForNextBehavior
+from tokenizer_build import assemble
+
+ROOT = Path(__file__).resolve().parent.parent
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def shop_model(folder: Path) -> None:
+    """A saved model with random weights that knows the ids of the README."""
+    tokenizer = assemble(["84", "7", "9"], ["view", "cart", "buy"], [60.0, 3600.0], num_new_items=2, max_length=6)
+    torch.manual_seed(0)
+    config = BehaviorConfig(
+        vocab_size=len(tokenizer),
+        num_new_items=tokenizer.num_new_items,
+        num_actions=tokenizer.num_actions,
+        num_time_gaps=tokenizer.num_time_gaps,
+        hidden_size=12,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        intermediate_size=20,
+        max_position_embeddings=6,
+    )
+    BertForNextBehavior(config).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+
+
+def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
+    shop_model(tmp_path / "shop")
+    load_and_predict, _, update_memory = blocks("python")
+    names: dict[str, Any] = {}
+    for code in (load_and_predict, update_memory):
+        exec(code.replace("out/shop", str(tmp_path / "shop")), names)
+    assert names["ranked"].probabilities.shape == (1, 10)
+    answers = names["predict"]({"events": names["history"]}, action="buy", of="item", exclude_seen=True)
+    assert [answer["item"] for answer in answers if answer["item"] in ("84", "1096036")] == []
+    assert (tmp_path / "shop-today" / "model.safetensors").is_file()
+
+
+def test_the_readme_shows_the_trainer_example_as_it_is() -> None:
+    assert blocks("python")[1].strip() == (ROOT / "examples/finetune_with_trainer.py").read_text("utf-8").strip()
+
+
+def test_files_and_options_that_the_readme_names_exist() -> None:
+    scripts = set(re.findall(r"\b([a-z_]+(?:/[a-z_]+)?\.py)\b", README))
+    assert len(scripts) >= 6
+    missing = [name for name in scripts if not (ROOT / name).is_file()]
+    assert not missing
+    source = "\n".join(path.read_text("utf-8") for folder in (".", "behavior") for path in (ROOT / folder).glob("*.py"))
+    options = set(re.findall(r"--([a-z_]+)", README))
+    unknown = [name for name in options if not re.search(rf"\b{name}\b", source)]
+    assert not unknown
