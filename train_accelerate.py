@@ -95,6 +95,9 @@ class RunSettings:
     learning_rate: float = option(2e-3, "Peak learning rate of AdamW.")
     weight_decay: float = option(0.01, "Weight decay of AdamW, on matrices.")
     warmup_steps: int = option(100, "Steps of linear warm-up.")
+    schedule: str = option(
+        "constant", "constant, or linear: down to a tenth over max_epochs or max_minutes. The average decays anyway."
+    )
     ema_decay: float = option(0.995, "Decay of the averaged weights that are validated and saved; 0 turns it off.")
     max_gradient_norm: float = option(1.0, "Gradients are clipped to this norm.")
     tokens_per_batch: int | None = option(None, "Events in one optimizer step. Default: by the size of the log.")
@@ -122,6 +125,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         if self.split not in ("time", "leave_one_out", "none"):
             raise ValueError(f"--split {self.split} is unknown, expected time, leave_one_out or none.")
+        if self.schedule not in ("constant", "linear"):
+            raise ValueError(f"--schedule {self.schedule} is unknown, expected constant or linear.")
         if self.precision not in ("auto", "bf16", "no"):
             raise ValueError(f"--precision {self.precision} is unknown, expected auto, bf16 or no.")
         if self.tracker not in (None, "tensorboard"):
@@ -321,6 +326,12 @@ def fill_memory(model: BertForNextBehavior, items: np.ndarray, users: np.ndarray
 # ----------------------------------------------------------------------------------------------------------------------
 # Training state
 # ----------------------------------------------------------------------------------------------------------------------
+
+
+def learning_rate(settings: RunSettings, step: int, progress: float) -> float:
+    """The rate of a step: linear warm-up, then constant or falling to a tenth as `progress` goes from 0 to 1."""
+    rate = settings.learning_rate * min(1.0, (step + 1) / max(1, settings.warmup_steps))
+    return rate * (1 - 0.9 * progress) if settings.schedule == "linear" else rate
 
 
 class BatchStream:
@@ -724,8 +735,11 @@ def train(
     seconds_per_target: list[float] = []
     model.train()
     while not state.finished and not out_of_time:
+        progress = (state.epoch + state.step_in_epoch / steps_per_epoch) / settings.max_epochs
+        if deadline is not None:
+            progress = max(progress, (time.monotonic() - started) / (deadline - started))
         for group in optimizer.param_groups:
-            group["lr"] = settings.learning_rate * min(1.0, (state.step + 1) / max(1, settings.warmup_steps))
+            group["lr"] = learning_rate(settings, state.step, min(1.0, progress))
         # Dropout and negatives depend on the step alone, so that a resumed run draws what the first would have drawn.
         torch.manual_seed((settings.seed * 1_000_003 + state.step) * processes + rank)
         first = (state.step_in_epoch * accumulation) * processes + rank

@@ -34,6 +34,7 @@ def shop_model(folder: Path) -> None:
         intermediate_size=20,
         max_position_embeddings=6,
     )
+    tokenizer.describe_items([3, 2, 1], ["Desk lamp", None, None])
     BertForNextBehavior(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

@@ -24,7 +24,7 @@ from transformers import AutoModel, AutoTokenizer
 import train_accelerate
 from modeling_behavior import BertForNextBehavior
 from tokenization_behavior import BehaviorTokenizer
-from train_accelerate import Checkpoints, main, replace_directory
+from train_accelerate import Checkpoints, RunSettings, learning_rate, main, replace_directory
 
 ROOT = Path(train_accelerate.__file__).parent
 NUM_ITEMS = 40
@@ -421,6 +421,13 @@ def test_resuming_with_other_settings_names_them_and_other_stopping_rules_are_fr
     assert (tmp_path / "checkpoints" / "last" / "custom_checkpoint_0.pkl").read_bytes() != best
 
 
+def test_the_learning_rate_warms_up_and_falls_only_when_asked() -> None:
+    constant = RunSettings(learning_rate=0.2, warmup_steps=4)
+    assert [learning_rate(constant, step, 0.5) for step in (0, 1, 3, 9)] == pytest.approx([0.05, 0.1, 0.2, 0.2])
+    linear = RunSettings(learning_rate=0.2, warmup_steps=0, schedule="linear")
+    assert [learning_rate(linear, 9, progress) for progress in (0, 0.5, 1)] == pytest.approx([0.2, 0.11, 0.02])
+
+
 # -- bad input ---------------------------------------------------------------------------------------------------------
 
 
@@ -428,6 +435,7 @@ def test_resuming_with_other_settings_names_them_and_other_stopping_rules_are_fr
     ("options", "message"),
     [
         (["--split", "random"], "--split random is unknown, expected time, leave_one_out or none"),
+        (["--schedule", "cosine"], "--schedule cosine is unknown, expected constant or linear"),
         (["--precision", "fp8"], "--precision fp8 is unknown, expected auto, bf16 or no"),
         (["--tracker", "wandb"], "--tracker wandb is unknown, expected tensorboard"),
         (["--max_epochs", "0"], "--max_epochs is 0, expected at least 1"),
