@@ -77,7 +77,8 @@ class ModelRanker:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.eval()
 
-    def _tensors(self, batch: EvaluationBatch) -> dict[str, torch.Tensor]:
+    def tensors(self, batch: EvaluationBatch) -> dict[str, torch.Tensor]:
+        """The batch's channels for the model: (B, T) int64 each, on its device."""
         channels = {
             "input_ids": batch.input_ids,
             "token_type_ids": batch.token_type_ids,
@@ -89,7 +90,7 @@ class ModelRanker:
     @torch.no_grad()
     def scores(self, batch: EvaluationBatch) -> torch.Tensor:
         """(B, V) float32: log p(item | history, the next event names an item)."""
-        scores = self.model.item_log_probabilities(**self._tensors(batch)).float()
+        scores = self.model.item_log_probabilities(**self.tensors(batch)).float()
         scores[:, :FIRST_NEW] = -torch.inf
         return scores
 
@@ -97,7 +98,7 @@ class ModelRanker:
     def action_probabilities(self, batch: EvaluationBatch) -> np.ndarray:
         """(B, A) float64, rows sum to one."""
         size = self.model.config.num_actions
-        ranked = self.model.predict(**self._tensors(batch), top_k=size, of="action")
+        ranked = self.model.predict(**self.tensors(batch), top_k=size, of="action")
         probabilities = torch.zeros((len(batch), size), dtype=torch.float64)
         probabilities.scatter_(1, ranked.action_ids.cpu(), ranked.probabilities.double().cpu())
         probabilities[:, :FIRST_ACTION] = 0

@@ -51,7 +51,7 @@ from behavior.events import ReadOptions, add_event_arguments, options_from_argum
 from behavior.metrics import ndcg_at_k, pessimistic_ranks
 from behavior.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences, encode_events, save_dataset
 from behavior.splits import Split, assign_parts, make_split
-from evaluate_behavior import ModelRanker, evaluate_model, format_table
+from evaluate_behavior import ModelRanker, evaluate_model, format_table, rows_per_batch
 from modeling_behavior import MASKED, PATH_GENERATE, BehaviorConfig, BertForNextBehavior, path_log_weights
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import build_tokenizer
@@ -502,11 +502,6 @@ class Checkpoints:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def rows_per_batch(vocab_size: int) -> int:
-    """Targets scored at once: the score matrix stays at 64 MiB."""
-    return int(np.clip(2**24 // vocab_size, 1, 256))
-
-
 def validation_ndcg(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> float:
     """NDCG@10 of the next item over the validation events at `positions`; full catalogue, seen items kept."""
     ranker = ModelRanker(model)
@@ -530,23 +525,17 @@ def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray
         The mean of -log p(item | history, action) over the validation events after the fit.
     """
     model.config.generate_temperature = 1.0
-    collected: list[tuple[torch.Tensor, ...]] = []
+    ranker, collected = ModelRanker(model), list[tuple[torch.Tensor, ...]]()
     rows = rows_per_batch(log.sequences.vocab_size)
     for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
-        nameable = (batch.target_item > 0) & (batch.target_action >= FIRST_ACTION)
-        tensors = {
-            name: torch.from_numpy(array[nameable]).to(model.device)
-            for name, array in (
-                ("input_ids", batch.input_ids),
-                ("token_type_ids", batch.token_type_ids),
-                ("time_gap_ids", batch.time_gap_ids),
-                ("attention_mask", batch.attention_mask),
-                ("item_ids", batch.target_item),
-                ("action_ids", batch.target_action),
-            )
-        }
-        if nameable.any():
-            collected.append(model.path_log_probabilities(temperatures=GENERATE_TEMPERATURES, **tensors))
+        nameable = torch.from_numpy((batch.target_item > 0) & (batch.target_action >= FIRST_ACTION))
+        if not nameable.any():
+            continue
+        tensors = ranker.tensors(batch)
+        tensors["item_ids"] = torch.from_numpy(batch.target_item).to(model.device)
+        tensors["action_ids"] = torch.from_numpy(batch.target_action).to(model.device)
+        tensors = {name: tensor[nameable.to(model.device)] for name, tensor in tensors.items()}
+        collected.append(model.path_log_probabilities(temperatures=GENERATE_TEMPERATURES, **tensors))
     if not collected:
         return math.inf
     paths, generated, logits, features = (torch.cat(parts) for parts in zip(*collected, strict=True))
@@ -600,13 +589,10 @@ def fit_temperatures(model: BertForNextBehavior, log: PreparedLog, positions: np
             scaled = logits / temperature
             losses[head, index] += torch.nn.functional.cross_entropy(scaled, target, reduction="sum").double()
 
-    rows = max(1, rows_per_batch(log.sequences.vocab_size) // max(1, config.num_actions))
+    ranker = ModelRanker(model)
+    rows = rows_per_batch(log.sequences.vocab_size * config.num_actions)
     for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
-        tensors = [
-            torch.from_numpy(array).to(model.device)
-            for array in (batch.input_ids, batch.token_type_ids, batch.time_gap_ids, batch.attention_mask)
-        ]
-        output = model(*tensors)
+        output = model(**ranker.tensors(batch))
         action = torch.from_numpy(batch.target_action).to(model.device)
         item = torch.from_numpy(batch.target_item).to(model.device)
         gap = torch.from_numpy(batch.target_time_gap).to(model.device)
