@@ -731,12 +731,12 @@ class BertForNextBehavior(PreTrainedModel):
         hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
         if labels is None and action_labels is None and time_labels is None:
             last = hidden[torch.arange(len(hidden), device=hidden.device), last_index(attention_mask)]  # (B, H)
-            item_logits, path_logits = self._item_log_probabilities(
+            items, path_logits = self._item_probabilities(
                 hidden, input_ids, token_type_ids, attention_mask, self._all_actions(hidden.device)
             )
             return NextBehaviorOutput(
                 action_logits=self._action_logits(last, calibrated=True),
-                item_logits=item_logits,
+                item_logits=items.log(),
                 time_logits=self._time_logits(last, calibrated=True),
                 path_logits=path_logits,
             )
@@ -840,7 +840,7 @@ class BertForNextBehavior(PreTrainedModel):
         attention_mask: torch.Tensor | None = None,
     ) -> torch.Tensor:
         """(B, V) float32: log p(item | history, the next event names an item), summed over actions; -inf for ids
-        that are no candidates. Holds (B, V) and one action at a time."""
+        that are no candidates. Holds (B, V), and all actions for a few rows at a time."""
         input_ids, token_type_ids, time_gap_ids, attention_mask = self._complete(
             input_ids, token_type_ids, time_gap_ids, attention_mask
         )
@@ -988,7 +988,7 @@ class BertForNextBehavior(PreTrainedModel):
             normaliser = LinearLogSumExp.apply(query, table, low)
         return (target_score - normaliser).masked_fill(~is_item, MASKED)
 
-    def _item_log_probabilities(
+    def _item_probabilities(
         self,
         hidden: torch.Tensor,
         input_ids: torch.Tensor,
@@ -996,8 +996,8 @@ class BertForNextBehavior(PreTrainedModel):
         attention_mask: torch.Tensor,
         actions: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """log p(item | history, action) (B, Q, V) and the paths' log-weights (B, Q, 4) at the last event, for the
-        action ids `actions` (Q,)."""
+        """p(item | history, action) (B, Q, V) and the paths' log-weights (B, Q, 4) at the last event, for the ids
+        `actions` (Q,)."""
         rows, first = len(hidden), self.config.first_item_id
         last = last_index(attention_mask)  # (B,)
         action_ids = actions.expand(rows, -1)  # (B, Q)
@@ -1013,7 +1013,8 @@ class BertForNextBehavior(PreTrainedModel):
         table = self.item_rows(torch.arange(first, self.config.vocab_size, device=hidden.device))
         logits = (query @ table.T).float() / self.config.generate_temperature
         generated = logits.softmax(dim=-1)  # (B, Q, V - first)
-        probabilities = F.pad(generated * gate[..., PATH_GENERATE, None].exp(), (first, 0))  # (B, Q, V)
+        probabilities = generated.new_zeros((*action_ids.shape, self.config.vocab_size))  # (B, Q, V)
+        probabilities[..., first:] = generated * gate[..., PATH_GENERATE, None].exp()
         pointed_at = input_ids[:, None, :].expand_as(pointer)
         probabilities.scatter_add_(2, pointed_at, (pointer + gate[..., PATH_REPEAT, None]).exp())
         associated = associated * gate[..., PATH_ASSOCIATE, None].exp()
@@ -1022,7 +1023,8 @@ class BertForNextBehavior(PreTrainedModel):
         probabilities[..., NONE] = gate[..., PATH_NONE].exp()
         if self.config.item_temperature != 1.0:
             probabilities = probabilities ** (1 / self.config.item_temperature)
-        return (probabilities / probabilities.sum(dim=-1, keepdim=True)).log(), gate
+            probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
+        return probabilities, gate
 
     @torch.no_grad()
     def path_log_probabilities(
@@ -1084,14 +1086,17 @@ class BertForNextBehavior(PreTrainedModel):
         token_type_ids: torch.Tensor,
         attention_mask: torch.Tensor,
     ) -> torch.Tensor:
-        """(B, V) p(item | history, the event names an item), one action at a time."""
+        """(B, V) p(item | history, the event names an item), in chunks of rows."""
         last = hidden[torch.arange(len(hidden), device=hidden.device), last_index(attention_mask)]
         action_probabilities = self._action_logits(last, calibrated=True).softmax(dim=-1)  # (B, A)
-        total = hidden.new_zeros((len(hidden), self.config.vocab_size), dtype=torch.float32)
-        for action in range(FIRST_ACTION, self.config.num_actions):
-            one = torch.tensor([action], device=hidden.device)
-            items, _ = self._item_log_probabilities(hidden, input_ids, token_type_ids, attention_mask, one)
-            total += action_probabilities[:, action, None] * items[:, 0].exp()
+        actions = torch.arange(FIRST_ACTION, self.config.num_actions, device=hidden.device)
+        total = hidden.new_empty((len(hidden), self.config.vocab_size), dtype=torch.float32)
+        rows = max(1, MAX_CHUNK_ELEMENTS // (len(actions) * self.config.vocab_size))
+        for part in torch.arange(len(hidden), device=hidden.device).split(rows):
+            items, _ = self._item_probabilities(
+                hidden[part], input_ids[part], token_type_ids[part], attention_mask[part], actions
+            )  # (b, Q, V)
+            total[part] = (action_probabilities[part, None, FIRST_ACTION:] @ items)[:, 0]
         total[:, NONE] = 0
         return total / total.sum(dim=-1, keepdim=True)
 
@@ -1131,10 +1136,8 @@ class BertForNextBehavior(PreTrainedModel):
         if of == "item" and not action_given:
             joint = self._marginal(hidden, input_ids, token_type_ids, attention_mask)[:, None, :]  # (B, 1, V)
         else:
-            items, _ = self._item_log_probabilities(hidden, input_ids, token_type_ids, attention_mask, actions)
-            joint = items.exp()  # (B, Q, V)
-            if not action_given:
-                joint = joint * action_probabilities[:, :, None]
+            items, _ = self._item_probabilities(hidden, input_ids, token_type_ids, attention_mask, actions)
+            joint = items if action_given else items * action_probabilities[:, :, None]  # (B, Q, V)
         candidates = nameable[:, None, :].expand_as(joint).clone()
         if of == "pair":
             real = actions >= FIRST_ACTION
