@@ -639,7 +639,7 @@ def test_a_clean_process_elsewhere_computes_the_same_also_from_a_copy_it_saved(
     paths = [str(tmp_path / name) for name in ("model", "copy", "batch.pt", "answer.pt")]
     environment = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
     done = subprocess.run(
-        [sys.executable, "-P", "-c", ELSEWHERE, *paths], cwd=tmp_path / "elsewhere", env=environment,
+        [sys.executable, "-I", "-c", ELSEWHERE, *paths], cwd=tmp_path / "elsewhere", env=environment,
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -711,7 +711,7 @@ def test_autocast_to_bfloat16_gives_a_close_loss_and_gradients(model: BertForNex
     exact = model(**batch).loss
     with torch.autocast("cpu", dtype=torch.bfloat16):
         low = model(**batch).loss
-    assert float(low) == pytest.approx(float(exact), rel=0.05)
+    assert float(low.detach()) == pytest.approx(float(exact.detach()), rel=0.05)
     assert all(gradient.isfinite().all() for gradient in gradients(model, low).values())
 
 
@@ -722,7 +722,9 @@ def test_gradient_checkpointing_gives_the_same_gradients() -> None:
     plain = gradients(model, model(**batch).loss)
     calls = []
     model.get_submodule("bert.encoder.layer.0.intermediate").register_forward_hook(lambda *_: calls.append(1))
-    enable: Any = model.activation_checkpointing_enable
+    # transformers below 5.21, the last for Python 3.10, knows the older name alone.
+    newer = "activation_checkpointing_enable" in dir(model)
+    enable: Any = model.activation_checkpointing_enable if newer else model.gradient_checkpointing_enable
     enable()
     again = gradients(model, model(**batch).loss)
     assert len(calls) == 2, "a checkpointed layer runs again in the backward pass"

@@ -293,7 +293,7 @@ def test_a_clean_process_elsewhere_gives_the_same_answers_also_from_a_copy_it_sa
 ) -> None:
     request = [{"events": HISTORY}, {"events": OTHER}]
     environment = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PATH": ""}
-    command = [sys.executable, "-P", "-c", REMOTE, str(folder), str(tmp_path / "copy"), json.dumps(request)]
+    command = [sys.executable, "-I", "-c", REMOTE, str(folder), str(tmp_path / "copy"), json.dumps(request)]
     done = subprocess.run(
         command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180
     )

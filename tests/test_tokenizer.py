@@ -425,7 +425,9 @@ print(tokenizer([{"item": "84"}])["input_ids"])
 def run_elsewhere(program: str, folder: Path, *arguments: str, path: str = "") -> str:
     """Output of a program in a process that starts in `folder` and sees the repository only if `path` names it."""
     environment = {"HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, "PATH": ""}
-    command = [sys.executable, "-P", "-c", program, *arguments]
+    # Not -I, which would ignore PYTHONPATH; Python 3.10 has no -P, and finds nothing of ours in `folder`.
+    safe_path = ["-P"] if sys.version_info >= (3, 11) else []
+    command = [sys.executable, *safe_path, "-c", program, *arguments]
     done = subprocess.run(
         command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
     )

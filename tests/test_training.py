@@ -185,7 +185,7 @@ def test_a_clean_process_elsewhere_gives_the_probabilities_of_training(trained: 
     environment = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
     arguments = [str(trained), json.dumps(history), str(tmp_path / "answer.pt")]
     done = subprocess.run(
-        [sys.executable, "-P", "-c", ELSEWHERE, *arguments], cwd=tmp_path, env=environment,
+        [sys.executable, "-I", "-c", ELSEWHERE, *arguments], cwd=tmp_path, env=environment,
         stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
