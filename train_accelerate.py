@@ -422,12 +422,7 @@ def interrupted_batch_size(settings: RunSettings) -> int:
     Raises:
         ValueError: there is no such run, or it was another one: its weights would not be continued but mixed.
     """
-    path = Path(settings.output_dir) / CHECKPOINTS / "settings.json"
-    if not path.exists():
-        raise ValueError(
-            f"--resume: there is no checkpoint in {path.parent}; start without --resume, or check --output_dir."
-        )
-    record = json.loads(path.read_text())
+    record = json.loads((last_checkpoint(Path(settings.output_dir) / CHECKPOINTS) / "settings.json").read_text())
     now, then = asdict(settings), record["settings"]
     changed = [f"{name}: {then.get(name)} then, {now[name]} now" for name in now if then.get(name) != now[name]]
     changed = [text for text in changed if text.split(":")[0] not in MAY_CHANGE_ON_RESUME]
@@ -437,6 +432,14 @@ def interrupted_batch_size(settings: RunSettings) -> int:
             "they were, or start without --resume."
         )
     return int(record["tokens_per_batch"])
+
+
+def last_checkpoint(root: Path) -> Path:
+    """The last checkpoint, also one whose replacement was interrupted between its two renames."""
+    for name in ("last", "last.old"):
+        if (root / name).exists():
+            return root / name
+    raise ValueError(f"--resume: there is no checkpoint in {root}; start without --resume, or check --output_dir.")
 
 
 def replace_directory(unfinished: Path, final: Path) -> None:
@@ -453,9 +456,10 @@ def replace_directory(unfinished: Path, final: Path) -> None:
 class Checkpoints:
     """`checkpoints/last` (all state) and `checkpoints/best` (the model), each written whole or not at all."""
 
-    def __init__(self, accelerator: Accelerator, output_dir: str) -> None:
+    def __init__(self, accelerator: Accelerator, settings: RunSettings, tokens_per_batch: int) -> None:
         self.accelerator = accelerator
-        self.root = Path(output_dir) / CHECKPOINTS
+        self.root = Path(settings.output_dir) / CHECKPOINTS
+        self.record = {"settings": asdict(settings), "tokens_per_batch": tokens_per_batch}
 
     def save_last(self) -> None:
         unfinished = self.root / "last.unfinished"
@@ -465,6 +469,7 @@ class Checkpoints:
         self.accelerator.save_state(str(unfinished))
         self.accelerator.wait_for_everyone()
         if self.accelerator.is_main_process:
+            (unfinished / "settings.json").write_text(json.dumps(self.record, indent=1))
             replace_directory(unfinished, self.root / "last")
 
     def save_best(self, model: BertForNextBehavior) -> None:
@@ -476,22 +481,7 @@ class Checkpoints:
         self.accelerator.wait_for_everyone()
 
     def restore_last(self) -> None:
-        """Loads the last checkpoint, also one whose replacement was interrupted between its two renames."""
-        for name in ("last", "last.old"):
-            if (self.root / name).exists():
-                self.accelerator.load_state(str(self.root / name))
-                return
-        raise ValueError(
-            f"--resume: there is no checkpoint in {self.root}; start without --resume, or check --output_dir."
-        )
-
-    def record_settings(self, settings: RunSettings, tokens_per_batch: int) -> None:
-        """Notes what the checkpoints of this run belong to."""
-        if self.accelerator.is_main_process:
-            self.root.mkdir(parents=True, exist_ok=True)
-            record = {"settings": asdict(settings), "tokens_per_batch": tokens_per_batch}
-            (self.root / "settings.json").write_text(json.dumps(record, indent=1))
-        self.accelerator.wait_for_everyone()
+        self.accelerator.load_state(str(last_checkpoint(self.root)))
 
     def best(self) -> Path:
         return self.root / "best" if (self.root / "best").exists() else self.root / "best.old"
@@ -661,7 +651,7 @@ def train(
     bare = accelerator.unwrap_model(model)
     state, averaged = RunState(), AveragedWeights(bare, settings.ema_decay)
     accelerator.register_for_checkpointing(state, averaged)
-    checkpoints = Checkpoints(accelerator, settings.output_dir)
+    checkpoints = Checkpoints(accelerator, settings, tokens_per_batch * settings.gradient_accumulation_steps)
     if settings.resume:
         checkpoints.restore_last()
         state.finished = state.bad_validations >= settings.patience or state.epoch >= settings.max_epochs
@@ -717,7 +707,7 @@ def train(
         )
 
     bar = tqdm(unit=" events", unit_scale=True, desc="training", mininterval=1, disable=not accelerator.is_main_process)
-    running_loss, out_of_time = float("nan"), False
+    running_loss, out_of_time, validated_at = float("nan"), False, state.step
     seconds_per_target: list[float] = []
     model.train()
     while not state.finished and not out_of_time:
@@ -763,8 +753,13 @@ def train(
             out_of_time = bool(
                 accelerator.reduce(torch.tensor(float(time.monotonic() > deadline), device=accelerator.device)) > 0
             )
-        if epoch_ends or out_of_time or state.step_in_epoch % settings.validation_steps == 0:
+        # When the time is up, a few steps since the last validation are not worth another.
+        is_worth_it = state.best_step == 0 or state.step - validated_at > steps_per_epoch // 20
+        if epoch_ends or state.step_in_epoch % settings.validation_steps == 0 or (out_of_time and is_worth_it):
             validate()
+            validated_at = state.step
+        elif out_of_time:
+            checkpoints.save_last()
     bar.close()
     why = "the time is up" if out_of_time else f"after {state.epoch} epochs"
     accelerator.print(f"Stopped {why}; best validation NDCG@10 {state.best_metric:.4f} at step {state.best_step}.")
@@ -833,7 +828,6 @@ def main(arguments: list[str] | None = None) -> None:
     def run(tokens_per_batch: int) -> TrainedModel:
         accelerator.free_memory()
         accelerator._custom_objects.clear()  # what the attempt that failed has registered for checkpoints
-        Checkpoints(accelerator, settings.output_dir).record_settings(settings, tokens_per_batch)
         shrink = sizes.tokens_per_batch // tokens_per_batch
         accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps * shrink
         return train(

@@ -363,7 +363,7 @@ def test_a_checkpoint_survives_a_stop_at_every_moment_of_its_replacement(moment:
     if moment == "after":
         os.replace(unfinished, final)
     kept: Any = RecordingAccelerator()
-    checkpoints = Checkpoints(kept, str(tmp_path))
+    checkpoints = Checkpoints(kept, RunSettings(output_dir=str(tmp_path)), 200)
     checkpoints.root = tmp_path
     checkpoints.restore_last()
     assert kept.loaded == ("second" if moment == "after" else "first")
