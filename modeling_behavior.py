@@ -58,9 +58,12 @@ GATE_NONE, GATE_REPEAT, GATE_NEW = range(3)
 MASKED = -1e4
 # The memory counts in whole numbers of 1 / COUNT_UNIT, so that sums do not depend on the order of updates.
 COUNT_UNIT = 1024
+# An optimizer moves a bias by its learning rate a step; scaled, the pointer's few biases settle within an epoch.
+BIAS_SCALE = 8.0
 EXACT_RECENCIES = 16
 NUM_RECENCIES = 32
-NUM_COUNTS = 6
+COUNT_BUCKET_MEANS = (1.0, 1.0, 2.0, 3.5, 6.5, 12.0)
+NUM_COUNTS = len(COUNT_BUCKET_MEANS)
 # Rows x candidates held at once when ranking: 2**24 floats are 64 MiB.
 MAX_CHUNK_ELEMENTS = 2**24
 
@@ -326,12 +329,13 @@ class RepeatPath(nn.Module):
             with_action = past & (token_type_ids[:, None, :] == target_action[:, :, None])
             done = with_action.to(hidden.dtype) @ same_item
 
-        scores = self.query(query) @ self.key(hidden).transpose(1, 2) / hidden.shape[-1] ** 0.5  # (B, Q, T)
         was_action = F.one_hot(token_type_ids, self.num_actions).to(hidden.dtype)  # (B, T, A)
-        scores = scores + self.action_bias(target_action) @ was_action.transpose(1, 2)
-        scores = scores + self.recency_bias(target_action).gather(2, recency_bucket(more_recent))
-        scores = scores + self.count_bias(target_action).gather(2, count_bucket(count))
-        scores = scores + self.done_bias(target_action).gather(2, count_bucket(done))
+        bias = self.action_bias(target_action) @ was_action.transpose(1, 2)  # (B, Q, T)
+        bias = bias + self.recency_bias(target_action).gather(2, recency_bucket(more_recent))
+        bias = bias + self.count_bias(target_action).gather(2, count_bucket(count))
+        bias = bias + self.done_bias(target_action).gather(2, count_bucket(done))
+        scores = self.query(query) @ self.key(hidden).transpose(1, 2) / hidden.shape[-1] ** 0.5  # (B, Q, T)
+        scores = scores + BIAS_SCALE * bias
         return scores.float().masked_fill(~latest, MASKED).log_softmax(dim=-1).masked_fill(~latest, MASKED)
 
 
@@ -669,10 +673,13 @@ class BertForNextBehavior(PreTrainedModel):
         repeat, associate = self.repeat_path, self.associate_path
         # transformers never comes here for a module of ours that holds no weights of its own, so leaves are asked for.
         if module is repeat.recency_bias:
-            # Before anything is learned, the pointer prefers recent items.
-            prior = -2 * torch.log1p(torch.arange(NUM_RECENCIES, dtype=torch.float32))
+            # Before anything is learned, the pointer prefers recent items and frequent ones.
+            prior = -torch.log1p(torch.arange(NUM_RECENCIES, dtype=torch.float32)) / BIAS_SCALE
             init.copy_(repeat.recency_bias.weight, prior.expand_as(repeat.recency_bias.weight))
-        elif module is repeat.action_bias or module is repeat.count_bias or module is repeat.done_bias:
+        elif module is repeat.count_bias:
+            prior = torch.tensor(COUNT_BUCKET_MEANS).log() / BIAS_SCALE
+            init.copy_(repeat.count_bias.weight, prior.expand_as(repeat.count_bias.weight))
+        elif module is repeat.action_bias or module is repeat.done_bias:
             init.zeros_(module.weight)
         elif module is associate.history_weights:
             steps = torch.arange(self.config.memory_history, dtype=torch.float32)

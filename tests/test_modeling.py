@@ -22,7 +22,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 import modeling_behavior
-from modeling_behavior import COUNT_UNIT, MASKED, BehaviorConfig, BertForNextBehavior, LinearLogSumExp
+from modeling_behavior import BIAS_SCALE, COUNT_UNIT, MASKED, BehaviorConfig, BertForNextBehavior, LinearLogSumExp
 
 PAD, UNK, NONE, START, NEW, IGNORED = 0, 1, 2, 3, 4, -100
 NUM_NEW, NUM_ITEMS, NUM_ACTIONS, NUM_GAPS, LONGEST = 3, 9, 7, 6, 14
@@ -161,14 +161,16 @@ def test_a_vocabulary_without_room_for_the_reserved_tokens_is_refused() -> None:
         BehaviorConfig(vocab_size=30, num_new_items=64)
 
 
-def test_a_new_model_points_to_recent_events_and_looks_up_recent_items() -> None:
+def test_a_new_model_points_to_recent_and_frequent_items_and_looks_up_recent_items() -> None:
     model = BertForNextBehavior(small_config())
     for row in model.repeat_path.recency_bias.weight:
-        torch.testing.assert_close(row[:4], -2 * torch.tensor([1.0, 2.0, 3.0, 4.0]).log())
+        torch.testing.assert_close(BIAS_SCALE * row[:4], -torch.tensor([1.0, 2.0, 3.0, 4.0]).log())
     for row in model.associate_path.history_weights.weight:
         torch.testing.assert_close(row[:3].exp(), torch.tensor([1.0, 0.5, 0.25]))
     repeat = model.repeat_path
-    for zero in (repeat.action_bias, repeat.count_bias, repeat.done_bias, model.associate_path.gate):
+    for row in repeat.count_bias.weight:
+        torch.testing.assert_close((BIAS_SCALE * row[1:3]).exp(), torch.tensor([1.0, 2.0]))
+    for zero in (repeat.action_bias, repeat.done_bias, model.associate_path.gate):
         assert not zero.weight.any()
 
 
@@ -751,7 +753,8 @@ def test_a_bert_checkpoint_loads_under_its_own_names(tmp_path: Path) -> None:
     assert model.lm_head.weight is model.get_input_embeddings().weight
     # What BERT does not have starts as in a new model.
     assert all(weight.isfinite().all() and weight.abs().max() < 8 for weight in model.parameters())
-    torch.testing.assert_close(model.repeat_path.recency_bias.weight[0, :3], -2 * torch.tensor([1.0, 2, 3]).log())
+    prior = -torch.tensor([1.0, 2, 3]).log() / BIAS_SCALE
+    torch.testing.assert_close(model.repeat_path.recency_bias.weight[0, :3], prior)
     assert torch.equal(model.associate_path.item_counts, torch.zeros(1, dtype=torch.long))
     assert 0.01 < float(model.get_input_embeddings().weight.std()) < 0.03
     batch = make_batch([9, 6])
