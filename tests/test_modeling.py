@@ -756,7 +756,7 @@ def test_a_bert_checkpoint_loads_under_its_own_names(tmp_path: Path) -> None:
     prior = -torch.tensor([1.0, 2, 3]).log() / BIAS_SCALE
     torch.testing.assert_close(model.repeat_path.recency_bias.weight[0, :3], prior)
     assert torch.equal(model.associate_path.item_counts, torch.zeros(1, dtype=torch.long))
-    assert 0.01 < float(model.get_input_embeddings().weight.std()) < 0.03
+    assert 0.01 < float(model.get_input_embeddings().weight.detach().std()) < 0.03
     batch = make_batch([9, 6])
     late: Batch = {name: value.clone() for name, value in batch.items()}
     late["input_ids"][:, -1] = 8 + (late["input_ids"][:, -1] == 8)
