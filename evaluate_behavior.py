@@ -656,6 +656,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
         write_whole(Path(args.json), json.dumps(result, indent=1, allow_nan=False))
 
 
+def tokenize_log(events: Any, tokenizer: Any) -> Any:
+    """`encode_events` of a Polars frame with the vocabulary of a `BehaviorTokenizer`: a `datasets.Dataset`."""
+    return encode_events(
+        events,
+        item_vocabulary=tokenizer.item_vocabulary,
+        first_item_id=tokenizer.first_item_id,
+        action_vocabulary=tokenizer.action_vocabulary,
+        time_edges=tokenizer.time_edges,
+    )
+
+
 def evaluate_folder(
     model_dir: Path, events: Any, split: Split, batch_size: int | None, max_targets: int | None, seed: int
 ) -> Result:
@@ -664,13 +675,7 @@ def evaluate_folder(
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModel.from_pretrained(model_dir, trust_remote_code=True, dtype=torch.float32).to(device)
-    dataset = encode_events(
-        events,
-        item_vocabulary=tokenizer.item_vocabulary,
-        first_item_id=tokenizer.first_item_id,
-        action_vocabulary=tokenizer.action_vocabulary,
-        time_edges=tokenizer.time_edges,
-    )
+    dataset = tokenize_log(events, tokenizer)
     return evaluate_model(
         model,
         Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id),

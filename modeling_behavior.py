@@ -737,9 +737,13 @@ class BertForNextBehavior(PreTrainedModel):
         )
         hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
         if labels is None and action_labels is None and time_labels is None:
-            last = hidden[torch.arange(len(hidden), device=hidden.device), last_index(attention_mask)]  # (B, H)
+            last = last_hidden(hidden, attention_mask)  # (B, H)
             items, path_logits = self._item_probabilities(
-                hidden, input_ids, token_type_ids, attention_mask, self._all_actions(hidden.device)
+                hidden,
+                input_ids,
+                token_type_ids,
+                attention_mask,
+                torch.arange(self.config.num_actions).to(hidden.device),
             )
             return NextBehaviorOutput(
                 action_logits=self._action_logits(last, calibrated=True),
@@ -824,7 +828,7 @@ class BertForNextBehavior(PreTrainedModel):
                     f"one, got {allowed.tolist()[:10]}: use tokenizer.encode_item(item)."
                 )
         hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
-        actions = self._all_actions(hidden.device) if action is None else torch.tensor([action], device=hidden.device)
+        actions = self._real_actions(hidden.device) if action is None else torch.tensor([action], device=hidden.device)
         rows = max(1, MAX_CHUNK_ELEMENTS // (len(actions) * self.config.vocab_size))
         answers = [
             self._ranked(hidden[part], input_ids[part], token_type_ids[part], attention_mask[part],
@@ -908,8 +912,8 @@ class BertForNextBehavior(PreTrainedModel):
             time_gap_ids = torch.ones_like(input_ids) * attention_mask
         return input_ids, token_type_ids, time_gap_ids, attention_mask
 
-    def _all_actions(self, device: torch.device) -> torch.Tensor:
-        return torch.arange(self.config.num_actions, device=device)
+    def _real_actions(self, device: torch.device) -> torch.Tensor:
+        return torch.arange(FIRST_ACTION, self.config.num_actions, device=device)
 
     def _action_logits(self, hidden: torch.Tensor, calibrated: bool) -> torch.Tensor:
         logits = self.action_head(hidden).float()
@@ -1005,11 +1009,10 @@ class BertForNextBehavior(PreTrainedModel):
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """p(item | history, action) (B, Q, V) and the paths' log-weights (B, Q, 4) at the last event, for the ids
         `actions` (Q,)."""
-        rows, first = len(hidden), self.config.first_item_id
+        first = self.config.first_item_id
         last = last_index(attention_mask)  # (B,)
-        action_ids = actions.expand(rows, -1)  # (B, Q)
-        last_hidden = hidden[torch.arange(rows, device=hidden.device), last]  # (B, H)
-        query = self.item_query(last_hidden[:, None, :], action_ids)  # (B, Q, H)
+        action_ids = actions.expand(len(hidden), -1)  # (B, Q)
+        query = self.item_query(last_hidden(hidden, attention_mask)[:, None, :], action_ids)  # (B, Q, H)
         query_index = last[:, None].expand_as(action_ids)
         pointer = self.repeat_path(query, action_ids, query_index, hidden, input_ids, token_type_ids, attention_mask)
         can_repeat = pointer.amax(dim=-1) > MASKED  # (B, Q)
@@ -1051,13 +1054,13 @@ class BertForNextBehavior(PreTrainedModel):
             temperatures: (C,) candidates for the generate path's temperature.
 
         Returns:
-            (B, 4) float32 log p(item | path), MASKED where a path does not name it, the generate path's at
-            temperature 1; (B, C) the generate path's at each temperature; (B, 3) gate logits; (B, 3) what the gate
+            (B, 4) float32 log p(item | path), MASKED where a path does not name it, the generate path's at the first
+            temperature; (B, C) the generate path's at each temperature; (B, 3) gate logits; (B, 3) what the gate
             knows of the memory, with nan in a row that the memory has nothing to say about.
         """
         hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
-        last, rows = last_index(attention_mask)[:, None], torch.arange(len(hidden), device=hidden.device)
-        query = self.item_query(hidden[rows, last[:, 0]], action_ids)  # (B, H)
+        last = last_index(attention_mask)[:, None]
+        query = self.item_query(last_hidden(hidden, attention_mask), action_ids)  # (B, H)
         pointer = self.repeat_path(
             query[:, None], action_ids[:, None], last, hidden, input_ids, token_type_ids, attention_mask
         )[:, 0]  # (B, T)
@@ -1068,8 +1071,8 @@ class BertForNextBehavior(PreTrainedModel):
         table = self.item_rows(torch.arange(self.config.first_item_id, self.config.vocab_size, device=hidden.device))
         logits = (query @ table.T).float()  # (B, V - first)
         score = logits.gather(1, (item_ids - self.config.first_item_id).clamp(min=0)[:, None])[:, 0]
-        generated = torch.stack([score / t - (logits / t).logsumexp(dim=-1) for t in (1.0, *temperatures)], dim=-1)
-        generated = generated.masked_fill(~is_item[:, None], MASKED)  # (B, 1 + C)
+        generated = torch.stack([score / t - (logits / t).logsumexp(dim=-1) for t in temperatures], dim=-1)
+        generated = generated.masked_fill(~is_item[:, None], MASKED)  # (B, C)
         paths = torch.stack(
             [
                 torch.zeros_like(named).masked_fill(item_ids != NONE, MASKED),
@@ -1079,12 +1082,12 @@ class BertForNextBehavior(PreTrainedModel):
             ],
             dim=-1,
         )
-        totals = self.associate_path.neighbors().rows(recent)[1].sum(dim=-1)  # (B, K)
+        totals = self.associate_path.neighbors().row_sum[recent]  # (B, K)
         weights = self.associate_path.weights(recent, action_ids)
         features = self.associate_path.gate_features(totals, recent, weights)
         features[(totals * weights).sum(dim=-1) <= 0] = torch.nan
         can_repeat = pointer.amax(dim=-1) > MASKED
-        return paths, generated[:, 1:], self._gate_logits(query, action_ids, can_repeat), features
+        return paths, generated, self._gate_logits(query, action_ids, can_repeat), features
 
     def _marginal(
         self,
@@ -1094,9 +1097,9 @@ class BertForNextBehavior(PreTrainedModel):
         attention_mask: torch.Tensor,
     ) -> torch.Tensor:
         """(B, V) p(item | history, the event names an item), in chunks of rows."""
-        last = hidden[torch.arange(len(hidden), device=hidden.device), last_index(attention_mask)]
+        last = last_hidden(hidden, attention_mask)  # (B, H)
         action_probabilities = self._action_logits(last, calibrated=True).softmax(dim=-1)  # (B, A)
-        actions = torch.arange(FIRST_ACTION, self.config.num_actions, device=hidden.device)
+        actions = self._real_actions(hidden.device)
         total = hidden.new_empty((len(hidden), self.config.vocab_size), dtype=torch.float32)
         rows = max(1, MAX_CHUNK_ELEMENTS // (len(actions) * self.config.vocab_size))
         for part in torch.arange(len(hidden), device=hidden.device).split(rows):
@@ -1121,7 +1124,7 @@ class BertForNextBehavior(PreTrainedModel):
         allowed: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """item_ids, action_ids and probabilities, each (B, k), of one chunk of rows."""
-        last = hidden[torch.arange(len(hidden), device=hidden.device), last_index(attention_mask)]
+        last = last_hidden(hidden, attention_mask)  # (B, H)
         action_probabilities = self._action_logits(last, calibrated=True).softmax(dim=-1)  # (B, A)
         if of == "action":
             candidates = torch.arange(self.config.num_actions, device=hidden.device) >= FIRST_ACTION
@@ -1144,11 +1147,9 @@ class BertForNextBehavior(PreTrainedModel):
             joint = self._marginal(hidden, input_ids, token_type_ids, attention_mask)[:, None, :]  # (B, 1, V)
         else:
             items, _ = self._item_probabilities(hidden, input_ids, token_type_ids, attention_mask, actions)
-            joint = items if action_given else items * action_probabilities[:, :, None]  # (B, Q, V)
+            joint = items if action_given else items * action_probabilities[:, actions, None]  # (B, Q, V)
         candidates = nameable[:, None, :].expand_as(joint).clone()
         if of == "pair":
-            real = actions >= FIRST_ACTION
-            candidates &= real[None, :, None]
             without = torch.tensor(self.config.actions_without_item, dtype=torch.long, device=hidden.device)
             candidates[:, :, NONE] = torch.isin(actions, without)
         joint = joint.masked_fill(~candidates, 0)
@@ -1193,6 +1194,11 @@ def last_index(attention_mask: torch.Tensor) -> torch.Tensor:
     positions = torch.arange(1, length + 1, device=attention_mask.device)
     last = (attention_mask.bool() * positions).amax(dim=1) - 1
     return last.clamp(min=0)
+
+
+def last_hidden(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """(B, H): the hidden state (B, T, H) at each row's last attended position."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), last_index(attention_mask)]
 
 
 def rank(probabilities: torch.Tensor, candidates: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:

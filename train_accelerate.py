@@ -49,9 +49,9 @@ from behavior.batches import (
 )
 from behavior.events import ReadOptions, add_event_arguments, options_from_arguments, read_events, read_items
 from behavior.metrics import ndcg_at_k, pessimistic_ranks
-from behavior.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences, encode_events, save_dataset
+from behavior.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences, save_dataset
 from behavior.splits import Split, assign_parts, make_split
-from evaluate_behavior import ModelRanker, evaluate_model, format_table, rows_per_batch
+from evaluate_behavior import ModelRanker, evaluate_model, format_table, rows_per_batch, tokenize_log, write_whole
 from modeling_behavior import MASKED, PATH_GENERATE, BehaviorConfig, BertForNextBehavior, path_log_weights
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import build_tokenizer
@@ -191,13 +191,7 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
         num_new_items=max(64, max_length),
         max_length=max_length,
     )
-    dataset = encode_events(
-        events,
-        item_vocabulary=tokenizer.item_vocabulary,
-        first_item_id=tokenizer.first_item_id,
-        action_vocabulary=tokenizer.action_vocabulary,
-        time_edges=tokenizer.time_edges,
-    )
+    dataset = tokenize_log(events, tokenizer)
     prepared = output / "prepared"
     dataset = save_dataset(dataset, prepared) if writes else datasets.Dataset.load_from_disk(str(prepared))
     sequences = Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)
@@ -863,9 +857,10 @@ def main(arguments: list[str] | None = None) -> None:
                 actions=log.tokenizer.action_vocabulary,
                 neighbours=log.neighbours,
             )
-            (output / "evaluation.json").write_text(json.dumps(result, indent=1))
-            (output / "evaluation.md").write_text(format_table(result))
-            print(format_table(result))
+            write_whole(output / "evaluation.json", json.dumps(result, indent=1))
+            table = format_table(result)
+            write_whole(output / "evaluation.md", table)
+            print(table)
         print(
             f"\nThe model is in {settings.output_dir} ({time.monotonic() - started:.0f} s). Load it with\n"
             f'  AutoModel.from_pretrained("{settings.output_dir}", trust_remote_code=True)'
