@@ -10,10 +10,12 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import torch
+from hub_server import HubServer
 
 torch.set_num_threads(1)
 
@@ -54,3 +56,10 @@ def tiny_log_csv(tmp_path: Path) -> Path:
     path = tmp_path / "tiny_log.csv"
     path.write_text("\n".join(["user_id,item_id,action,timestamp", *lines]) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="module")
+def hub() -> Iterator[HubServer]:
+    """An empty Hub on loopback, in its own process, for one test module; tests/hub_server.py says how to use it."""
+    with HubServer() as server:
+        yield server
