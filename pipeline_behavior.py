@@ -21,7 +21,11 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 PAD, NONE, FIRST_NEW, FIRST_GAP = 0, 2, 4, 2
 DEFAULT_BATCH_SIZE = 32
-OPTIONS = ("top_k", "of", "action", "exclude_seen", "allowed_items")
+FIRST_ACTION = 3
+PATHS = ("none", "generate", "repeat", "associate")
+OPTIONS = ("top_k", "of", "action", "exclude_seen", "allowed_items", "paths")
+
+TINY = torch.finfo(torch.float32).tiny
 
 HOUR, DAY = 3600.0, 86400.0
 HORIZONS = {
@@ -41,6 +45,7 @@ class NextBehaviorPipeline(Pipeline):
         action: the answer given that this is the next action, by its name.
         exclude_seen: leave out every item in `events`, also in events too old for the model's window.
         allowed_items: rank only these items (the user's ids; all must be in the vocabulary).
+        paths: say which way each item was named; about doubles the time of an answer.
         batch_size: histories per forward pass, default 32; it changes no answer.
 
     Each answer has the keys
@@ -52,6 +57,9 @@ class NextBehaviorPipeline(Pipeline):
         when: `median_seconds` until the next event and the probabilities `within_1_hour`, `within_1_day`,
             `within_7_days` and `within_30_days`; None for a model of a log without times. The same for every answer
             to one history.
+        paths: with `paths=True`, the shares of the item's probability that the paths `generate` (the item table),
+            `repeat` (a pointer over the user's events) and `associate` (the memory of what occurs together) have named;
+            they sum to one. None for an answer without an item.
 
     Events out of time order are sorted if all of them carry a timestamp. The model is put in eval mode.
     """
@@ -132,8 +140,10 @@ class NextBehaviorPipeline(Pipeline):
         action: str | None = None,
         exclude_seen: bool = False,
         allowed_items: list[str] | None = None,
+        paths: bool = False,
     ) -> dict[str, Any]:
-        """Per row the ranked item ids, action ids and probabilities, and the time buckets' probabilities (B, G)."""
+        """Per row the ranked item ids, action ids and probabilities, the time buckets' probabilities (B, G), and if
+        asked for the paths' shares (k, 4) of each row."""
         batch, seen_before = model_inputs["batch"], model_inputs["seen_before"]
         question = {
             "top_k": top_k,
@@ -159,8 +169,10 @@ class NextBehaviorPipeline(Pipeline):
                     answers.action_ids[0].tolist(),
                     answers.probabilities[0].tolist(),
                 )
+        in_order = [ranked[row] for row in range(len(seen_before))]
         return {
-            "ranked": [ranked[row] for row in range(len(seen_before))],
+            "ranked": in_order,
+            "shares": path_shares(self.model, batch, in_order) if paths else None,
             "time": self._time_probabilities(batch),
             "new_items": model_inputs["new_items"],
         }
@@ -174,7 +186,9 @@ class NextBehaviorPipeline(Pipeline):
             if self.tokenizer.has_time:
                 when = time_until_next(model_outputs["time"][row].tolist(), self.tokenizer.time_edges)
             found = []
-            for item_id, action_id, probability in zip(item_ids, action_ids, probabilities, strict=True):
+            shares = None if model_outputs["shares"] is None else model_outputs["shares"][row].tolist()
+            ranked = zip(item_ids, action_ids, probabilities, strict=True)
+            for place, (item_id, action_id, probability) in enumerate(ranked):
                 if item_id == PAD and action_id == PAD:  # fewer candidates than top_k
                     continue
                 item = self._item(item_id, new_items)
@@ -187,6 +201,10 @@ class NextBehaviorPipeline(Pipeline):
                         "when": when,
                     }
                 )
+                if shares is not None:
+                    share = dict(zip(PATHS, shares[place], strict=True))
+                    del share["none"]  # the path of answers without an item
+                    found[-1]["paths"] = share if sum(share.values()) > 0 else None
             answers.append(found)
         return answers
 
@@ -220,6 +238,58 @@ class NextBehaviorPipeline(Pipeline):
         hidden = self.model.bert(**batch)[:, -1]  # (B, H): padding stands on the left
         logits = self.model.time_head(hidden)[:, FIRST_GAP:].float()
         return (logits / self.model.config.time_temperature).softmax(dim=-1)
+
+
+def path_shares(
+    model: Any, batch: dict[str, torch.Tensor], ranked: list[tuple[list[int], list[int], list[float]]]
+) -> list[torch.Tensor]:
+    """Which path named each answer: how p(item | history, action) is made up of the gate's paths.
+
+    An answer over all actions (action id 0) weighs the actions by how probable they make the item. A calibrated item
+    temperature reshapes the mixture after the paths have met, so it changes probabilities and no share.
+
+    Args:
+        batch: input_ids, token_type_ids, time_gap_ids and attention_mask, (B, T) int64, padded on the left.
+        ranked: for each row item ids, action ids and probabilities, k of each.
+
+    Returns:
+        for each row (k, 4) float32 shares in the order of `PATHS` that sum to one; zeros where no item is asked for,
+        or one of probability zero.
+    """
+    first = model.config.first_item_id
+    hidden = model.bert(**batch)  # (B, T, H)
+    actions = torch.arange(FIRST_ACTION, model.config.num_actions, device=hidden.device)
+    action_logits = model.action_head(hidden[:, -1])[:, FIRST_ACTION:].float() / model.config.action_temperature
+    action_probabilities = action_logits.softmax(dim=-1)  # (B, Q)
+    table = model.item_rows(torch.arange(first, model.config.vocab_size, device=hidden.device))  # (V - first, H)
+    shares = []
+    for row, (item_ids, action_ids, _) in enumerate(ranked):  # one at a time: (Q, V) numbers are held
+        items = torch.tensor(item_ids, device=hidden.device)  # (k,)
+        asked = torch.tensor(action_ids, device=hidden.device)  # (k,)
+        past = hidden[row : row + 1]
+        ids, types, mask = (batch[name][row : row + 1] for name in ("input_ids", "token_type_ids", "attention_mask"))
+        last = torch.full((1, 1), ids.shape[1] - 1, device=hidden.device)
+        query = model.item_query(past[:, -1:], actions[None])  # (1, Q, H)
+        pointer = model.repeat_path(query, actions[None], last.expand(1, len(actions)), past, ids, types, mask)[0]
+        recent = model.associate_path.recent_items(ids, mask, last)[:, 0]  # (1, K)
+        neighbors, associated, _ = model.associate_path.score_all(recent, actions[None])
+        generated = (query[0] @ table.T).float() / model.config.generate_temperature  # (Q, V - first)
+        mixture, gate = model._item_probabilities(past, ids, types, mask, actions)
+        by_path = torch.stack(
+            [
+                (items == NONE).float().expand(len(actions), -1),
+                generated.log_softmax(dim=-1)[:, (items - first).clamp(min=0)].exp() * (items >= first),
+                pointer.exp() @ (ids[0, :, None] == items).float(),
+                associated[0] @ (neighbors[0, :, None] == items).float(),
+            ],
+            dim=-1,
+        )  # (Q, k, 4)
+        named = by_path * gate[0].exp()[:, None, :]
+        weight = mixture[0][:, items] * action_probabilities[row][:, None]  # (Q, k)
+        weight = weight * ((asked == 0) | (actions[:, None] == asked))
+        joint = (weight[..., None] * named / named.sum(dim=-1, keepdim=True).clamp(min=TINY)).sum(dim=0)  # (k, 4)
+        shares.append(joint / joint.sum(dim=-1, keepdim=True).clamp(min=TINY))
+    return shares
 
 
 def events_of(one: Any, row: int) -> list[Any]:

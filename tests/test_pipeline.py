@@ -179,6 +179,97 @@ def test_nothing_is_answered_when_everything_allowed_was_seen(predict: NextBehav
         assert items_of(predict({"events": events}, **options)) == {None}
 
 
+# -- which path named it -----------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def with_memory(folder: Path) -> NextBehaviorPipeline:
+    """The same model after counting, so that all four paths take part, and with calibration that is not 1."""
+    model = BertForNextBehavior.from_pretrained(folder)
+    tokenizer = BehaviorTokenizer.from_pretrained(folder)
+    orders = (("84", "5", "6"), ("84", "6"), ("7", "5"))
+    walks = [[{"item": item, "action": "view"} for item in order] for order in orders]
+    model.update_memory(**tokenizer(walks, return_tensors="pt"), pairs="all")
+    model.config.generate_temperature, model.config.action_temperature = 1.3, 0.8
+    return NextBehaviorPipeline(model=model, tokenizer=tokenizer, device="cpu")
+
+
+def contributions(predict: NextBehaviorPipeline, events: list[dict[str, Any]], answer: dict[str, Any]) -> list[float]:
+    """p(item by path | history, action) for none, generate, repeat, associate: from what the gate is fitted on."""
+    tokenizer, model = predict.tokenizer, predict.model
+    batch = tokenizer([events], return_tensors="pt")
+    action = tokenizer.encode_action(answer["action"])
+    if answer["item"] is None:
+        item = 2
+    elif tokenizer.encode_item(answer["item"]) >= tokenizer.first_item_id:
+        item = tokenizer.encode_item(answer["item"])
+    else:
+        item = 4 + tokenizer.new_items(events).index(answer["item"])
+    given = {"item_ids": torch.tensor([item]), "action_ids": torch.tensor([action])}
+    temperatures = torch.tensor([model.config.generate_temperature])
+    with torch.no_grad():
+        paths, *_ = model.path_log_probabilities(**batch, **given, temperatures=temperatures)
+        return (paths[0] + model(**batch).path_logits[0, action]).exp().tolist()
+
+
+def test_the_paths_reassemble_the_probability_of_each_pair(with_memory: NextBehaviorPipeline) -> None:
+    histories = [HISTORY, OTHER, [], HISTORY[:1] * 3 + OTHER * 2]
+    batched = with_memory([{"events": events} for events in histories], top_k=1000, paths=True)
+    together: dict[str, float] = {"generate": 0.0, "repeat": 0.0, "associate": 0.0}
+    for events, answers in zip(histories, batched, strict=True):
+        actions = {a["action"]: a["probability"] for a in with_memory({"events": events}, of="action", top_k=100)}
+        for answer in answers:
+            none, *named = contributions(with_memory, events, answer)
+            assert answer["probability"] == pytest.approx(actions[answer["action"]] * (none + sum(named)), rel=1e-4)
+            if answer["item"] is None:
+                assert answer["paths"] is None
+                continue
+            assert list(answer["paths"]) == ["generate", "repeat", "associate"]
+            assert sum(answer["paths"].values()) == pytest.approx(1, abs=1e-5)
+            for (path, share), value in zip(answer["paths"].items(), named, strict=True):
+                assert share * answer["probability"] == pytest.approx(actions[answer["action"]] * value, abs=1e-6)
+                together[path] += share * answer["probability"]
+    assert min(together.values()) > 0.01, "every path is put to the test"
+
+
+def test_the_paths_of_an_item_are_those_of_its_pairs_weighed_by_their_probability(
+    with_memory: NextBehaviorPipeline,
+) -> None:
+    pairs = with_memory({"events": HISTORY}, top_k=1000, paths=True)
+    for answer in with_memory({"events": HISTORY}, of="item", top_k=1000, paths=True):
+        same = [pair for pair in pairs if pair["item"] == answer["item"]]
+        for path, share in answer["paths"].items():
+            weighed = sum(pair["probability"] * pair["paths"][path] for pair in same)
+            assert share == pytest.approx(weighed / total(same), abs=1e-5)
+
+
+def test_an_item_that_only_the_history_holds_was_repeated(with_memory: NextBehaviorPipeline) -> None:
+    answers = with_memory({"events": HISTORY}, top_k=1000, paths=True, action="buy")
+    (new,) = [answer for answer in answers if answer["item"] == "brand new"]
+    assert new["paths"] == {"generate": 0, "repeat": 1, "associate": 0}
+    (known,) = with_memory({"events": OTHER}, of="item", action="buy", allowed_items=["6"], paths=True)
+    assert known["paths"]["repeat"] == 0
+    assert known["paths"]["associate"] > 0
+
+
+def test_paths_change_nothing_else(with_memory: NextBehaviorPipeline) -> None:
+    for options in ({}, {"of": "item", "exclude_seen": True}, {"of": "action"}, {"action": "buy", "top_k": 3}):
+        with_paths = with_memory([{"events": HISTORY}, {"events": OTHER}], paths=True, **options)
+        without = with_memory([{"events": HISTORY}, {"events": OTHER}], **options)
+        assert [[{k: v for k, v in a.items() if k != "paths"} for a in one] for one in with_paths] == without
+
+
+def test_a_calibrated_item_temperature_changes_no_share(folder: Path, with_memory: NextBehaviorPipeline) -> None:
+    before = with_memory({"events": HISTORY}, top_k=1000, paths=True, action="buy")
+    with_memory.model.config.item_temperature = 1.6
+    after = with_memory({"events": HISTORY}, top_k=1000, paths=True, action="buy")
+    with_memory.model.config.item_temperature = 1.0
+    assert before[0]["probability"] != pytest.approx(after[0]["probability"], rel=0.01)
+    shares = {answer["item"]: answer["paths"] for answer in after}
+    for answer in before:
+        assert shares[answer["item"]] == (None if answer["item"] is None else pytest.approx(answer["paths"], abs=1e-5))
+
+
 # -- order and time ----------------------------------------------------------------------------------------------------
 
 
