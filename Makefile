@@ -28,7 +28,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "got $$($(PYTHON) --version 2>&1); expected Python 3.10 or newer. Name a newer one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV) || { \
 	  echo "'$(PYTHON) -m venv' failed: install the venv module (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo,text]'
 	@touch $@
 
 demo: $(STAMP)  ## train on a grocery log, evaluate, print predictions for three users
