@@ -1,0 +1,255 @@
+"""Items that training never saw: a split that makes some, and how well words alone find them.
+
+    python -m benchmarks.cold_items --events interactions.parquet --items items.parquet [--training_events OUT.parquet]
+
+A tenth of the items, drawn by seed, is taken out of every event but each user's last, as if they were born after
+training. The last events are the targets: cold where they name such an item, warm otherwise. Histories hold what was
+left; everything the user really had before, taken out or not, is no candidate. The baseline ranks the full catalogue
+by the cosine between an item's text and the decayed mean of the history's texts; how long a history, how fast decaying
+and which embeddings is chosen on the last but one events that name another tenth of the items.
+
+Whatever else scores the catalogue is measured on the same targets:
+
+    split = cold_split(events, seed=0)
+    train(split.events)                                    # user_id, item_id, ..., part: 0 train, 1 validation
+    results = evaluate_cold(split, score)                  # score(histories, users) -> (B, len(split.catalogue))
+"""
+
+from __future__ import annotations
+
+import argparse
+import itertools
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+from tqdm import tqdm
+
+from behavior.events import read_events, read_items
+from behavior.item_text import cached_embeddings, default_encoder, item_texts, load_encoder
+from behavior.metrics import ndcg_at_k, pessimistic_ranks, recall_at_k
+from behavior.sequences import TEST, TRAIN, VALIDATION
+from behavior.splits import Split, assign_parts
+
+BATCH = 256
+LENGTHS = (1, 2, 3, 5, 10, 50)
+DECAYS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.15)
+
+# Histories (item ids, oldest first) and their users -> (B, N) scores in the order of the catalogue.
+Score = Callable[[list[list[str]], list[str]], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Targets:
+    """N next items to be found.
+
+    Attributes:
+        users, items: N ids.
+        histories: N lists of the user's earlier items without the cold ones, oldest first, none empty.
+        seen: N lists of all the user's earlier items.
+    """
+
+    users: list[str]
+    items: list[str]
+    histories: list[list[str]]
+    seen: list[list[str]]
+
+
+@dataclass(frozen=True)
+class ColdSplit:
+    """A log with new items.
+
+    Attributes:
+        events: what may be learnt from, without any event of a cold item; the columns of the log and part Int8: 0
+            train, 1 validation (each user's last but one event).
+        catalogue: all item ids, sorted.
+        cold_items: those that `events` never names, sorted.
+        cold, warm: the users' last events.
+        choice: last but one events that name one of another tenth of the items, to choose settings on.
+    """
+
+    events: pl.DataFrame
+    catalogue: list[str]
+    cold_items: list[str]
+    cold: Targets
+    warm: Targets
+    choice: Targets
+
+
+def cold_split(events: pl.DataFrame, share: float = 0.1, seed: int = 0) -> ColdSplit:
+    """Takes a share of the items out of a log.
+
+    Args:
+        events: user_id and item_id Strings, a user's events together and in order, as `read_events` gives them; events
+            without an item are left out.
+
+    Raises:
+        ValueError: a share that leaves no cold or no warm item, or no user with three events.
+    """
+    events = events.filter(pl.col("item_id").is_not_null())
+    catalogue = sorted(events["item_id"].unique().to_list())
+    drawn = round(share * len(catalogue))
+    if not 0 < drawn <= len(catalogue) // 2:
+        raise ValueError(f"got share={share} of {len(catalogue):,} items; expected at least one item and at most half")
+    order = np.random.default_rng(seed).permutation(len(catalogue))
+    cold = {catalogue[row] for row in order[:drawn]}
+    chosen_on = {catalogue[row] for row in order[drawn : 2 * drawn]}
+    parts = assign_parts(events, Split("leave_one_out"))
+    if not (parts["part"] == TEST).any():
+        raise ValueError("got no user with three events; expected some, of which the last is tested")
+    groups: dict[str, Targets] = {name: Targets([], [], [], []) for name in ("cold", "warm", "choice")}
+    for (user,), rows in parts.group_by("user_id", maintain_order=True):
+        items, part = rows["item_id"].to_list(), rows["part"].to_list()
+        for place in range(len(items)):
+            history = [item for item in items[:place] if item not in cold]
+            if part[place] == TRAIN or not history:
+                continue
+            if part[place] == TEST:
+                targets = groups["cold" if items[place] in cold else "warm"]
+            elif items[place] in chosen_on:
+                targets = groups["choice"]
+            else:
+                continue
+            targets.users.append(str(user))
+            targets.items.append(items[place])
+            targets.histories.append(history)
+            targets.seen.append(items[:place])
+    kept = parts.filter(~pl.col("item_id").is_in(sorted(cold)) & pl.col("part").is_in([TRAIN, VALIDATION]))
+    return ColdSplit(kept, catalogue, sorted(cold), groups["cold"], groups["warm"], groups["choice"])
+
+
+@dataclass(frozen=True)
+class Result:
+    """Means over `count` targets, full catalogue, seen items removed, ties against the ranker."""
+
+    count: int
+    recall: float
+    ndcg: float
+
+
+def rank_targets(targets: Targets, catalogue: Sequence[str], score: Score, progress: bool = False) -> Result:
+    """Recall@10 and NDCG@10 of a scorer."""
+    column = {item: place for place, item in enumerate(catalogue)}
+    ranks = []
+    starts = range(0, len(targets.items), BATCH)
+    for start in tqdm(starts, desc="ranking", unit="batch", disable=not progress):
+        rows = slice(start, start + BATCH)
+        scores = np.array(score(targets.histories[rows], targets.users[rows]), dtype=np.float32)  # a copy
+        if scores.shape[1] != len(catalogue):
+            raise ValueError(
+                f"got {scores.shape[1]:,} scores a history; expected one for each of {len(catalogue):,} items"
+            )
+        for row, seen in enumerate(targets.seen[rows]):
+            scores[row, [column[item] for item in seen if item != targets.items[start + row]]] = -np.inf
+        ranks.append(pessimistic_ranks(scores, np.array([column[item] for item in targets.items[rows]])))
+    found = np.concatenate(ranks) if ranks else np.array([], dtype=np.int64)
+    if not len(found):
+        return Result(0, float("nan"), float("nan"))
+    return Result(len(found), float(recall_at_k(found, 10).mean()), float(ndcg_at_k(found, 10).mean()))
+
+
+def evaluate_cold(split: ColdSplit, score: Score, progress: bool = False) -> dict[str, Result]:
+    """A scorer on the targets `cold` and `warm`."""
+    return {
+        "cold": rank_targets(split.cold, split.catalogue, score, progress),
+        "warm": rank_targets(split.warm, split.catalogue, score, progress),
+    }
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The words alone
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class TextScore:
+    """Cosine between an item's text and the decayed mean of a history's texts.
+
+    Attributes:
+        rows: item id -> row of `embeddings`.
+        embeddings: (N, D) float32 of length one, in the order of the catalogue; zeros for an item without text.
+        length: events from the end that count.
+        decay: the k-th from the end weighs decay^k.
+    """
+
+    rows: dict[str, int]
+    embeddings: np.ndarray
+    length: int
+    decay: float
+
+    def __call__(self, histories: list[list[str]], users: list[str]) -> np.ndarray:
+        means = np.zeros((len(histories), self.embeddings.shape[1]), dtype=np.float32)
+        for row, history in enumerate(histories):
+            recent = [self.rows[item] for item in history[: -self.length - 1 : -1]]
+            means[row] = self.decay ** np.arange(len(recent)) @ self.embeddings[recent]
+        return unit_rows(means) @ self.embeddings.T
+
+
+def unit_rows(matrix: np.ndarray) -> np.ndarray:
+    """(N, D) float32 with rows at length one; zeros stay."""
+    lengths = np.linalg.norm(matrix, axis=1, keepdims=True)
+    return (matrix / np.where(lengths > 0, lengths, 1.0)).astype(np.float32)
+
+
+def best_text_score(split: ColdSplit, embeddings: np.ndarray) -> tuple[TextScore, str, Result]:
+    """The form of the baseline that is best on `split.choice` by NDCG@10.
+
+    Args:
+        embeddings: (N, D), rows in the order of `split.catalogue`.
+
+    Returns:
+        The scorer, what was chosen, and what it reached there.
+    """
+    rows = {item: place for place, item in enumerate(split.catalogue)}
+    plain = embeddings.astype(np.float32)
+    has_text = plain.any(axis=1)
+    centred = plain - plain[has_text].mean(0)
+    centred[~has_text] = 0
+    forms = {"plain": unit_rows(plain), "centred": unit_rows(centred)}
+    best: tuple[TextScore, str, Result] | None = None
+    grid = [*itertools.product(forms, LENGTHS, DECAYS)]
+    for form, length, decay in tqdm(grid, desc="choosing the text baseline", unit="form"):
+        if length == 1 and decay < 1:  # one event has one mean
+            continue
+        score = TextScore(rows, forms[form], length, decay)
+        result = rank_targets(split.choice, split.catalogue, score)
+        if best is None or result.ndcg > best[2].ndcg:
+            best = score, f"{form} embeddings, the last {length} events, decay {decay:g}", result
+    assert best is not None
+    return best
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
+    parser.add_argument("--events", required=True, help="event log")
+    parser.add_argument("--items", required=True, help="item table with text columns")
+    parser.add_argument("--encoder", help="text encoder (default: the installed MiniLM)")
+    parser.add_argument("--share", type=float, default=0.1, help="share of the items that is taken out (default 0.1)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    parser.add_argument("--training_events", help="write the events that may be learnt from here, as Parquet")
+    args = parser.parse_args()
+    split = cold_split(read_events(args.events).events, args.share, args.seed)
+    if args.training_events:
+        path = Path(args.training_events)
+        part = path.with_name(f".{path.name}.{os.getpid()}.part")
+        split.events.write_parquet(part)
+        os.replace(part, path)
+    texts = pl.DataFrame({"item_id": split.catalogue}).join(
+        item_texts(read_items(args.items)), on="item_id", how="left", maintain_order="left"
+    )
+    encoder = load_encoder(args.encoder or default_encoder())
+    score, chosen, reached = best_text_score(split, cached_embeddings(texts["text"].to_list(), encoder))
+    print(
+        f"{len(split.catalogue):,} items, {len(split.cold_items):,} of them cold; {split.events.height:,} events to "
+        f"learn from\ntext only: {chosen} (NDCG@10 {reached.ndcg:.4f} on {reached.count:,} targets it was chosen on)\n"
+    )
+    print("| targets | count | Recall@10 | NDCG@10 |\n|:--|--:|--:|--:|")
+    for name, result in evaluate_cold(split, score).items():
+        print(f"| {name} | {result.count:,} | {result.recall:.4f} | {result.ndcg:.4f} |")
+
+
+if __name__ == "__main__":
+    main()
