@@ -36,6 +36,7 @@ from behavior.cleaning import (
     summarise,
     utc,
 )
+from behavior.hub import is_hub_dataset, load_hub_dataset
 from behavior.tables import (
     ACTION,
     ALIASES,
@@ -49,6 +50,7 @@ from behavior.tables import (
     from_table,
     id_text,
     list_files,
+    one_row_per_event,
     plain,
     read_file,
 )
@@ -193,8 +195,9 @@ def read_events(
 
     Args:
         source: path of a .csv, .csv.gz, .tsv, .tsv.gz or .parquet file, of a folder of Parquet files (read in order of
-            their names), a `datasets.Dataset`, a Polars or a pandas DataFrame. Needs a user and an item column; action
-            and time are optional (every action is then "interact", file order is the order).
+            their names), a `datasets.Dataset`, the name of one on the Hub (`owner/name`, see `behavior/hub.py`), a
+            Polars or a pandas DataFrame. Needs a user and an item column; action and time are optional (every action
+            is then "interact", file order is the order). A Dataset may have one row per user, with lists.
         options: columns, units and rules.
         rejects_path: write the rejected rows here as Parquet, also when reading stops because of them.
 
@@ -208,6 +211,9 @@ def read_events(
     """
     notes: list[str] = []
     files: list[Path] = []
+    hub_name = source if isinstance(source, str) and is_hub_dataset(source) else None
+    if hub_name is not None:
+        source = load_hub_dataset(hub_name)
     if isinstance(source, (str, os.PathLike)):
         name = os.fspath(source)
         files = list_files(Path(name))
@@ -216,10 +222,12 @@ def read_events(
         parts: Iterator[Rows] = (read_file(file, [c for c in chosen.values() if c is not None]) for file in files)
         file_names = [file.relative_to(root).as_posix() for file in files]
     else:
-        empty, name, _ = from_table(source, None)
+        empty, kind, _ = from_table(source, None)
+        name = hub_name or kind
         chosen = _choose_all(empty.columns, options, notes)
         frame, _, table_notes = from_table(source, [c for c in chosen.values() if c is not None])
         notes += table_notes
+        frame = one_row_per_event(frame, chosen[USER], notes)
         parts = iter([Rows(frame, np.arange(frame.height), [])])
         file_names = []
     raw, malformed, ends = _gather(parts, chosen, file_names or [name], notes)

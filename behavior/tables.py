@@ -344,6 +344,23 @@ def from_table(source: object, columns: list[str] | None) -> tuple[pl.DataFrame,
     )
 
 
+def one_row_per_event(frame: pl.DataFrame, user_column: str | None, notes: list[str]) -> pl.DataFrame:
+    """A frame of one row per user, with lists, as one row per list entry; any other frame as it is."""
+    lists = [column for column, kind in frame.schema.items() if isinstance(kind, pl.List) and column != user_column]
+    if not lists:
+        return frame
+    lengths = [frame[column].list.len() for column in lists]
+    odd = pl.select(pl.any_horizontal([(length != lengths[0]).fill_null(True) for length in lengths])).to_series()
+    if odd.any():
+        row = int(odd.arg_max() or 0)
+        raise ValueError(
+            f"got lists of different lengths in row {row:,} ({', '.join(lists)}); expected one entry per event in "
+            "each: mend that row, or write one row per event"
+        )
+    notes.append(f"one row per user: the lists in {', '.join(lists)} were unfolded")
+    return frame.filter(lengths[0] > 0).explode(lists)
+
+
 def id_text(values: pl.Series, role: str, notes: list[str]) -> pl.Series:
     """Ids as text; whole numbers that pandas stored as floats lose their `.0`; null stays null, NaN becomes null."""
     kind, name = values.dtype, values.name

@@ -590,8 +590,8 @@ def test_things_that_are_no_log_are_refused() -> None:
     split = datasets.DatasetDict({"train": datasets.Dataset.from_dict(table)})
     with pytest.raises(ValueError, match=r"DatasetDict.*source\['train'\]"):
         read_events(split)
-    with pytest.raises(ValueError, match=r"List.*item_id column"):
-        read_events(pl.DataFrame({"user_id": [1], "item_id": [["a"]]}))
+    with pytest.raises(ValueError, match=r"List.*user_id column"):
+        read_events(pl.DataFrame({"user_id": [["1"]], "item_id": [["a"]]}))
     with pytest.raises(ValueError, match="Boolean in the time column"):
         read_events(pl.DataFrame({**table, "time": [True, False]}))
 
