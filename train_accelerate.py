@@ -49,6 +49,7 @@ from behavior.batches import (
 )
 from behavior.events import ReadOptions, add_event_arguments, options_from_arguments, read_events, read_items
 from behavior.metrics import ndcg_at_k, pessimistic_ranks
+from behavior.provenance import provenance
 from behavior.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences, save_dataset
 from behavior.splits import Split, assign_parts, make_split
 from evaluate_behavior import ModelRanker, evaluate_model, format_table, rows_per_batch, tokenize_log, write_whole
@@ -786,6 +787,7 @@ def save_model(
         "sizes": asdict(sizes),
         "read_options": asdict(options),
         "seconds": round(seconds, 1),
+        **provenance(settings.events),
     }
     (output / "run.json").write_text(json.dumps(run, indent=1))
     model.save_pretrained(output)

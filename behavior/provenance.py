@@ -1,0 +1,58 @@
+"""Where a run took place and what it read: recorded with the run, printed in the model's card.
+
+    record = {**settings, **provenance("events.parquet")}
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import platform
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from behavior.tables import list_files
+
+LIBRARIES = ("torch", "transformers", "accelerate")
+
+
+def provenance(events: str) -> dict[str, Any]:
+    """`machine` {"description", "cores", "threads"}, `versions` {name: version}, and `events_sha256` {file name:
+    SHA-256 of its content}, which is empty for a log that is no file here."""
+    return {
+        "machine": machine(),
+        "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
+        "events_sha256": content_hashes(Path(events)) if Path(events).exists() else {},
+    }
+
+
+def machine() -> dict[str, Any]:
+    """What this process computes on, without the machine's name."""
+    cores, threads = os.cpu_count(), torch.get_num_threads()
+    text = f"{processor()}, {cores} cores, {threads} thread{'s' if threads > 1 else ''}"
+    if torch.cuda.is_available():
+        text += f"; {torch.cuda.device_count()} x {torch.cuda.get_device_name()}"
+    return {"description": text, "cores": cores, "threads": threads}
+
+
+def processor() -> str:
+    """The processor's name, or its architecture where the system does not say."""
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    names = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.processor() or platform.machine()
+
+
+def content_hashes(path: Path) -> dict[str, str]:
+    """{name: SHA-256} of a file, or of the Parquet files of a folder."""
+    hashes = {}
+    for file in list_files(path):
+        digest = hashlib.sha256()
+        with file.open("rb") as content:
+            while part := content.read(1 << 20):
+                digest.update(part)
+        hashes[file.name if path.is_file() else file.relative_to(path).as_posix()] = digest.hexdigest()
+    return hashes
