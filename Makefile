@@ -1,19 +1,23 @@
 # The commands of this repository. `make help` lists them.
 # PYTHON chooses the interpreter that .venv is built from (3.10 or newer): make test PYTHON=python3.12
-# DATA is the log that `make bench` measures:                              make bench DATA=path/to/events.parquet
+# DATA is the log that `make bench` and `make peers` measure:               make bench DATA=path/to/events.parquet
+# SPLIT is how `make peers` holds out:                                     make peers DATA=... SPLIT=leave_one_out
 
 PYTHON ?= python3
 DATA ?=
+SPLIT ?= time
 VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 DEMO := .demo
+PEERS := .bench/venv-peers
+CLASSIC := .bench/venv-peers-classic
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench bench-data clean
+.PHONY: help install demo test check bench bench-data peers peers-install clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -46,6 +50,29 @@ check: $(STAMP)  ## linter and types
 
 bench: bench-data $(STAMP)  ## measure the model and the baselines on a log: make bench DATA=events.parquet
 	$(BIN)/python -m benchmarks --data "$(DATA)"
+
+peers: bench-data $(STAMP) peers-install  ## measure other recommenders beside the model: make peers DATA=... SPLIT=...
+	$(BIN)/python -m benchmarks.peers --data "$(DATA)" --split $(SPLIT)
+
+peers-install: $(PEERS)/.installed $(CLASSIC)/.installed
+
+# Environments of their own: RecTools, RecBole and LightFM need older libraries than the project.
+# RecBole's own requirements name a ray that no recent Python has; it is imported for tuning only.
+$(PEERS)/.installed: benchmarks/peers-constraints.txt
+	$(PYTHON) -m venv --clear $(PEERS)
+	$(PEERS)/bin/python -m pip install --quiet -c $< 'rectools[torch]' setuptools
+	$(PEERS)/bin/python -m pip install --quiet -c $< --no-deps recbole
+	$(PEERS)/bin/python -m pip install --quiet -c $< \
+	  colorama colorlog plotly psutil pyyaml scikit-learn tabulate tensorboard texttable thop
+	@touch $@
+
+# LightFM is built with what is installed first: a C compiler and Python's headers are needed.
+$(CLASSIC)/.installed: benchmarks/peers-classic-constraints.txt
+	$(PYTHON) -m venv --clear $(CLASSIC)
+	$(CLASSIC)/bin/python -m pip install --quiet -c $< cython numpy setuptools wheel
+	$(CLASSIC)/bin/python -m pip install --quiet -c $< --no-build-isolation lightfm
+	$(CLASSIC)/bin/python -m pip install --quiet -c $< implicit pandas scikit-surprise
+	@touch $@
 
 # Before the installation, so that a mistake shows at once.
 bench-data:

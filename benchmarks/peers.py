@@ -120,9 +120,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max_minutes", type=float, default=15, help="limit of a peer's training (default 15)")
     parser.add_argument("--force", action="store_true", help="run finished systems again")
     parser.add_argument("--report", action="store_true", help="only write the table from the results there are")
-    parser.add_argument("--peers_python", default=".venv-peers/bin/python", help="of RecTools and RecBole")
+    parser.add_argument("--peers_python", default=".bench/venv-peers/bin/python", help="of RecTools and RecBole")
     parser.add_argument(
-        "--classic_python", default=".venv-peers-classic/bin/python", help="of implicit, LightFM, Surprise"
+        "--classic_python", default=".bench/venv-peers-classic/bin/python", help="of implicit, LightFM, Surprise"
     )
     args = parser.parse_args(arguments)
     folder = Path(args.output).resolve()

@@ -71,6 +71,27 @@ def padded(histories: list[np.ndarray], length: int, left: bool) -> np.ndarray:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+def loss_at_real_positions() -> Any:
+    """RecTools' training module with the same loss, its logits computed only where there is a target."""
+    import torch
+    from rectools.models.nn.transformers.lightning import TransformerLightningModule
+
+    class LossAtRealPositions(TransformerLightningModule):
+        def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
+            real = batch["y"] != 0
+            items = self.torch_model.item_model.get_all_embeddings()
+            sessions = self.torch_model.encode_sessions(batch, items)[real]  # (N, H)
+            target, candidates = batch["y"][real], None
+            if self._requires_negatives:
+                candidates = torch.cat([target[:, None], batch["negatives"][real]], dim=-1)[:, None]  # (N, 1, 1 + K)
+                target = torch.zeros_like(target)
+            logits = self.torch_model.similarity_module(sessions[:, None], items, candidates)[:, 0] / self.logits_t
+            loss = torch.nn.functional.cross_entropy(logits, target, reduction="none") * batch["yw"][real]
+            return loss.sum() / (loss > 0).sum()
+
+    return LossAtRealPositions
+
+
 class RecToolsTransformer:
     """RecTools' `SASRecModel`.
 
@@ -94,21 +115,8 @@ class RecToolsTransformer:
         import pytorch_lightning as lightning
         import torch
         from rectools.models import SASRecModel
-        from rectools.models.nn.transformers.lightning import TransformerLightningModule
 
         system = self
-
-        class LossAtRealPositions(TransformerLightningModule):
-            def training_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> torch.Tensor:
-                real = batch["y"] != 0
-                items = self.torch_model.item_model.get_all_embeddings()
-                sessions = self.torch_model.encode_sessions(batch, items)[real][:, None]  # (N, 1, H)
-                y, weight = batch["y"][real][:, None], batch["yw"][real][:, None]  # (N, 1)
-                candidates = None
-                if self._requires_negatives:
-                    candidates = torch.cat([y[..., None], batch["negatives"][real][:, None]], dim=-1)
-                logits = self.torch_model.similarity_module(sessions, items, candidates) / self.logits_t
-                return self.loss_calculator(logits, y, weight)
 
         class Watch(lightning.Callback):
             best: dict[str, torch.Tensor] | None = None
@@ -152,7 +160,7 @@ class RecToolsTransformer:
 
             layers |= {"transformer_layers_type": LiGRLayers, "use_key_padding_mask": True}
         if self.real_positions:
-            layers["lightning_module_type"] = LossAtRealPositions
+            layers["lightning_module_type"] = loss_at_real_positions()
         users, items = task.training()
         self.model = SASRecModel(**layers, get_trainer_func=trainer, recommend_torch_device="cpu")
         self.model.fit(self._dataset(users, items))
