@@ -25,6 +25,7 @@ COMMANDS = (
     ("-m", "tokenizer_build"),
     ("train_accelerate.py",),
     ("evaluate_behavior.py",),
+    ("publish.py",),
 )
 
 # Put together here, so that this file does not hold what it looks for.

@@ -1,0 +1,517 @@
+"""Turn a trained folder into a Hub repository that a stranger can load, trust and try.
+
+    python publish.py --model out/shop --repo_id ana/shop --dry_run --output staged   # look at it first
+    python publish.py --model out/shop --repo_id ana/shop                             # private; one commit
+    python publish.py --model out/shop --repo_id ana/shop --public --tag v1
+    python publish.py --model out/shop --repo_id ana/shop --push_dataset              # the sequences too
+    python publish.py --model out/lora --repo_id ana/shop-lora --base_repo_id ana/shop
+
+What is sent is put together in a folder of its own: weights, configuration, tokenizer, the code files, handler.py,
+requirements.txt, the card (README.md), evaluation.json and plots. Rare items and rarely shared pairs of items stay out
+(`publishing/privacy.py`). Before anything is sent, a clean process that knows nothing of this project loads the folder
+and must give the same answers as here. Then only files that differ from the remote's are sent, in one commit; a second
+run with nothing changed sends nothing.
+
+The log is read from the model's own `prepared/` folder, which never leaves; `--events` reads it anew. The token comes
+from HF_TOKEN or `hf auth login`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+import json
+import os
+import re
+import shutil
+import sys
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import datasets
+import numpy as np
+import torch
+from huggingface_hub import HfApi
+from huggingface_hub.constants import is_offline_mode
+from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
+
+from behavior.batches import target_positions
+from behavior.events import ReadOptions, add_event_arguments, options_from_arguments, read_events
+from behavior.sequences import TEST, Sequences
+from behavior.splits import Split, assign_parts
+from evaluate_behavior import MODEL, evaluate_model, format_table, recorded_split, tokenize_log
+from modeling_behavior import CODE_FILES, BertForNextBehavior
+from publishing.adapter import stage_adapter
+from publishing.card import CardFacts, Provenance, draw_calibration, draw_results, model_card
+from publishing.check import (
+    Answers,
+    answers_in_a_clean_process,
+    check_answers,
+    golden_answers,
+    golden_histories,
+    ranked_by_model,
+)
+from publishing.dataset import stage_dataset
+from publishing.hub import SendError, Sent, content_ids, folder_files, is_hub_id, send, token_or_error
+from publishing.measures import by_action, reliability, score_targets
+from publishing.privacy import (
+    Publication,
+    learned_events,
+    membership_inference,
+    personal_traces,
+    read_item_facts,
+    shrink,
+    users_per_item,
+    users_per_pair,
+)
+from tokenization_behavior import VOCABULARY_FILE, BehaviorTokenizer
+from train_accelerate import RunSettings
+
+# What the repository's code needs; the versions are those of pyproject.toml.
+REQUIREMENTS = "torch>=2.6\ntransformers>=5.20,<6\n"
+# Test targets that calibration and the slices by action are measured on, about.
+MEASURED_TARGETS = 4000
+# What the removals may change, and under which name the card says so.
+COSTS = {
+    "Recall@10": ("kept", "recall@10"),
+    "NDCG@10": ("kept", "ndcg@10"),
+    "NDCG@10 with seen items removed": ("removed", "ndcg@10"),
+}
+
+
+@dataclass(frozen=True)
+class Record:
+    """What a run wrote beside its model; None where it wrote nothing."""
+
+    run: dict[str, Any] | None
+    cleaning: dict[str, Any] | None
+    evaluation: dict[str, Any] | None
+    split: Split
+
+    @classmethod
+    def read(cls, folder: Path) -> Record:
+        def found(name: str) -> dict[str, Any] | None:
+            path = folder / name
+            return json.loads(path.read_text()) if path.exists() else None
+
+        split = recorded_split(folder)
+        return cls(
+            found("run.json"),
+            found("cleaning_report.json"),
+            found("evaluation.json"),
+            Split("none") if split is None else split,
+        )
+
+
+@dataclass
+class Privacy:
+    """What was removed, what that cost, and what can still be learned; for the card.
+
+    Attributes:
+        items, removed_items, pairs, removed_pairs: numbers before, and of them removed.
+        traces: {kind: item ids} that look like personal data.
+        membership, membership_as_trained: AUC after and before the removals, None where not measured.
+        cost: {metric: (as trained, as published)} on the same test events.
+    """
+
+    min_item_users: int
+    min_pair_users: int
+    items: int = 0
+    removed_items: int = 0
+    pairs: int = 0
+    removed_pairs: int = 0
+    traces: dict[str, list[str]] = field(default_factory=dict)
+    membership: dict[str, Any] | None = None
+    membership_as_trained: dict[str, Any] | None = None
+    cost: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The model and its log
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def load_trained(folder: Path, record: Record, events: str | None, options: ReadOptions) -> Publication:
+    """The model of a folder and the log it was trained on.
+
+    Raises:
+        FileNotFoundError, ValueError: there is no such model, or no log to count users in.
+    """
+    if not (folder / "config.json").is_file():
+        raise FileNotFoundError(f"got --model {folder} without a config.json; expected the folder of a trained model.")
+    for name in CODE_FILES:
+        kept, here = folder / name, Path(__file__).with_name(name)
+        if kept.exists() and kept.read_bytes() != here.read_bytes():
+            print(f"note: {name} in {folder} is another version; the one of this installation is published.")
+    model = BertForNextBehavior.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = BehaviorTokenizer.from_pretrained(folder)
+    if events is not None:
+        log = read_events(events, options)
+        dataset = tokenize_log(assign_parts(log.events, record.split), tokenizer)
+    elif (folder / "prepared").is_dir():
+        dataset = datasets.Dataset.load_from_disk(str(folder / "prepared"))
+    else:
+        raise ValueError(
+            f"got {folder} without its prepared/ folder; expected the training log, to count users in: pass --events."
+        )
+    sequences = Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)
+    return Publication(model, tokenizer, read_item_facts(folder / VOCABULARY_FILE), sequences)
+
+
+def without_rare(trained: Publication, how: str, privacy: Privacy) -> Publication:
+    """The model without rare items and rarely shared pairs; what that removed is noted in `privacy`."""
+    memory = trained.model.associate_path
+    first, keys = trained.tokenizer.first_item_id, memory.pair_keys.numpy()
+    learned = learned_events(trained.sequences, how)
+    keep_items = users_per_item(trained.sequences, learned) >= privacy.min_item_users
+    keep_pairs = np.ones(len(keys), dtype=bool)
+    if privacy.min_pair_users > 1:
+        distance = trained.model.config.memory_distance
+        keep_pairs = users_per_pair(trained.sequences, learned, keys, distance) >= privacy.min_pair_users
+    if privacy.min_item_users <= 1:
+        keep_items[:] = True
+    privacy.items, privacy.pairs = len(keep_items) - first, len(keys)
+    if keep_items[first:].all() and keep_pairs.all():
+        return trained
+    published = shrink(trained, keep_items, keep_pairs)
+    privacy.removed_items = privacy.items - (len(published.tokenizer) - first)
+    privacy.removed_pairs = privacy.pairs - len(published.model.associate_path.pair_keys)
+    return published
+
+
+def evaluated(published: Publication, record: Record, privacy: Privacy) -> dict[str, Any] | None:
+    """The published model beside the baselines on test events: the run's own evaluation where nothing was removed,
+    else a new one on the same targets, whose distance from the run's is the cost noted in `privacy`."""
+    if not len(target_positions(published.sequences, TEST)):
+        return None
+    was = record.evaluation
+    if was is not None and not privacy.removed_items and not privacy.removed_pairs:
+        return was
+    result = evaluate_model(
+        published.model,
+        published.sequences,
+        TEST,
+        published.tokenizer.model_max_length,
+        max_targets=was["targets"] if was is not None and was["sampled"] else None,
+        seed=0 if was is None else was["seed"],
+        split=record.split,
+        actions=published.tokenizer.action_vocabulary,
+    )
+    if was is not None:
+        for name, (way, metric) in COSTS.items():
+            before, after = (found[MODEL][way]["items"]["all"][metric] for found in (was, result))
+            if before is not None and after is not None:
+                privacy.cost[name] = (before, after)
+    return result
+
+
+def measure(published: Publication) -> dict[str, Any] | None:
+    """Calibration and slices on test events, None if there are none."""
+    positions = target_positions(published.sequences, TEST, MEASURED_TARGETS)
+    if not len(positions):
+        return None
+    scored = score_targets(published.model, published.sequences, positions, published.tokenizer.model_max_length)
+    named = ~np.isnan(scored.item_confidence)
+    return {
+        "targets": len(positions),
+        "action_calibration": reliability(scored.action_confidence, scored.action_correct),
+        "item_calibration": reliability(scored.item_confidence[named], scored.item_correct[named]),
+        "by_action": by_action(scored, published.tokenizer.action_vocabulary),
+    }
+
+
+def command_of(run: dict[str, Any] | None) -> str | None:
+    """The command that repeats a run: what differs from the defaults, with file names instead of paths."""
+    if run is None:
+        return None
+    parts = ["python train_accelerate.py"]
+    for settings, kind in ((run["settings"], RunSettings), (run["read_options"], ReadOptions)):
+        for entry in dataclasses.fields(kind):
+            value = settings.get(entry.name, entry.default)
+            if value == entry.default or entry.name == "resume":
+                continue
+            if entry.name in ("events", "items", "output_dir"):
+                value = value if entry.name == "events" and is_hub_id(value) else Path(value).name
+            parts.append(f"--{entry.name}" if value is True else f"--{entry.name} {value}")
+    return " ".join(parts)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The folder to send
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def stage_model(
+    published: Publication,
+    record: Record,
+    result: dict[str, Any] | None,
+    privacy: Privacy,
+    provenance: Provenance,
+    repo_id: str,
+    staged: Path,
+) -> None:
+    """Writes exactly the files that belong to the repository."""
+    published.model.save_pretrained(staged)
+    published.tokenizer.save_pretrained(staged)
+    (staged / "requirements.txt").write_text(REQUIREMENTS)
+    if record.split.how != "none":
+        (staged / "split.json").write_text(json.dumps(record.split.to_dict(), indent=1))
+    measured, has_plot = measure(published), False
+    if result is not None:
+        whole = {**result, "measured": measured, "privacy": shown_privacy(privacy)}
+        (staged / "evaluation.json").write_text(json.dumps(whole, indent=1))
+        (staged / "evaluation.md").write_text(format_table(result))
+        draw_results(result, staged / "plots" / "results.png")
+    if measured is not None:
+        has_plot = draw_calibration(
+            measured, published.tokenizer.action_vocabulary, staged / "plots" / "calibration.png"
+        )
+    history = golden_histories(published.tokenizer)[0]
+    answers = golden_answers(published.model, published.tokenizer, [history])["pipeline"][0]
+    facts = CardFacts(
+        repo_id=repo_id,
+        provenance=provenance,
+        run=record.run,
+        cleaning=record.cleaning,
+        result=result,
+        command=command_of(record.run),
+        config=published.model.config,
+        actions=published.tokenizer.action_vocabulary,
+        num_items=len(published.tokenizer) - published.tokenizer.first_item_id,
+        has_time=published.tokenizer.has_time,
+        measured=measured,
+        has_calibration_plot=has_plot,
+        privacy=dataclasses.asdict(privacy),
+        history=history,
+        answers=answers,
+        parameters=sum(weight.numel() for weight in published.model.parameters()),
+    )
+    (staged / "README.md").write_text(model_card(facts), encoding="utf-8")
+
+
+def shown_privacy(privacy: Privacy) -> dict[str, Any]:
+    """For evaluation.json: without the very items that look like personal data."""
+    return dataclasses.asdict(privacy) | {"traces": {kind: len(items) for kind, items in privacy.traces.items()}}
+
+
+def show_tree(staged: Path, repo_id: str) -> None:
+    """Prints every file with its size."""
+    files = folder_files(staged)
+    sizes = {name: path.stat().st_size for name, path in files.items()}
+    print(f"\n{repo_id}: {len(files)} files, {sum(sizes.values()):,} bytes")
+    for name, size in sizes.items():
+        print(f"  {size:>13,}  {name}")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Command line
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, ReadOptions]:
+    parser = argparse.ArgumentParser(
+        description=__doc__.split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--model", required=True, type=Path, help="folder of a trained model, or of a PEFT adapter")
+    parser.add_argument("--repo_id", required=True, help="USER/NAME on the Hub")
+    parser.add_argument("--events", help="the training log; default: the model's prepared/ folder")
+    parser.add_argument("--dry_run", action="store_true", help="put together and check, show files and sizes, stop")
+    parser.add_argument("--output", type=Path, help="keep the folder that is sent here")
+    parser.add_argument("--public", action="store_true", help="make a new repository public; default: private")
+    parser.add_argument("--revision", default="main", help="branch; made from main if it does not exist")
+    parser.add_argument("--tag", help="name the commit")
+    parser.add_argument("--verify", action="store_true", help="download what was sent and check its answers too")
+    parser.add_argument("--base_repo_id", help="adapters: the Hub id of the base, if adapter_config.json has a folder")
+    group = parser.add_argument_group("privacy")
+    group.add_argument("--min_item_users", type=int, default=5, help="items with fewer users stay out; 1 keeps all")
+    group.add_argument(
+        "--min_pair_users", type=int, default=2, help="pairs that fewer users share stay out of the memory"
+    )
+    group = parser.add_argument_group("what only you know")
+    group.add_argument("--license", help="licence of the model, as the Hub names it (apache-2.0, other ...)")
+    group.add_argument("--data_name", help="name of the data")
+    group.add_argument("--data_source", help="where the data comes from")
+    group.add_argument("--data_license", help="licence of the data")
+    group = parser.add_argument_group("data set")
+    group.add_argument("--push_dataset", action="store_true", help="send the prepared sequences as a data set too")
+    group.add_argument("--dataset_repo_id", help="its Hub id; default: the model's with -sequences")
+    group.add_argument("--dataset_times", choices=["day", "exact"], default="day", help="times as days, or exact")
+    add_event_arguments(parser)
+    args = parser.parse_args(arguments)
+    for name in ("repo_id", "dataset_repo_id", "base_repo_id"):
+        value = getattr(args, name)
+        if value is not None and re.fullmatch(r"[\w.-]+/[\w.-]+", value) is None:
+            parser.error(f"--{name} is {value}, expected USER/NAME")
+    for name in ("min_item_users", "min_pair_users"):
+        if getattr(args, name) < 1:
+            parser.error(f"--{name} is {getattr(args, name)}, expected at least 1 (1 keeps everything)")
+    if is_offline_mode() and not args.dry_run:
+        parser.error("HF_HUB_OFFLINE is set, expected a connection: unset it, or use --dry_run")
+    return args, options_from_arguments(args)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args, options = parse(arguments)
+    disable_transformers_bars()
+    api = HfApi()
+    if not args.dry_run:
+        api = HfApi(token=token_or_error())
+    with tempfile.TemporaryDirectory(prefix="publish-") as scratch:
+        staged = Path(scratch) / "model"
+        if (args.model / "adapter_config.json").is_file():
+            stage_adapter(args.model, args.repo_id, args.base_repo_id, args.license, staged)
+            check_adapter(args.model, staged, api)
+            publish(api, args, staged, "model", args.repo_id)
+            return
+        record = Record.read(args.model)
+        trained = load_trained(args.model, record, args.events, options)
+        privacy = Privacy(args.min_item_users, args.min_pair_users)
+        published = without_rare(trained, record.split.how, privacy)
+        window = published.tokenizer.model_max_length
+        privacy.membership = membership_inference(published.model, published.sequences, window)
+        if published is not trained:
+            privacy.membership_as_trained = membership_inference(trained.model, trained.sequences, window)
+        titles = [title for _, title in published.item_facts]
+        privacy.traces = personal_traces(zip(published.tokenizer.item_vocabulary, titles, strict=True))
+        for kind, items in privacy.traces.items():
+            warnings.warn(
+                f"{len(items):,} items look like a {kind}, e.g. {items[:3]}: do you want them public?", stacklevel=1
+            )
+        result = evaluated(published, record, privacy)
+        dataset_id = args.dataset_repo_id or f"{args.repo_id}-sequences"
+        events = "" if record.run is None else record.run["settings"]["events"]
+        provenance = Provenance(
+            license=args.license,
+            data_name=args.data_name,
+            data_source=args.data_source,
+            data_license=args.data_license,
+            data_id=dataset_id if args.push_dataset else events if is_hub_id(events) else None,
+        )
+        stage_model(published, record, result, privacy, provenance, args.repo_id, staged)
+        histories = golden_histories(published.tokenizer)
+        expected = golden_answers(published.model, published.tokenizer, histories)
+        found = answers_in_a_clean_process(str(staged), histories, {"HF_HUB_OFFLINE": "1"})
+        check_answers(found, expected, str(staged))
+        print_privacy(privacy)
+        print(f"A clean process loads the folder and gives the same answers to {len(histories)} histories.")
+        publish(api, args, staged, "model", args.repo_id)
+        if args.verify and not args.dry_run:
+            verify(args, str(api.token), staged, histories, expected)
+        if args.push_dataset:
+            folder = Path(scratch) / "dataset"
+            stage_dataset(published, args.repo_id, dataset_id, args.data_license, args.dataset_times, folder)
+            publish(api, args, folder, "dataset", dataset_id)
+
+
+def print_privacy(privacy: Privacy) -> None:
+    print(
+        f"Removed {privacy.removed_items:,} of {privacy.items:,} items (fewer than {privacy.min_item_users} users) and "
+        f"{privacy.removed_pairs:,} of {privacy.pairs:,} counted pairs (fewer than {privacy.min_pair_users} users)."
+    )
+    for name, (before, after) in privacy.cost.items():
+        print(f"  {name}: {before:.4f} as trained, {after:.4f} as published")
+    for name, found in (("as trained", privacy.membership_as_trained), ("as published", privacy.membership)):
+        if found is not None:
+            print(f"  membership inference {name}: AUC {found['auc']:.3f} (0.5 is guessing)")
+
+
+def publish(api: HfApi, args: argparse.Namespace, staged: Path, repo_type: str, repo_id: str) -> None:
+    """Shows the folder and, unless it is a dry run, sends it."""
+    show_tree(staged, repo_id)
+    if args.output is not None:
+        kept = args.output if repo_type == "model" else args.output.with_name(f"{args.output.name}-dataset")
+        shutil.copytree(staged, kept, dirs_exist_ok=True)
+        print(f"Kept in {kept}")
+    if args.dry_run:
+        print("Dry run: nothing was sent.")
+        return
+    sent = send(
+        api,
+        staged,
+        repo_id,
+        repo_type=repo_type,
+        private=not args.public,
+        revision=args.revision,
+        tag=args.tag,
+        message="Publish with BertForNextBehavior",
+    )
+    print_sent(sent, f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}")
+
+
+def print_sent(sent: Sent, url: str) -> None:
+    if sent.changed:
+        print(f"Sent {len(sent.changed)} files in commit {sent.commit[:8]}: {url}")
+    else:
+        print(f"Nothing has changed since commit {sent.commit[:8]}, nothing was sent: {url}")
+    if sent.others:
+        print(f"Left alone, not part of the model: {', '.join(sent.others)}")
+
+
+def child_environment(token: str | None) -> dict[str, str]:
+    """This process's environment for a child that shall use the Hub: without Python's settings and with no cache."""
+    found = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HF_MODULES_CACHE", "HF_HUB_OFFLINE", "TRANSFORMERS_OFFLINE"):
+        found.pop(name, None)
+    return found if token is None else {**found, "HF_TOKEN": token}
+
+
+def check_adapter(adapter: Path, staged: Path, api: HfApi) -> None:
+    """Loads the staged adapter with its base from the Hub in a clean process. Where the base that it was trained on
+    lies here and has the same vocabulary, the answers must be the same."""
+    from peft import PeftModel
+
+    local = Path(json.loads((adapter / "adapter_config.json").read_text())["base_model_name_or_path"])
+    environment = child_environment(None if api.token is None else str(api.token))
+    if not local.is_dir():
+        answers_in_a_clean_process(str(staged), [[]], environment, is_adapter=True)
+        return
+    tokenizer = BehaviorTokenizer.from_pretrained(local)
+    histories = golden_histories(tokenizer)
+    found = answers_in_a_clean_process(str(staged), histories, environment, is_adapter=True)
+    model = PeftModel.from_pretrained(BertForNextBehavior.from_pretrained(local), adapter).eval()
+    wanted = ranked_by_model(model, tokenizer, histories)
+    try:
+        check_answers(found, {"model": wanted, "auto": wanted}, str(staged))
+    except ValueError as error:
+        print(
+            f"note: {error}\nThat is so where the base was published with fewer items than the adapter was trained on."
+        )
+
+
+def verify(args: argparse.Namespace, token: str, staged: Path, histories: list[Any], expected: Answers) -> None:
+    """Loads what was sent, by its Hub id in a clean process with an empty cache, and compares answers and files.
+
+    Raises:
+        SendError: it does not load, answers otherwise, or a file came back with another content.
+    """
+    with tempfile.TemporaryDirectory(prefix="publish-verify-") as home:
+        trouble = None
+        try:
+            environment = {**child_environment(token), "HF_HOME": home}
+            found = answers_in_a_clean_process(args.repo_id, histories, environment, args.revision)
+            check_answers(found, expected, args.repo_id)
+        except ValueError as error:
+            trouble = error
+        local = folder_files(staged)
+        came = {name: path for snapshot in Path(home).glob("hub/*/snapshots/*")
+                for name, path in folder_files(snapshot).items()}  # fmt: skip
+        wrong = [name for name, path in came.items() if name in local and content_ids(path) != content_ids(local[name])]
+    if wrong:
+        raise SendError(
+            f"{', '.join(wrong)} of {args.repo_id} came back with another content than was sent: corrupted on the way "
+            "down, or changed by somebody. The commit is as it was sent; run again with --verify."
+        )
+    if trouble is not None:
+        raise SendError(f"sent, but {trouble}") from trouble
+    print(f"Loaded {args.repo_id} by its id with an empty cache: {len(came)} files, the same answers.")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError, SendError) as error:
+        sys.exit(f"publish.py: {error}")

@@ -1,0 +1,90 @@
+"""An adapter's repository: its weights, the Hub id of the base it belongs to, and a card.
+
+    base = stage_adapter(Path("out/lora"), "ana/shop-lora", "ana/shop", None, staged)
+
+An adapter is trained on a folder and names that folder as its base; on the Hub it must name the base's Hub id. It holds
+no vocabulary and no code of its own: both are the base's.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+from huggingface_hub import ModelCard, ModelCardData
+
+from publishing.hub import is_hub_id
+
+CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
+CARD = """---
+{{ card_data }}
+---
+
+# {{ name }}
+
+A PEFT adapter for [{{ base }}](https://huggingface.co/{{ base }}), a `BertForNextBehavior` that predicts what a user
+does next: {{ what }}, {{ size }} bytes. What it predicts, for whom, its limits and its privacy measures are the base's:
+read its card first.
+
+```python
+from peft import PeftModel
+from transformers import AutoModel, AutoTokenizer
+
+tokenizer = AutoTokenizer.from_pretrained("{{ base }}", trust_remote_code=True)
+base = AutoModel.from_pretrained("{{ base }}", trust_remote_code=True)
+model = PeftModel.from_pretrained(base, "{{ repo_id }}").eval()
+history = [{"item": tokenizer.item_vocabulary[0], "action": tokenizer.action_vocabulary[0]}]
+ranked = model.predict(**tokenizer([history], return_tensors="pt"), top_k=5)
+```
+
+Its own results were not recorded in its folder, so none are stated here.
+"""
+
+
+def stage_adapter(adapter: Path, repo_id: str, base_repo_id: str | None, license: str | None, staged: Path) -> str:
+    """Writes the repository's files to `staged`.
+
+    Args:
+        base_repo_id: Hub id of the base; None takes what the adapter names, which must then be one.
+
+    Returns:
+        The base's Hub id.
+
+    Raises:
+        ValueError: the base has no Hub id, or the adapter has no safetensors weights.
+    """
+    config: dict[str, Any] = json.loads((adapter / CONFIG).read_text())
+    named = config["base_model_name_or_path"]
+    base = base_repo_id or named
+    if not is_hub_id(base):
+        raise ValueError(
+            f"got an adapter of {named}, a folder; expected the Hub id of its base, which others can load: publish the "
+            "base first and pass --base_repo_id USER/BASE."
+        )
+    if not (adapter / WEIGHTS).is_file():
+        raise ValueError(f"got {adapter} without {WEIGHTS}; expected an adapter saved by PEFT's save_pretrained.")
+    staged.mkdir(parents=True)
+    (staged / CONFIG).write_text(json.dumps({**config, "base_model_name_or_path": base}, indent=2, sort_keys=True))
+    shutil.copyfile(adapter / WEIGHTS, staged / WEIGHTS)
+    modules = config.get("target_modules") or []
+    where = modules if isinstance(modules, str) else ", ".join(sorted(modules))
+    rank = f" of rank {config['r']}" if "r" in config else ""
+    card_data = ModelCardData(
+        base_model=base,
+        library_name="peft",
+        license=license,
+        tags=["next-behavior", "recommendation", "bert-next-behavior"],
+    )
+    card = ModelCard.from_template(
+        card_data,
+        template_str=CARD,
+        name=repo_id.split("/")[-1],
+        repo_id=repo_id,
+        base=base,
+        what=f"{config['peft_type']}{rank} on {where}",
+        size=f"{(staged / WEIGHTS).stat().st_size:,}",
+    )
+    (staged / "README.md").write_text(str(card), encoding="utf-8")
+    return base

@@ -1,0 +1,416 @@
+"""publish.py over real HTTP: what is sent, who can load it, and what a failure leaves behind.
+
+The Hub is the one of tests/hub_server.py. Strangers are processes of their own, with an empty cache, in another folder.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from hub_server import HubServer
+from huggingface_hub import HfApi, ModelCard, constants
+
+import publish
+import train_accelerate
+from modeling_behavior import CODE_FILES, BertForNextBehavior
+from publishing.check import Answers, answers_in_a_clean_process, check_answers, golden_answers, golden_histories
+from publishing.hub import SendError, content_ids, folder_files, send
+from tokenization_behavior import BehaviorTokenizer
+
+ROOT = Path(__file__).resolve().parent.parent
+MODEL_ID, DATASET_ID = "ana/shop", "ana/shop-sequences"
+MODEL_FILES = {
+    *CODE_FILES,
+    *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocabulary.tsv"),
+    *("README.md", "requirements.txt", "split.json", "evaluation.json", "evaluation.md"),
+    *("plots/results.png", "plots/calibration.png"),
+}
+SMALL = [
+    *("--hidden_size", "24", "--num_attention_heads", "3", "--num_hidden_layers", "1", "--max_epochs", "2"),
+    *("--tokens_per_batch", "200", "--warmup_steps", "5", "--learning_rate", "0.01", "--precision", "no", "--cpu"),
+]
+
+
+def write_log(folder: Path) -> Path:
+    """Forty users go round thirty items; every one also touches an item that nobody else has."""
+    generator = np.random.default_rng(1)
+    rows = []
+    for user in range(40):
+        clock, place = 1_700_000_000 + int(generator.integers(86_400)), int(generator.integers(30))
+        for step in range(10):
+            clock += int(generator.integers(60, 7200))
+            place = (place + 1) % 30
+            name = f"only for {user}" if step == 3 else f"item {place}"
+            rows.append((f"customer-{user}", name, "buy" if place % 5 == 0 else "view", clock))
+    columns = ["user_id", "item_id", "action", "timestamp"]
+    pl.DataFrame(rows, schema=columns, orient="row").write_csv(folder / "events.csv")
+    items = [{"item_id": "item 3", "title": "call +49 30 1234567"}, {"item_id": "item 4", "title": "Lamp"}]
+    pl.DataFrame(items).write_csv(folder / "items.csv")
+    return folder / "events.csv"
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that was trained, evaluated and saved as users do it."""
+    folder = tmp_path_factory.mktemp("shop")
+    events = write_log(folder)
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    torch.set_num_threads(1)
+    train_accelerate.main(["--events", str(events), "--output_dir", str(folder / "model"), *SMALL])
+    return folder / "model"
+
+
+@pytest.fixture
+def online(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HfApi:
+    """This process talks to the loopback Hub, logged in, and does not wait between attempts."""
+    for name, value in (("ENDPOINT", hub.endpoint), ("HF_HUB_OFFLINE", False), ("HF_HUB_DISABLE_XET", True)):
+        monkeypatch.setattr(constants, name, value)
+    for name in ("HF_ENDPOINT", "HF_TOKEN", "HF_HUB_DISABLE_XET", "HF_HUB_DOWNLOAD_TIMEOUT", "NO_PROXY"):
+        monkeypatch.setenv(name, hub.environment(Path())[name])
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    return HfApi(endpoint=hub.endpoint, token=hub.token)
+
+
+def run(hub: HubServer, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, str(ROOT / "publish.py"), *arguments]
+    return subprocess.run(command, env=hub.environment(home), cwd=home, capture_output=True, text=True, timeout=240)
+
+
+@pytest.fixture(scope="module")
+def published(hub: HubServer, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
+    """The model and its sequences on the Hub, sent by a process of its own: what it printed and what it sent."""
+    home = tmp_path_factory.mktemp("publisher")
+    done = run(
+        hub, home, "--model", str(trained), "--repo_id", MODEL_ID, "--tag", "v1", "--push_dataset",
+        "--output", str(home / "staged"), "--license", "apache-2.0", "--data_name", "Round trips",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return {"said": done.stdout + done.stderr, "staged": home / "staged", "requests": hub.requests()}
+
+
+@pytest.fixture(scope="module")
+def golden(published: dict[str, Any]) -> tuple[list[Any], Answers]:
+    """Histories, and what the published files answer to them here."""
+    tokenizer = BehaviorTokenizer.from_pretrained(published["staged"])
+    histories = golden_histories(tokenizer)
+    model = BertForNextBehavior.from_pretrained(published["staged"])
+    return histories, golden_answers(model, tokenizer, histories)
+
+
+def skip_the_clean_process(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where it is not what is tested: it takes seconds."""
+    monkeypatch.setattr(publish, "answers_in_a_clean_process", lambda *_: {})
+
+
+# -- what is sent ------------------------------------------------------------------------------------------------------
+
+
+def test_exactly_the_files_that_belong_are_sent_in_one_private_commit(
+    hub: HubServer, published: dict[str, Any]
+) -> None:
+    assert set(hub.files(MODEL_ID)) == MODEL_FILES
+    there = hub.repositories()[f"models/{MODEL_ID}"]
+    assert there == {"private": True, "commits": 2, "branches": ["main"], "tags": ["v1"]}  # the first is empty
+    for name in CODE_FILES:
+        assert hub.read(MODEL_ID, name) == (ROOT / name).read_bytes()
+    staged = {name: content_ids(path)[1] for name, path in folder_files(published["staged"]).items()}
+    assert hub.files(MODEL_ID) == staged
+    commits = [line for line in published["requests"] if f"/api/models/{MODEL_ID}/commit/" in line]
+    assert commits == [f"POST /api/models/{MODEL_ID}/commit/main 200"]
+
+
+def test_neither_the_token_nor_a_user_is_anywhere_in_what_is_sent_or_said(
+    hub: HubServer, published: dict[str, Any]
+) -> None:
+    assert hub.token not in published["said"]
+    for kind, repo in (("model", MODEL_ID), ("dataset", DATASET_ID)):
+        for name in hub.files(repo, kind):
+            content = hub.read(repo, name, kind)
+            assert hub.token.encode() not in content
+            assert b"customer-" not in content, name
+            assert b"only for" not in content, name
+            assert str(ROOT).encode() not in content, name
+
+
+def test_a_second_run_with_nothing_changed_sends_nothing(
+    hub: HubServer,
+    published: dict[str, Any],
+    trained: Path,
+    online: HfApi,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    skip_the_clean_process(monkeypatch)
+    before = hub.repositories()
+    hub.requests()
+    publish.main(
+        ["--model", str(trained), "--repo_id", MODEL_ID, "--tag", "v1", "--push_dataset", "--license", "apache-2.0",
+         "--data_name", "Round trips"]
+    )  # fmt: skip
+    assert capsys.readouterr().out.count("Nothing has changed since commit") == 2
+    writes = [line for line in hub.requests() if not line.startswith(("GET", "HEAD"))]
+    assert {line.rsplit(" ", 1)[0] for line in writes} == {"POST /api/repos/create"}
+    assert hub.repositories() == before
+
+
+def test_a_dry_run_shows_files_and_sizes_needs_no_token_and_asks_nobody(
+    hub: HubServer, trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    skip_the_clean_process(monkeypatch)
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    hub.requests()
+    publish.main(["--model", str(trained), "--repo_id", "ana/dry", "--dry_run", "--min_item_users", "1"])
+    said = capsys.readouterr().out
+    assert all(re.search(rf"[\d,]+  {re.escape(name)}\n", said) for name in MODEL_FILES)
+    assert "Dry run: nothing was sent." in said
+    assert hub.requests() == []
+
+
+# -- who can load it ---------------------------------------------------------------------------------------------------
+
+
+def test_a_stranger_loads_it_by_its_id_and_again_offline_with_identical_answers(
+    hub: HubServer, golden: tuple[list[Any], Answers], tmp_path: Path
+) -> None:
+    histories, expected = golden
+    for offline in (False, True):
+        hub.requests()
+        # The first download of the weights breaks off half-way.
+        with hub.fault("GET", "/resolve/.*/model.safetensors", "drop", times=1):
+            found = answers_in_a_clean_process(MODEL_ID, histories, hub.environment(tmp_path, offline=offline))
+        assert set(found) == {"pipeline", "model", "handler"}
+        check_answers(found, expected, MODEL_ID)
+        downloads = [line.split()[-1] for line in hub.requests() if re.match("GET .*/model.safetensors", line)]
+        assert downloads == ([] if offline else ["0", "200"])
+    one_off = {way: [answers[:1] for answers in rows] for way, rows in expected.items()}
+    with pytest.raises(ValueError, match="golden history 0"):
+        check_answers(found, one_off, MODEL_ID)
+
+
+STREAM_AND_TRAIN = """
+import datasets, sys
+import train_accelerate
+from behavior.events import read_events
+
+rows = list(datasets.load_dataset("ana/shop-sequences", split="train", streaming=True))
+print(len(rows), sorted(rows[0]))
+events = read_events("ana/shop-sequences").events
+print(events.height, events["user_id"].n_unique(), events["item_id"].str.starts_with("unknown").sum())
+train_accelerate.main(["--events", "ana/shop-sequences", "--output_dir", sys.argv[1], "--split", "none", *sys.argv[2:]])
+"""
+
+
+def test_the_sequences_stream_and_train_a_model_again(
+    hub: HubServer, published: dict[str, Any], tmp_path: Path
+) -> None:
+    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{STREAM_AND_TRAIN}"
+    done = subprocess.run(
+        [sys.executable, "-c", code, str(tmp_path / "again"), *SMALL, "--max_epochs", "1"],
+        env=hub.environment(tmp_path), cwd=tmp_path, capture_output=True, text=True, timeout=120,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    columns = ["action", "input_ids", "item_id", "part", "time_gap_ids", "timestamp", "token_type_ids", "user_id"]
+    assert done.stdout.splitlines()[:2] == [f"40 {columns}", "400 40 40"]
+    assert (tmp_path / "again" / "model.safetensors").is_file()
+    run_record = json.loads((tmp_path / "again" / "run.json").read_text())
+    assert f" --events {DATASET_ID} " in str(publish.command_of(run_record))
+
+
+def test_an_adapter_is_published_with_its_base_named_by_hub_id(
+    hub: HubServer, published: dict[str, Any], online: HfApi, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from peft import LoraConfig, get_peft_model
+
+    base = published["staged"]
+    model = get_peft_model(
+        BertForNextBehavior.from_pretrained(base),
+        LoraConfig(task_type="FEATURE_EXTRACTION", r=4, target_modules=["query", "value"], init_lora_weights=False),
+    )
+    model.save_pretrained(str(tmp_path / "lora"))
+    options = ["--model", str(tmp_path / "lora"), "--repo_id", "ana/shop-lora"]
+    with pytest.raises(ValueError, match=r"a folder; expected the Hub id of its base.*--base_repo_id"):
+        publish.main(options)
+    publish.main([*options, "--base_repo_id", MODEL_ID])
+    assert set(hub.files("ana/shop-lora")) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
+    assert json.loads(hub.read("ana/shop-lora", "adapter_config.json"))["base_model_name_or_path"] == MODEL_ID
+    card = ModelCard(hub.read("ana/shop-lora", "README.md").decode())
+    assert card.data.to_dict() | {"base_model": MODEL_ID, "library_name": "peft"} == card.data.to_dict()
+    assert str(tmp_path) not in str(card)
+    assert "note:" not in capsys.readouterr().out  # the same answers as with the base that lies here
+    check_snippets(hub, tmp_path)
+
+
+def check_snippets(hub: HubServer, home: Path) -> None:
+    """Runs the code of both cards as it stands there; the model's prints what its card says it prints."""
+    cards = [hub.read(repo, "README.md").decode() for repo in (MODEL_ID, "ana/shop-lora")]
+    snippets = [re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)[0] for card in cards]
+    printed = re.findall(r"```text\n(.*?)```", cards[0], flags=re.DOTALL)[0]
+    code = "\n".join([*snippets, "print(ranked.probabilities.shape)"])
+    environment = hub.environment(home / "home")
+    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=home, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout == f"{printed}torch.Size([1, 5])\n"
+
+
+# -- what a failure leaves ---------------------------------------------------------------------------------------------
+
+INFO, PREUPLOAD, COMMIT, LFS = "^/api/models/ana/box$", "/preupload/", "/commit/", "^/lfs/[0-9a-f]+$"
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A small and a large file; the remote of `before` has the large one in an older version. The content is new in
+    every test, so that the server has seen none of it."""
+    (tmp_path / "folder" / "sub").mkdir(parents=True)
+    (tmp_path / "folder" / "model.safetensors").write_bytes(os.urandom(100_000))
+    (tmp_path / "folder" / "sub" / "new.txt").write_text("new\n")
+    return tmp_path / "folder"
+
+
+@pytest.fixture
+def before(hub: HubServer, online: HfApi, tmp_path: Path) -> Iterator[dict[str, str]]:
+    """What the repository ana/box holds before a failing call of `send`; it is deleted afterwards."""
+    (tmp_path / "old").mkdir()
+    (tmp_path / "old" / "model.safetensors").write_bytes(b"old weights")
+    send(online, tmp_path / "old", "ana/box", message="old")
+    yield hub.files("ana/box")
+    online.delete_repo("ana/box")
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "kind", "message"),
+    [
+        ("GET", INFO, "401", "the token is wrong, or has expired: run `hf auth login`"),
+        ("POST", PREUPLOAD, "404", "ana/box or something in it was not found: check --repo_id"),
+        ("POST", PREUPLOAD, "429", "the Hub asks for fewer requests: wait some minutes"),
+        ("PUT", LFS, "500", "a fault on its side: try again later"),
+        ("PUT", LFS, "drop", "failed .*: check the network"),
+        ("PUT", LFS, "corrupt", "was corrupted on its way"),
+        ("POST", COMMIT, "500", "a fault on its side: try again later"),
+        ("POST", COMMIT, "401", "the token is wrong, or has expired"),
+        ("POST", COMMIT, "drop", "failed .*: check the network"),
+    ],
+)
+def test_a_failed_upload_is_explained_leaves_the_remote_as_it_was_and_can_be_resumed(
+    hub: HubServer, online: HfApi, folder: Path, before: dict[str, str],
+    method: str, path: str, kind: str, message: str,
+) -> None:  # fmt: skip
+    with hub.fault(method, path, kind), pytest.raises(SendError, match=message) as failure:
+        send(online, folder, "ana/box", message="new")
+    assert hub.files("ana/box") == before
+    assert hub.token not in str(failure.value)
+    told = "Nothing was sent." if path == INFO else "is as it was .*Run the same command again"
+    assert re.search(told, str(failure.value), flags=re.DOTALL)
+    hub.requests()
+    assert send(online, folder, "ana/box", message="new").changed == ["model.safetensors", "sub/new.txt"]
+    again = any(line.startswith("PUT /lfs/") for line in hub.requests())
+    assert again is (path != COMMIT)  # a large file that has arrived is not sent twice
+    assert set(hub.files("ana/box")) == {"model.safetensors", "sub/new.txt"}
+
+
+def test_faults_that_pass_are_waited_out(hub: HubServer, online: HfApi, folder: Path, before: dict[str, str]) -> None:
+    with hub.fault("PUT", LFS, "500", times=2), hub.fault("POST", PREUPLOAD, "429", times=1):
+        assert send(online, folder, "ana/box", message="new").changed
+    assert set(hub.files("ana/box")) == {"model.safetensors", "sub/new.txt"}
+
+
+def test_a_commit_whose_answer_was_lost_counts_as_sent(
+    hub: HubServer, online: HfApi, folder: Path, before: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit = online.create_commit
+
+    def commit_and_lose(*arguments: Any, **options: Any) -> Any:
+        commit(*arguments, **options)
+        raise publish.SendError("the connection broke")
+
+    monkeypatch.setattr(online, "create_commit", commit_and_lose)
+    sent = send(online, folder, "ana/box", message="new")
+    assert set(hub.files("ana/box", revision=sent.commit)) == {"model.safetensors", "sub/new.txt"}
+
+
+def test_a_download_that_is_corrupted_or_refused_is_found_by_verify(
+    hub: HubServer, published: dict[str, Any], golden: tuple[list[Any], Answers], online: HfApi
+) -> None:
+    args, _ = publish.parse(["--model", "unused", "--repo_id", MODEL_ID])
+    for kind, message in (
+        ("corrupt", "model.safetensors of ana/shop came back with another content"),
+        ("404", "sent, but ana/shop does not load in a clean process"),
+    ):
+        with hub.fault("GET", "/resolve/.*/model.safetensors", kind), pytest.raises(SendError, match=message):
+            publish.verify(args, hub.token, published["staged"], *golden)
+
+
+def test_files_of_others_are_left_alone_and_named(hub: HubServer, online: HfApi, folder: Path, tmp_path: Path) -> None:
+    send(online, folder, "ana/mine", message="first")
+    shutil.rmtree(folder / "sub")
+    sent = send(online, folder, "ana/mine", message="second")
+    assert (sent.changed, sent.others) == ([], ["sub/new.txt"])
+    assert "sub/new.txt" in hub.files("ana/mine")
+
+
+def test_a_branch_is_made_where_asked_and_a_tag_is_never_moved(hub: HubServer, online: HfApi, folder: Path) -> None:
+    first = send(online, folder, "ana/tags", message="first", tag="v1", revision="trial")
+    assert hub.files("ana/tags") == {}
+    assert set(hub.files("ana/tags", revision="v1")) == {"model.safetensors", "sub/new.txt"}
+    (folder / "sub" / "new.txt").write_text("newer\n")
+    with pytest.raises(SendError, match=rf"the tag v1 of ana/tags names commit {first.commit[:8]}"):
+        send(online, folder, "ana/tags", message="second", tag="v1", revision="trial")
+
+
+def test_a_public_repository_is_not_written_to_unasked(hub: HubServer, online: HfApi, folder: Path) -> None:
+    send(online, folder, "ana/open", message="first", private=False)
+    (folder / "sub" / "new.txt").write_text("newer\n")
+    with pytest.raises(SendError, match="exists and is public; expected a private repository: pass --public"):
+        send(online, folder, "ana/open", message="second")
+    assert send(online, folder, "ana/open", message="second", private=False).changed == ["sub/new.txt"]
+
+
+def test_without_a_token_nothing_is_begun(
+    hub: HubServer, online: HfApi, trained: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.delenv("HF_TOKEN")
+    monkeypatch.setattr(constants, "HF_TOKEN_PATH", str(tmp_path / "none"))
+    hub.requests()
+    with pytest.raises(SendError, match="got no Hub token; expected one with write access: run `hf auth login`"):
+        publish.main(["--model", str(trained), "--repo_id", "ana/none"])
+    assert hub.requests() == []
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--repo_id", "shop"], "--repo_id is shop, expected USER/NAME"),
+        (["--repo_id", "ana/shop", "--min_item_users", "0"], "--min_item_users is 0, expected at least 1"),
+        (["--repo_id", "ana/shop"], "HF_HUB_OFFLINE is set, expected a connection"),
+    ],
+)
+def test_options_that_cannot_work_are_named(
+    options: list[str], message: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        publish.parse(["--model", "here", *options])
+    assert message in capsys.readouterr().err
+
+
+def test_a_folder_without_a_model_or_a_log_is_named(trained: Path, tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=r"without a config.json"):
+        publish.main(["--model", str(tmp_path), "--repo_id", "ana/x", "--dry_run"])
+    bare = tmp_path / "bare"
+    shutil.copytree(trained, bare, ignore=shutil.ignore_patterns("prepared", "checkpoints"))
+    with pytest.raises(ValueError, match=r"without its prepared/ folder; expected the training log.*--events"):
+        publish.main(["--model", str(bare), "--repo_id", "ana/x", "--dry_run"])
