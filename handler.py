@@ -31,4 +31,7 @@ class EndpointHandler:
         """
         if "inputs" not in data:
             raise ValueError(f'got the keys {", ".join(data)}, expected {{"inputs": {{"events": [...]}}}}.')
-        return self.predict(data["inputs"], **(data.get("parameters") or {}))
+        inputs = data["inputs"]
+        if not isinstance(inputs, (dict, list)):  # the pipeline would answer another iterable with an iterator
+            raise ValueError(f'inputs is {inputs!r:.80}, expected {{"events": [...]}} or a list of such.')
+        return self.predict(inputs, **(data.get("parameters") or {}))

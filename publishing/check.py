@@ -6,7 +6,7 @@
 
 The clean process has `python -P`, another folder, a fresh cache, and loads the model in the four ways users do: through
 `pipeline`, through `AutoModel` and `AutoTokenizer`, and through the repository's `handler.py` as Inference Endpoints
-load it (https://huggingface.co/docs/inference-endpoints/guides/custom_handler).
+load it (`check_and_register_custom_pipeline_from_directory` of huggingface/huggingface-inference-toolkit).
 """
 
 from __future__ import annotations
@@ -60,8 +60,10 @@ folder = source
 if not Path(source).is_dir():
     from huggingface_hub import snapshot_download
     folder = snapshot_download(source, **revision)
-spec = importlib.util.spec_from_file_location("handler", str(Path(folder) / "handler.py"))
+sys.path.insert(0, str(folder))
+spec = importlib.util.spec_from_file_location("handler.EndpointHandler", str(Path(folder) / "handler.py"))
 handler = importlib.util.module_from_spec(spec)
+sys.modules[spec.name] = handler
 spec.loader.exec_module(handler)
 answers["handler"] = handler.EndpointHandler(str(folder))({"inputs": inputs, "parameters": {"top_k": top_k}})
 
