@@ -24,7 +24,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers_systems import CLASSIC, ENVIRONMENTS, OURS, TRANSFORMERS
+from benchmarks.peers_measure import CLASSIC, ENVIRONMENTS, OURS, TRANSFORMERS
 
 ROOT = Path(__file__).resolve().parent.parent
 # Of a process that runs longer than its training's limit, on a machine where it has only a part of a core: it is ended
@@ -63,13 +63,13 @@ def run_system(
     Args:
         python: the interpreter of its environment.
         limit: seconds that its training may take.
-        command: instead of `benchmarks.peers_systems`, which writes `SYSTEM-seedN.result.json`.
+        command: instead of `benchmarks.peers_measure`, which writes `SYSTEM-seedN.result.json`.
     """
     written = folder / f"{system}-seed{seed}.result.json"
     written.unlink(missing_ok=True)
     started = time.time()
     if command is None:
-        command = ["-m", "benchmarks.peers_systems", "--system", system, "--folder", str(folder), "--seed", str(seed)]
+        command = ["-m", "benchmarks.peers_measure", "--system", system, "--folder", str(folder), "--seed", str(seed)]
         command = [*command, "--limit", str(limit)]
     names = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS", "NUMEXPR_NUM_THREADS")
     environment = os.environ | dict.fromkeys(names, "1") | {"PYTHONWARNINGS": "ignore"}

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from benchmarks.peers_systems import ENVIRONMENTS, STOCK_STEPS
+from benchmarks.peers_measure import ENVIRONMENTS, STOCK_STEPS
 from evaluate_behavior import number, table
 
 # Trained as shipped only long enough to measure throughput; the same loss is trained to the end by the other.

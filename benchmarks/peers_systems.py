@@ -1,25 +1,20 @@
-"""The compared systems, each as its documentation says it is to be used, and the process that runs one of them.
+"""The systems that are compared, each used as its documentation says, with published or default settings (`what`).
 
-    python -m benchmarks.peers_systems --system implicit-als --folder .bench/peers --seed 0
-
-`benchmarks/peers.py` starts this once for each system, with the interpreter of the environment that has its library; so
-the module imports numpy alone, and libraries where they are used. A system has
+A system has
 
     fit(task, clock)        trains on the training events; reports epochs and targets to the clock
     rows(positions)         (B, V) scores of the catalogue for the events at `positions`, given what came before them
     recommend(position)     ten items through the library's public call for one user, seen items left out: it is timed,
                             and compared with what `rows` ranks first
 
-Early stopping looks at the same validation targets and NDCG@10 for all; the time that this scoring takes is not counted
-as the system's. The settings are the published or default ones, stated in `what`.
+numpy alone is imported here, libraries where they are used: each system runs in the environment that has its own.
+Early stopping looks at the same validation targets and NDCG@10 for all, and its scoring is not counted as their time.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import copy
-import importlib.metadata
 import itertools
 import json
 import os
@@ -30,30 +25,13 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 
-from benchmarks.peers_scoring import CUTOFF, NO_ITEM, TEST, Clock, OutOfTime, Task, score, top_items
+from benchmarks.peers_scoring import CUTOFF, NO_ITEM, TEST, Clock, OutOfTime, Task, top_items
 
 ROOT = Path(__file__).resolve().parent.parent
-LATENCY_CALLS, LATENCY_WARM_UP = 60, 5
-AGREEMENT_USERS = 50
-# The environments that the make target builds, and the project's own.
-TRANSFORMERS, CLASSIC, OURS = "peers", "peers-classic", "ours"
-
-
-class System(Protocol):
-    what: str
-
-    @property
-    def libraries(self) -> tuple[str, ...]: ...
-
-    def fit(self, task: Task, clock: Clock) -> None: ...
-
-    def rows(self, positions: np.ndarray) -> np.ndarray: ...
-
-    def recommend(self, position: int) -> list[int]: ...
 
 
 def padded(histories: list[np.ndarray], length: int, left: bool) -> np.ndarray:
@@ -459,40 +437,65 @@ class LightFMSystem(UserFactors):
 
 
 class SurpriseSVD(UserFactors):
+    """Surprise predicts ratings, and the log has none: 1 for each event, 0 for random pairs. The constants are chosen
+    among a few on the validation targets."""
+
     libraries = ("scikit-surprise",)
+    # Zeros for each one, factors, epochs, learning rate and regularization; first the library's defaults.
+    CANDIDATES = ((1, 100, 20, 0.005, 0.02), (4, 100, 20, 0.005, 0.02), (4, 32, 60, 0.02, 0.05), (1, 32, 60, 0.02, 0.1))
+
+    model: Any
 
     def __init__(self, seed: int) -> None:
         self.seed = seed
-        self.what = "SVD defaults on ratings: 1 for each event, 0 for as many random pairs (the log has no ratings)"
+        self.what = ""
 
     def fit(self, task: Task, clock: Clock) -> None:
+        self.task = task
+        best = None
+        for candidate in self.CANDIDATES:
+            before = time.process_time()
+            events = self._fit(*candidate)
+            seconds = time.process_time() - before
+            clock.add(events, seconds)
+            if clock.validate(self.rows):
+                best, clock.training_seconds = (self.model, self.users, self.items, self.item_biases), seconds
+                zeros, factors, epochs, rate, regularization = candidate
+                self.what = f"SVD on 1 for each event and 0 for {zeros} random pair(s) each, {factors} factors, "
+                self.what += f"{epochs} epochs, learning rate {rate}, regularization {regularization}"
+            if clock.is_over():
+                break
+        assert best is not None
+        self.model, *factors_of_best = best
+        self._set_factors(*factors_of_best)
+        self.what += f" (best of {clock.epoch} settings on validation)"
+
+    def _fit(self, zeros: int, factors: int, epochs: int, rate: float, regularization: float) -> int:
+        """Trains, and returns how many ratings of real events were learned from."""
         import pandas as pd
         from surprise import SVD, Dataset, Reader
 
-        self.task = task
-        users, items = task.training()
-        known = items < task.num_items
+        users, items = self.task.training()
+        known = items < self.task.num_items
         users, items = users[known], items[known]
-        draw = np.random.default_rng(self.seed)
+        drawn = np.random.default_rng(self.seed).integers(0, self.task.num_items, zeros * len(users))
         frame = pd.DataFrame(
             {
-                "user": np.concatenate([users, users]),
-                "item": np.concatenate([items, draw.integers(0, task.num_items, len(users))]),
-                "rating": np.concatenate([np.ones(len(users)), np.zeros(len(users))]),
+                "user": np.concatenate([users, np.repeat(users, zeros)]),
+                "item": np.concatenate([items, drawn]),
+                "rating": np.concatenate([np.ones(len(users)), np.zeros(len(drawn))]),
             }
         )
         data = Dataset.load_from_df(frame, Reader(rating_scale=(0, 1))).build_full_trainset()
-        self.model = SVD(random_state=self.seed)
-        before = time.process_time()
+        self.model = SVD(factors, epochs, lr_all=rate, reg_all=regularization, random_state=self.seed)
         self.model.fit(data)
-        clock.add(len(users) * self.model.n_epochs, time.process_time() - before)
-        user_factors = np.zeros((task.num_users, self.model.n_factors))
-        user_factors[[data.to_raw_uid(u) for u in range(data.n_users)]] = self.model.pu
-        item_factors, biases = np.zeros((task.num_items, self.model.n_factors)), np.zeros(task.num_items)
-        raw = [data.to_raw_iid(i) for i in range(data.n_items)]
-        item_factors[raw], biases[raw] = self.model.qi, self.model.bi
-        self._set_factors(user_factors, item_factors, biases)
-        clock.validate(self.rows)
+        of_users = np.zeros((self.task.num_users, factors))
+        of_users[[data.to_raw_uid(user) for user in range(data.n_users)]] = self.model.pu
+        of_items, biases = np.zeros((self.task.num_items, factors)), np.zeros(self.task.num_items)
+        raw = [data.to_raw_iid(item) for item in range(data.n_items)]
+        of_items[raw], biases[raw] = self.model.qi, self.model.bi
+        self._set_factors(of_users, of_items, biases)
+        return len(users) * epochs
 
     def recommend(self, position: int) -> list[int]:
         user = int(self.task.users(np.array([position]))[0])
@@ -692,159 +695,3 @@ class OurModel:
         if not frame["timestamp"].null_count():
             columns["timestamp"] = frame["timestamp"].dt.epoch("us") / 1e6
         return pl.DataFrame(columns).to_dicts()
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# One system, measured
-# ----------------------------------------------------------------------------------------------------------------------
-
-# The figures of the eSASRec paper's repository for Beauty (README, "Hyperparameters for all datasets").
-ESASREC = {
-    **{"layers": "LiGR", "loss": "sampled_softmax", "n_negatives": 256, "n_factors": 64, "n_blocks": 1, "n_heads": 1},
-    **{"dropout_rate": 0.2, "session_max_len": 50, "lr": 1e-3, "batch_size": 128},
-}
-SASREC = {
-    **{"loss": "softmax", "n_factors": 128, "n_blocks": 1, "n_heads": 1},
-    **{"dropout_rate": 0.2, "session_max_len": 50, "lr": 1e-3, "batch_size": 128},
-}
-STOCK_STEPS = 60
-# The default is 2048; on a core few epochs fit into a time limit, and smaller batches learn more in each.
-RECBOLE = {"train_batch_size": 256}
-AS_ESASREC = "--hidden_size 64 --num_hidden_layers 1 --num_attention_heads 1 --num_negatives 256"
-AS_SASREC = "--hidden_size 128 --num_hidden_layers 1 --num_attention_heads 1 --num_negatives 0"
-AS_PEER = "--dropout 0.2 --max_length 50 --max_epochs 3 --test_targets 500"
-
-# In which environment each system runs; `make_system` builds it.
-ENVIRONMENTS = {
-    "popularity": OURS,
-    "item-transition": OURS,
-    "item-neighbours": OURS,
-    "implicit-als": CLASSIC,
-    "implicit-item-knn": CLASSIC,
-    "lightfm": CLASSIC,
-    "surprise-svd": CLASSIC,
-    "rectools-esasrec": TRANSFORMERS,
-    "rectools-esasrec-real": TRANSFORMERS,
-    "rectools-sasrec": TRANSFORMERS,
-    "rectools-sasrec-real": TRANSFORMERS,
-    "recbole-sasrec": TRANSFORMERS,
-    "recbole-bert4rec": TRANSFORMERS,
-    "ours": OURS,
-    "ours-as-esasrec": OURS,
-    "ours-as-esasrec-fp32": OURS,
-    "ours-as-sasrec": OURS,
-    "ours-as-sasrec-fp32": OURS,
-}
-
-
-def make_system(name: str, seed: int, folder: Path) -> System:
-    """The system of that name; the dictionary above lists them."""
-    match name:
-        case "popularity":
-            return OurBaseline("Popularity", folder)
-        case "item-transition":
-            return OurBaseline("ItemTransition", folder)
-        case "item-neighbours":
-            return OurBaseline("ItemNeighbours", folder)
-        case "implicit-als":
-            return ImplicitALS(seed)
-        case "implicit-item-knn":
-            return ImplicitItemKNN(seed)
-        case "lightfm":
-            return LightFMSystem(seed)
-        case "surprise-svd":
-            return SurpriseSVD(seed)
-        case "rectools-esasrec" | "rectools-sasrec":
-            return RecToolsTransformer(False, STOCK_STEPS, **(ESASREC if "esas" in name else SASREC))
-        case "rectools-esasrec-real" | "rectools-sasrec-real":
-            return RecToolsTransformer(True, None, **(ESASREC if "esas" in name else SASREC))
-        case "recbole-sasrec":
-            return RecBoleTransformer("SASRec", seed, folder, **RECBOLE)
-        case "recbole-bert4rec":
-            return RecBoleTransformer("BERT4Rec", seed, folder, **RECBOLE)
-        case "ours":
-            return OurModel(name, seed, folder, "", False)
-        case "ours-as-esasrec" | "ours-as-esasrec-fp32" | "ours-as-sasrec" | "ours-as-sasrec-fp32":
-            flags = f"{AS_ESASREC if 'esas' in name else AS_SASREC} {AS_PEER}"
-            return OurModel(name, seed, folder, flags + (" --precision no" if "fp32" in name else ""), True)
-        case _:
-            raise ValueError(f"got the system {name!r}; expected one of {', '.join(ENVIRONMENTS)}")
-
-
-def set_seed(seed: int) -> None:
-    import random
-
-    random.seed(seed)
-    np.random.seed(seed)  # the libraries draw from it
-    with contextlib.suppress(ImportError):
-        import torch
-
-        torch.manual_seed(seed)
-        torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "1")))
-
-
-def latency(system: System, positions: np.ndarray) -> dict[str, float]:
-    """Milliseconds of single-user calls."""
-    milliseconds = []
-    for position in positions.tolist():
-        before = time.process_time()
-        system.recommend(position)
-        milliseconds.append(1000 * (time.process_time() - before))
-    measured = milliseconds[LATENCY_WARM_UP:]
-    median, p90 = np.quantile(measured, [0.5, 0.9]).tolist()
-    return {"median_ms": median, "p90_ms": p90, "calls": len(measured)}
-
-
-def agreement(system: System, task: Task, positions: np.ndarray) -> float:
-    """Share of the ten items of the public call that `rows` ranks among the first ten too."""
-    shares = []
-    for position in positions.tolist():
-        scores = system.rows(np.array([position]))[0]
-        scores[task.history(position)] = -np.inf
-        shares.append(len(set(top_items(scores).tolist()) & set(system.recommend(position))) / CUTOFF)
-    return float(np.mean(shares))
-
-
-def measure(name: str, folder: Path, seed: int, limit: float) -> dict[str, Any]:
-    """Trains, scores and times one system."""
-    set_seed(seed)
-    task = Task.load(folder / "task.npz")
-    system = make_system(name, seed, folder)
-    clock = Clock(task, limit)
-    system.fit(task, clock)
-    result: dict[str, Any] = {"system": name, "seed": seed, "what": system.what, "environment": ENVIRONMENTS[name]}
-    result["versions"] = {library: importlib.metadata.version(library) for library in system.libraries}
-    result["python"] = sys.version.split()[0]
-    result["training_seconds"] = clock.elapsed() if clock.training_seconds is None else clock.training_seconds
-    result["targets_per_second"] = clock.targets_per_second()
-    result["targets_per_epoch"] = task.next_item_targets()
-    result["stopped_by_time"] = clock.is_over() and clock.training_seconds is None
-    result["curve"] = clock.curve
-    if clock.curve:
-        best = clock.curve[clock.best_epoch - 1]
-        result |= {"epochs": clock.epoch, "best_epoch": clock.best_epoch, "best_validation": clock.best}
-        result["seconds_to_best"] = best["seconds"]
-        before = time.process_time()
-        result["test"] = score(system.rows, task, task.test)
-        result["scoring_seconds"] = time.process_time() - before
-    draw = np.random.default_rng(0)
-    sample = draw.choice(task.test, min(len(task.test), LATENCY_CALLS + LATENCY_WARM_UP), replace=False)
-    result["latency"] = latency(system, sample)
-    result["agreement"] = agreement(system, task, sample[:AGREEMENT_USERS])
-    return result
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--system", required=True, choices=list(ENVIRONMENTS), metavar="NAME")
-    parser.add_argument("--folder", required=True, help="where benchmarks.peers has prepared the task")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--limit", type=float, default=900, help="seconds that the training may take")
-    args = parser.parse_args()
-    folder = Path(args.folder).resolve()
-    result = measure(args.system, folder, args.seed, args.limit)
-    (folder / f"{args.system}-seed{args.seed}.result.json").write_text(json.dumps(result, indent=1))
-
-
-if __name__ == "__main__":
-    main()

@@ -20,8 +20,9 @@ from behavior.metrics import pessimistic_ranks
 from behavior.metrics import ranking_metrics as metrics_of_ranks
 from behavior.splits import assign_parts, make_split
 from benchmarks import peers, peers_report
+from benchmarks.peers_measure import ENVIRONMENTS, make_system
 from benchmarks.peers_scoring import NO_ITEM, PATIENCE, Clock, Task, ranking_metrics, ranks, score, top_items
-from benchmarks.peers_systems import ENVIRONMENTS, make_system, padded
+from benchmarks.peers_systems import padded
 from benchmarks.peers_task import make_task, prepare
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -264,7 +265,12 @@ def result(system: str, seed: int = 0, ndcg: float | None = None, **values: Any)
 def results() -> list[dict[str, Any]]:
     """RecTools as shipped at 100 targets a second, the variant at 400 and best after 10 epochs; ours at 1,500."""
     curve = [{"epoch": 1, "seconds": 12.0, "ndcg@10": 0.04}, {"epoch": 2, "seconds": 30.0, "ndcg@10": 0.06}]
-    variant = {"best_epoch": 10, "best_validation": 0.05, "seconds_to_best": 80.0, "stopped_by_time": True}
+    variant: dict[str, Any] = {
+        "best_epoch": 10,
+        "best_validation": 0.05,
+        "seconds_to_best": 80.0,
+        "stopped_by_time": True,
+    }
     return [
         result("rectools-esasrec", targets_per_second=100, targets_per_epoch=2000),
         result("rectools-esasrec-real", ndcg=0.044, targets_per_second=400, targets_per_epoch=2000, **variant),
