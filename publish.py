@@ -379,7 +379,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         privacy.traces = personal_traces(zip(published.tokenizer.item_vocabulary, titles, strict=True))
         for kind, items in privacy.traces.items():
             warnings.warn(
-                f"{len(items):,} items look like a {kind}, e.g. {items[:3]}: do you want them public?", stacklevel=1
+                f"{len(items):,} items look like personal data ({kind}), e.g. {items[:3]}: do you want them public?",
+                stacklevel=1,
             )
         result = evaluated(published, record, privacy)
         dataset_id = args.dataset_repo_id or f"{args.repo_id}-sequences"

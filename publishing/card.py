@@ -116,7 +116,7 @@ def model_card(facts: CardFacts) -> str:
         calibration=calibration(facts),
         temperatures=temperatures(facts),
         slices=slices(facts),
-        last_time=None if facts.cleaning is None else day(facts.cleaning["last_time"]),
+        last_time=last_training_day(facts),
         popularity=popularity(facts.result),
         privacy=privacy_text(facts.privacy),
         compute=compute_text(facts.run),
@@ -213,6 +213,14 @@ def duration(seconds: float) -> str:
         return f"{seconds:.0f} s"
     minutes = round(seconds / 60)
     return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60} min"
+
+
+def last_training_day(facts: CardFacts) -> str | None:
+    """The day that the training events end with; None if the log has no times."""
+    split = None if facts.result is None else facts.result["split"]
+    if split is not None and split["validation_cut"] is not None:
+        return day(moment(split["validation_cut"]))
+    return None if facts.cleaning is None else day(facts.cleaning["last_time"])
 
 
 def data_rows(facts: CardFacts) -> list[tuple[str, str]]:
@@ -408,8 +416,8 @@ def slices(facts: CardFacts) -> dict[str, str | None] | None:
     sentences = []
     if items["cold"]["count"]:
         sentences.append(
-            f"{share(items['cold']['count'], items['all']['count'])} of the targets are items the vocabulary lacks: "
-            "none of them can be named."
+            f"{share(items['cold']['count'], items['all']['count'])} of the targets are items the vocabulary lacks, "
+            "new ones and those that too few users touched: none of them can be named."
         )
     if lost:
         sentences.append(f"With seen items kept, a baseline ranks these better: {', '.join(lost)}.")
@@ -453,7 +461,10 @@ def popularity(result: Mapping[str, Any] | None) -> str:
 
 def privacy_text(found: Mapping[str, Any]) -> str:
     """What was removed, what it cost, and what could still be learned about the people in the data."""
-    lines = ["- Ids of users are in none of these files; events are there only as weights and as counts over users."]
+    lines = [
+        "- Ids of users are in none of these files. Events are there as weights, as counts of items (`vocabulary.tsv`) "
+        "and as counts of pairs of items (the memory)."
+    ]
     if found["min_item_users"] > 1:
         lines.append(
             f"- Items that fewer than {found['min_item_users']} users touched were removed from the vocabulary, the "
@@ -475,7 +486,9 @@ def privacy_text(found: Mapping[str, Any]) -> str:
         lines.append(f"- That changed, on the same test events: {', '.join(changes)}. The results above are after it.")
     traces = found["traces"]
     if traces:
-        kinds = ", ".join(f"{len(items)} like a {kind}" for kind, items in traces.items())
+        kinds = ", ".join(
+            f"{len(items)} like {'an' if kind.startswith('e') else 'a'} {kind}" for kind, items in traces.items()
+        )
         lines.append(f"- **Item ids and titles were searched for personal data, and some look like it: {kinds}.**")
     else:
         lines.append(
