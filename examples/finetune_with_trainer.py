@@ -1,15 +1,18 @@
 """Fine-tune a saved model on another log (CSV or Parquet: user_id, item_id, action, timestamp in seconds).
 
-python examples/finetune_with_trainer.py MODEL EVENTS OUTPUT
+python examples/finetune_with_trainer.py MODEL EVENTS OUTPUT [--push_to_hub USER/NAME]
 """
 
-import sys
+import argparse
 
 import polars as pl
 from datasets import Dataset
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments
 
-source, events, output = sys.argv[1:]
+parser = argparse.ArgumentParser()
+for name in ("source", "events", "output", "--push_to_hub"):
+    parser.add_argument(name)
+source, events, output, repo_id = vars(parser.parse_args()).values()
 model = AutoModel.from_pretrained(source, trust_remote_code=True)
 tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
 
@@ -32,8 +35,11 @@ def example(window: list[dict]) -> dict[str, list[int]]:
 # Which items follow each other is counted, not trained; in training every target leaves its own counts out.
 model.update_memory(**tokenizer(windows, return_tensors="pt"), pairs="all")
 labels = ["labels", "action_labels", "time_labels"]
-arguments = TrainingArguments(output, num_train_epochs=3, learning_rate=3e-4, label_names=labels, save_strategy="no")
+arguments = TrainingArguments(
+    output, num_train_epochs=3, learning_rate=3e-4, label_names=labels, save_strategy="no",
+    push_to_hub=repo_id is not None, hub_model_id=repo_id, hub_private_repo=True,
+)  # fmt: skip
 data = Dataset.from_list([example(window) for window in windows])
 trainer = Trainer(model, arguments, DataCollatorWithPadding(tokenizer), data, processing_class=tokenizer)
 trainer.train()
-trainer.save_model(output)
+trainer.save_model(output)  # the whole model folder; with --push_to_hub it is sent, too

@@ -13,6 +13,7 @@ from tokenizer_build import assemble
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
+FOLDERS = (".", "behavior", "examples", "space")  # where the options are that the README names
 
 
 def blocks(language: str) -> list[str]:
@@ -60,7 +61,7 @@ def test_files_and_options_that_the_readme_names_exist() -> None:
     assert len(scripts) >= 6
     missing = [name for name in scripts if not (ROOT / name).is_file()]
     assert not missing
-    source = "\n".join(path.read_text("utf-8") for folder in (".", "behavior") for path in (ROOT / folder).glob("*.py"))
+    source = "\n".join(path.read_text("utf-8") for folder in FOLDERS for path in (ROOT / folder).glob("*.py"))
     options = set(re.findall(r"--([a-z_]+)", README))
     unknown = [name for name in options if not re.search(rf"\b{name}\b", source)]
     assert not unknown

@@ -1,0 +1,155 @@
+"""The example scripts, run as anyone would: models come from a Hub and go to it."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import pytest
+import torch
+from hub_server import HubServer
+from safetensors.torch import load as load_tensors
+
+from modeling_behavior import BehaviorConfig, BertForNextBehavior
+from pipeline_behavior import NextBehaviorPipeline
+from tokenization_behavior import BehaviorTokenizer
+from tokenizer_build import assemble
+
+EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
+ITEMS = ["007", "84", "chair", "9", "12"]
+CODE_FILES = {"modeling_behavior.py", "tokenization_behavior.py", "pipeline_behavior.py", "handler.py"}
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A saved model of tiny, pairwise different sizes with random weights, and its tokenizer."""
+    tokenizer = assemble(ITEMS, ["view", "buy"], [60.0, 3600.0], num_new_items=3, max_length=6)
+    tokenizer.describe_items([1] * len(ITEMS), [None] * len(ITEMS))
+    torch.manual_seed(3)
+    config = BehaviorConfig(
+        vocab_size=len(tokenizer),
+        num_new_items=tokenizer.num_new_items,
+        num_actions=tokenizer.num_actions,
+        num_time_gaps=tokenizer.num_time_gaps,
+        hidden_size=20,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        intermediate_size=24,
+        max_position_embeddings=6,
+    )
+    path = tmp_path_factory.mktemp("model")
+    BertForNextBehavior(config).save_pretrained(path)
+    tokenizer.save_pretrained(path)
+    return path
+
+
+PUSH = """
+import sys
+from huggingface_hub import HfApi
+HfApi().create_repo("ana/base", private=True)
+HfApi().upload_folder(repo_id="ana/base", folder_path=sys.argv[1])
+"""
+
+
+@pytest.fixture(scope="module")
+def base(hub: HubServer, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The same model on the Hub."""
+    done = run(hub, tmp_path_factory.mktemp("pusher"), "-c", PUSH, str(folder))
+    assert done.returncode == 0, done.stderr
+    return "ana/base"
+
+
+@pytest.fixture
+def events(tmp_path: Path) -> Path:
+    """A log of known items, an unknown one and a user with a single event."""
+    lines = [
+        f"u{user},{ITEMS[(user + step) % 5]},view,{1_700_000_000 + 600 * step}"
+        for user in range(6)
+        for step in range(7)
+    ]
+    path = tmp_path / "events.csv"
+    path.write_text(
+        "\n".join(["user_id,item_id,action,timestamp", *lines, "u1,new,buy,1700009000", "u9,84,buy,5"]) + "\n"
+    )
+    return path
+
+
+def run(hub: HubServer, home: Path, *command: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-I", *command],
+        cwd=home, env=hub.environment(home / "cache"), stdin=subprocess.DEVNULL, capture_output=True, text=True,
+        timeout=240,
+    )  # fmt: skip
+
+
+def test_a_dataset_is_predicted_by_a_model_of_the_hub(
+    hub: HubServer, base: str, folder: Path, events: Path, tmp_path: Path
+) -> None:
+    done = run(hub, tmp_path, str(EXAMPLES / "batch_predict.py"), base, str(events), "next.parquet")
+    assert done.returncode == 0, done.stderr
+    found = pl.read_parquet(tmp_path / "next.parquet")
+    assert found.columns == ["user_id", "item", "probability"]
+    model, tokenizer = BertForNextBehavior.from_pretrained(folder), BehaviorTokenizer.from_pretrained(folder)
+    predict = NextBehaviorPipeline(model=model, tokenizer=tokenizer, device="cpu")
+    log = pl.read_csv(events, schema_overrides={"item_id": pl.String}).sort("timestamp", maintain_order=True)
+    for user, items, probabilities in found.iter_rows():
+        own = log.filter(user_id=user).select("action", "timestamp", item="item_id").to_dicts()
+        answers = predict({"events": own}, of="item", top_k=10)
+        assert items == [answer["item"] for answer in answers]
+        assert probabilities == pytest.approx([answer["probability"] for answer in answers], abs=1e-5)
+    assert set(found["user_id"]) == {*(f"u{user}" for user in range(6)), "u9"}
+
+
+STRANGER = """
+import json, sys
+from transformers import pipeline
+predict = pipeline("next-behavior", model=sys.argv[1], trust_remote_code=True)
+print(json.dumps(predict({"events": [{"item": "84", "action": "view"}]}, top_k=3)))
+"""
+
+
+def test_a_finetuned_model_is_pushed_whole_and_answers_a_stranger(
+    hub: HubServer, folder: Path, events: Path, tmp_path: Path
+) -> None:
+    script = str(EXAMPLES / "finetune_with_trainer.py")
+    done = run(hub, tmp_path, script, str(folder), str(events), "out", "--push_to_hub", "ana/finetuned")
+    assert done.returncode == 0, done.stderr
+    pushed = set(hub.files("ana/finetuned"))
+    assert {*CODE_FILES, "config.json", "model.safetensors", "tokenizer.json", "vocabulary.tsv", "README.md"} <= pushed
+    assert hub.repositories()["models/ana/finetuned"]["private"]
+    assert str(folder) not in hub.read("ana/finetuned", "README.md").decode()
+    stranger = tmp_path / "stranger"
+    stranger.mkdir()
+    answers = run(hub, stranger, "-c", STRANGER, "ana/finetuned")
+    assert answers.returncode == 0, answers.stderr
+    local = run(hub, tmp_path, "-c", STRANGER, str(tmp_path / "out"))
+    assert json.loads(answers.stdout) == json.loads(local.stdout)
+
+
+def test_an_adapter_is_pushed_alone_and_names_its_base_by_its_id(
+    hub: HubServer, base: str, folder: Path, events: Path, tmp_path: Path
+) -> None:
+    script = str(EXAMPLES / "lora_with_peft.py")
+    done = run(hub, tmp_path, script, base, str(events), "out", "--push_to_hub", "ana/adapter")
+    assert done.returncode == 0, done.stderr
+    assert "loaded again, differs by 0.0e+00" in done.stdout
+    assert set(hub.files("ana/adapter")) - {".gitattributes"} == {
+        "README.md", "adapter_config.json", "adapter_model.safetensors",
+    }  # fmt: skip
+    assert json.loads(hub.read("ana/adapter", "adapter_config.json"))["base_model_name_or_path"] == base
+    assert "base_model: ana/base" in hub.read("ana/adapter", "README.md").decode()
+    weights: dict[str, Any] = load_tensors(hub.read("ana/adapter", "adapter_model.safetensors"))
+    assert all(".encoder." in name and "lora_" in name for name in weights)
+    assert any(weight.abs().sum() > 0 for name, weight in weights.items() if "lora_B" in name), "it was trained"
+
+
+def test_an_adapter_of_a_folder_is_not_pushed(hub: HubServer, folder: Path, events: Path, tmp_path: Path) -> None:
+    script = str(EXAMPLES / "lora_with_peft.py")
+    done = run(hub, tmp_path, script, str(folder), str(events), "out", "--push_to_hub", "ana/lost")
+    assert done.returncode == 2
+    assert "expected its Hub id: publish the base first" in done.stderr
+    assert "models/ana/lost" not in hub.repositories()
