@@ -298,6 +298,23 @@ def shown_privacy(privacy: Privacy) -> dict[str, Any]:
     return dataclasses.asdict(privacy) | {"traces": {kind: len(items) for kind, items in privacy.traces.items()}}
 
 
+def check_no_local_names(staged: Path, model: Path) -> None:
+    """ValueError if a file names a folder of this machine: nobody else has it, and it may say who you are."""
+    encoder = json.loads((staged / "config.json").read_text()).get("text_encoder")
+    if encoder is not None and Path(encoder).exists():
+        raise ValueError(
+            f"got a model whose items' texts are read by {encoder}, a folder here; expected a Hub id, which others can "
+            "load: publish that encoder, and set text_encoder in config.json to its id."
+        )
+    for name, path in folder_files(staged).items():
+        for local in (str(model.resolve()), f"{Path.home()}{os.sep}"):
+            if path.suffix in (".json", ".md", ".txt") and local in path.read_text(encoding="utf-8"):
+                raise ValueError(
+                    f"got the folder {local} in {name}; expected no name of this machine in what is sent: remove it "
+                    f"from the file of that name in {model}."
+                )
+
+
 def show_tree(staged: Path, repo_id: str) -> None:
     """Prints every file with its size."""
     files = folder_files(staged)
@@ -384,15 +401,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
             )
         result = evaluated(published, record, privacy)
         dataset_id = args.dataset_repo_id or f"{args.repo_id}-sequences"
-        events = "" if record.run is None else record.run["settings"]["events"]
+        settings = {} if record.run is None else record.run["settings"]
+        events, base_model = settings.get("events") or "", settings.get("base_model") or ""
         provenance = Provenance(
             license=args.license,
             data_name=args.data_name,
             data_source=args.data_source,
             data_license=args.data_license,
             data_id=dataset_id if args.push_dataset else events if is_hub_id(events) else None,
+            base_model=base_model if is_hub_id(base_model) else None,
         )
         stage_model(published, record, result, privacy, provenance, args.repo_id, staged)
+        check_no_local_names(staged, args.model)
         histories = golden_histories(published.tokenizer)
         expected = golden_answers(published.model, published.tokenizer, histories)
         found = answers_in_a_clean_process(str(staged), histories, {"HF_HUB_OFFLINE": "1"})
@@ -444,10 +464,11 @@ def publish(api: HfApi, args: argparse.Namespace, staged: Path, repo_type: str, 
 
 
 def print_sent(sent: Sent, url: str) -> None:
+    who = "private" if sent.private else "public"
     if sent.changed:
-        print(f"Sent {len(sent.changed)} files in commit {sent.commit[:8]}: {url}")
+        print(f"Sent {len(sent.changed)} files in commit {sent.commit[:8]}: {url} ({who})")
     else:
-        print(f"Nothing has changed since commit {sent.commit[:8]}, nothing was sent: {url}")
+        print(f"Nothing has changed since commit {sent.commit[:8]}, nothing was sent: {url} ({who})")
     if sent.others:
         print(f"Left alone, not part of the model: {', '.join(sent.others)}")
 

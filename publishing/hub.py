@@ -37,11 +37,13 @@ class Sent:
         commit: the branch's commit afterwards.
         changed: paths that were sent; empty if the remote had them all.
         others: paths on the remote that do not belong to the folder; they are left alone.
+        private: whether the repository is.
     """
 
     commit: str
     changed: list[str]
     others: list[str]
+    private: bool
 
 
 def is_hub_id(name: str) -> bool:
@@ -146,7 +148,7 @@ def send(
         with clear_errors(api, repo_id, repo_type):
             set_tag(api, repo_id, repo_type, tag, commit)
     others = sorted(set(remote) - set(folder_files(folder)) - NOT_OURS)
-    return Sent(commit, changed, others)
+    return Sent(commit, changed, others, bool(info.private))
 
 
 def branch_commit(api: HfApi, repo_id: str, repo_type: str, revision: str) -> str:

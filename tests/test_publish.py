@@ -174,8 +174,10 @@ def test_a_dry_run_shows_files_and_sizes_needs_no_token_and_asks_nobody(
     skip_the_clean_process(monkeypatch)
     monkeypatch.delenv("HF_TOKEN", raising=False)
     hub.requests()
-    publish.main(["--model", str(trained), "--repo_id", "ana/dry", "--dry_run", "--min_item_users", "1"])
+    publish.main(["--model", str(trained), "--repo_id", "ana/dry", "--dry_run", "--min_item_users", "1",
+                  "--events", str(trained.parent / "events.csv")])  # fmt: skip
     said = capsys.readouterr().out
+    assert "Removed 0 of 64 items" in said
     assert all(re.search(rf"[\d,]+  {re.escape(name)}\n", said) for name in MODEL_FILES)
     assert "Dry run: nothing was sent." in said
     assert hub.requests() == []
@@ -216,7 +218,11 @@ train_accelerate.main(["--events", "ana/shop-sequences", "--output_dir", sys.arg
 
 
 def test_the_sequences_stream_and_train_a_model_again(
-    hub: HubServer, published: dict[str, Any], tmp_path: Path
+    hub: HubServer,
+    published: dict[str, Any],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{STREAM_AND_TRAIN}"
     done = subprocess.run(
@@ -229,6 +235,15 @@ def test_the_sequences_stream_and_train_a_model_again(
     assert (tmp_path / "again" / "model.safetensors").is_file()
     run_record = json.loads((tmp_path / "again" / "run.json").read_text())
     assert f" --events {DATASET_ID} " in str(publish.command_of(run_record))
+
+    skip_the_clean_process(monkeypatch)  # what was trained on everything is published too
+    kept = tmp_path / "kept"
+    publish.main(["--model", str(tmp_path / "again"), "--repo_id", "ana/all", "--dry_run", "--output", str(kept)])
+    assert "Removed 40 of 70 items" in capsys.readouterr().out
+    assert set(folder_files(kept)) == MODEL_FILES - {
+        *("split.json", "evaluation.json", "evaluation.md", "plots/results.png", "plots/calibration.png")
+    }
+    assert ModelCard.load(kept / "README.md").data.to_dict()["datasets"] == [DATASET_ID]
 
 
 def test_an_adapter_is_published_with_its_base_named_by_hub_id(
@@ -344,15 +359,43 @@ def test_a_commit_whose_answer_was_lost_counts_as_sent(
 
 
 def test_a_download_that_is_corrupted_or_refused_is_found_by_verify(
-    hub: HubServer, published: dict[str, Any], golden: tuple[list[Any], Answers], online: HfApi
+    hub: HubServer,
+    published: dict[str, Any],
+    golden: tuple[list[Any], Answers],
+    online: HfApi,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     args, _ = publish.parse(["--model", "unused", "--repo_id", MODEL_ID])
-    for kind, message in (
-        ("corrupt", "model.safetensors of ana/shop came back with another content"),
-        ("404", "sent, but ana/shop does not load in a clean process"),
+    message = "model.safetensors of ana/shop came back with another content"
+    with hub.fault("GET", "/resolve/.*/model.safetensors", "corrupt"), pytest.raises(SendError, match=message):
+        publish.verify(args, hub.token, published["staged"], *golden)
+
+    def refuse(*_: Any) -> Answers:
+        raise ValueError("ana/shop does not load in a clean process")
+
+    monkeypatch.setattr(publish, "answers_in_a_clean_process", refuse)
+    with pytest.raises(SendError, match="sent, but ana/shop does not load in a clean process"):
+        publish.verify(args, hub.token, published["staged"], *golden)
+
+
+def test_a_folder_that_does_not_load_is_not_sent(hub: HubServer, published: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(published["staged"], tmp_path / "broken")
+    (tmp_path / "broken" / "pipeline_behavior.py").write_text("raise ImportError('broken on purpose')")
+    with pytest.raises(ValueError, match=r"does not load in a clean process[\s\S]*broken on purpose"):
+        answers_in_a_clean_process(str(tmp_path / "broken"), [[]], hub.environment(tmp_path, offline=True))
+
+
+def test_a_folder_of_this_machine_is_named_and_not_sent(published: dict[str, Any], tmp_path: Path) -> None:
+    shutil.copytree(published["staged"], tmp_path / "named")
+    publish.check_no_local_names(tmp_path / "named", tmp_path / "model")
+    config = json.loads((tmp_path / "named" / "config.json").read_text())
+    for name, value, message in (
+        ("text_encoder", str(tmp_path), "a folder here; expected a Hub id"),
+        ("note", str(tmp_path / "model"), "in config.json; expected no name of this machine"),
     ):
-        with hub.fault("GET", "/resolve/.*/model.safetensors", kind), pytest.raises(SendError, match=message):
-            publish.verify(args, hub.token, published["staged"], *golden)
+        (tmp_path / "named" / "config.json").write_text(json.dumps({**config, name: value}))
+        with pytest.raises(ValueError, match=message):
+            publish.check_no_local_names(tmp_path / "named", tmp_path / "model")
 
 
 def test_files_of_others_are_left_alone_and_named(hub: HubServer, online: HfApi, folder: Path, tmp_path: Path) -> None:
