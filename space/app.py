@@ -20,6 +20,7 @@ import os
 import re
 import time
 from collections.abc import Sequence
+from datetime import datetime, timezone
 from html import escape
 from pathlib import Path
 from typing import Any
@@ -33,6 +34,7 @@ from transformers import pipeline
 MATCHES = 8
 MAX_EVENTS = 2_000
 MAX_TEXT = 500_000
+LARGEST_TIMESTAMP = 1e11
 TOP_K = 10
 COLUMNS = ("item", "action", "timestamp")
 GAPS = {"a minute later": 60.0, "an hour later": 3600.0, "a day later": 86400.0, "a week later": 604800.0}
@@ -234,6 +236,16 @@ def duration(seconds: float) -> str:
     return f"{value:.1f} {unit}" if value < 10 and unit != "seconds" else f"{value:.0f} {unit}"
 
 
+def moment_text(timestamp: Any) -> str:
+    """
+    >>> [moment_text(time) for time in (1_700_000_000.0, "2024-05-17", None)]
+    ['2023-11-14 22:13', '2024-05-17', '']
+    """
+    if isinstance(timestamp, (int, float)) and 0 <= timestamp < LARGEST_TIMESTAMP:
+        return f"{datetime.fromtimestamp(timestamp, timezone.utc):%Y-%m-%d %H:%M}"
+    return "" if timestamp is None else str(timestamp)
+
+
 def item_html(item: str | None, title: str | None, catalogue: Catalogue) -> str:
     """An item for people: its title over its id."""
     if item is None:
@@ -255,7 +267,8 @@ def history_html(events: Sequence[Event], catalogue: Catalogue) -> str:
     for event in reversed(events):
         item, action = (None if event.get(name) is None else str(event[name]) for name in ("item", "action"))
         title = None if item is None else catalogue.tokenizer.title(item)
-        rows.append(f"<li>{action_html(action)}<div>{item_html(item, title, catalogue)}</div></li>")
+        moment = f'<small class="bnb-quiet">{escape(moment_text(event.get("timestamp")))}</small>'
+        rows.append(f"<li>{action_html(action)}<div>{item_html(item, title, catalogue)}</div>{moment}</li>")
     return f'<ol class="bnb-history">{"".join(rows)}</ol>'
 
 
@@ -287,10 +300,10 @@ def answers_html(answers: Sequence[Event], catalogue: Catalogue, others: Sequenc
         also = ""
         if others is not None:
             there = elsewhere.get((answer["action"], item))
-            also = f'<small class="bnb-also">{f"there #{there}" if there else "not there"}</small>'
+            also = f'<small class="bnb-also">{f"other model: #{there}" if there else "not in the other list"}</small>'
         rows.append(
-            f'<tr><td class="bnb-rank">{rank}{also}</td>'
-            f'<td class="bnb-what">{action_html(answer["action"])}<div>{named}</div></td>'
+            f'<tr><td class="bnb-rank">{rank}</td>'
+            f'<td class="bnb-what">{action_html(answer["action"])}<div>{named}{also}</div></td>'
             f'<td class="bnb-probability"><b>{percent(answer["probability"])}</b>'
             f"{bar_html(answer['probability'] / largest)}</td>"
             f'<td class="bnb-named">{paths_html(answer.get("paths"))}</td></tr>'
@@ -327,7 +340,7 @@ LEGEND = "".join(f'<span><i class="bnb-{path}"></i><b>{name}</b> {what}</span>' 
 
 # Colours are the theme's, so that the page follows the visitor's light or dark mode; only the paths have their own.
 CSS = """
-.bnb-panels {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 22rem), 1fr)); gap: 1.5rem}
+.bnb-panels {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: 1.5rem}
 .bnb-panels section {container-type: inline-size; min-width: 0}
 .bnb-panels h3.bnb-model {margin: 0 0 .25rem; font-size: 1.05rem; overflow-wrap: anywhere}
 .bnb-quiet, .bnb-id, .bnb-panels small, .bnb-panels th {color: var(--body-text-color) !important; opacity: .68}
@@ -338,7 +351,7 @@ CSS = """
 .bnb-table td {padding: .5rem !important; vertical-align: top}
 .bnb-rank {width: 1.5rem}
 .bnb-probability, .bnb-named {width: 23%}
-.bnb-also {display: block; white-space: nowrap}
+.bnb-also {display: block} .bnb-named small {white-space: nowrap}
 .bnb-title {display: block; overflow-wrap: anywhere}
 .bnb-id {display: block; font-size: .8rem; line-height: 1.25; overflow-wrap: anywhere}
 .bnb-action {flex: none; display: inline-block; border-radius: 1rem; padding: 0 .6rem; margin: 0 .4rem .15rem 0;
@@ -356,18 +369,18 @@ CSS = """
 .bnb-when p {margin: 0 0 .4rem}
 .bnb-when div:not(.bnb-bar) {display: flex; align-items: center; gap: .75rem; font-size: .85rem}
 .bnb-when span {width: 7.5rem} .bnb-when b {min-width: 3.2rem; text-align: right} .bnb-when p b {min-width: 0}
-#matches {max-height: 14rem; overflow-y: auto}
 #matches .wrap {flex-direction: column; flex-wrap: nowrap; gap: .25rem}
 #matches label {padding: .25rem .5rem; box-shadow: none}
 ol.bnb-history {list-style: none !important; margin: 0 !important; padding: 0 !important;
   max-height: 24rem; overflow-y: auto}
 .bnb-history li {display: flex; align-items: flex-start; margin: 0; padding: .4rem 0}
+.bnb-history li small {margin-left: auto; padding-left: .75rem; white-space: nowrap; font-size: .75rem}
 .bnb-history li + li {border-top: 1px solid var(--border-color-primary)}
 .bnb-error {border-left: 4px solid #d9534f; border-radius: 4px; padding: .75rem; overflow-wrap: anywhere;
   background: var(--background-fill-secondary)}
 @container (max-width: 30rem) {
   .bnb-table thead {display: none}
-  .bnb-table tr {display: grid; grid-template-columns: 2.2rem 1fr 7.5rem; padding: .4rem 0}
+  .bnb-table tr {display: grid; grid-template-columns: 1.9rem 1fr 7.4rem; padding: .4rem 0}
   .bnb-table td {padding: 0 .25rem !important; width: auto}
   .bnb-named {grid-column: 3}
   .bnb-rank, .bnb-what {grid-row: span 2}
@@ -441,7 +454,7 @@ def build(model: Model, other: Model | None = None) -> gr.Blocks:
     said = f"{len(catalogue.items):,} items, {len(model.actions)} action{'s' * (len(model.actions) > 1)}"
     title = model.name if other is None else f"{model.name} and {other.name}"
     example = events_text(model.example())
-    with gr.Blocks(title=f"Next behaviour: {title}", analytics_enabled=False) as blocks:
+    with gr.Blocks(title=f"Next behaviour: {title}", analytics_enabled=False, fill_width=other is not None) as blocks:
         gr.HTML(
             f'<h1>What comes next?</h1><p class="bnb-quiet">{escape(title)}: {said}. Pick or paste what someone did; '
             "see which action on which item is likely to follow, how soon, and which part of the model said so.</p>"
@@ -456,8 +469,8 @@ def build(model: Model, other: Model | None = None) -> gr.Blocks:
                             action = gr.Dropdown(model.actions, value=model.actions[0], label="Action", min_width=120)
                             gap = gr.Dropdown(list(GAPS), label="When", min_width=120, visible=model.has_time)
                         with gr.Row():
-                            add = gr.Button("Add event", variant="primary", size="sm", min_width=90)
-                            undo = gr.Button("Remove last", size="sm", min_width=90)
+                            add = gr.Button("Add event", variant="primary", size="sm", min_width=70)
+                            undo = gr.Button("Remove last", size="sm", min_width=70)
                             clear = gr.Button("Clear", size="sm", min_width=60)
                             again = gr.Button("Example", size="sm", min_width=60)
                     with gr.Tab("Paste events"):
@@ -474,8 +487,8 @@ def build(model: Model, other: Model | None = None) -> gr.Blocks:
                         [ANY_ACTION, *model.actions], label="If the next action is", min_width=140, scale=2
                     )
                 with gr.Row():
-                    exclude_seen = gr.Checkbox(False, label="Leave out items of the history", min_width=160)
-                    top_k = gr.Slider(3, 50, value=TOP_K, step=1, label="Answers", min_width=160)
+                    exclude_seen = gr.Checkbox(False, label="Leave out items of the history", min_width=200)
+                    top_k = gr.Slider(3, 50, value=TOP_K, step=1, label="Answers", min_width=200)
                 answers = gr.HTML(elem_id="answers")
         controls = [text, question, given, exclude_seen, top_k]
         quiet: dict[str, Any] = {"show_progress": "hidden", "api_visibility": "private"}
