@@ -20,7 +20,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from benchmarks.peers_scoring import CUTOFF, Clock, Task, score, top_items
+from benchmarks.peers_scoring import Clock, Task, score, top_items
 from benchmarks.peers_systems import (
     ImplicitALS,
     ImplicitItemKNN,
@@ -155,18 +155,19 @@ def latency(system: System, positions: np.ndarray) -> dict[str, float]:
         before = time.process_time()
         system.recommend(position)
         milliseconds.append(1000 * (time.process_time() - before))
-    measured = milliseconds[LATENCY_WARM_UP:]
+    measured = milliseconds[min(LATENCY_WARM_UP, len(milliseconds) - 1) :]
     median, p90 = np.quantile(measured, [0.5, 0.9]).tolist()
     return {"median_ms": median, "p90_ms": p90, "calls": len(measured)}
 
 
 def agreement(system: System, task: Task, positions: np.ndarray) -> float:
-    """Share of the ten items of the public call that `rows` ranks among the first ten too."""
+    """Share of the ten items that `rows` ranks first that the public call recommends too."""
     shares = []
     for position in positions.tolist():
         scores = system.rows(np.array([position]))[0]
         scores[task.history(position)] = -np.inf
-        shares.append(len(set(top_items(scores).tolist()) & set(system.recommend(position))) / CUTOFF)
+        expected = {item for item in top_items(scores).tolist() if scores[item] > -np.inf}
+        shares.append(len(expected & set(system.recommend(position))) / max(1, len(expected)))
     return float(np.mean(shares))
 
 

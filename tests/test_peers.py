@@ -310,7 +310,7 @@ def test_the_goals_are_judged_and_a_lost_one_says_so(tmp_path: Path, results: li
     speed = "targets/s, ours-as-esasrec"
     assert row(text, "rectools-esasrec", speed)[2:] == ["100", "1,500", "15.00", "≥ 10", "yes"]
     assert row(text, "rectools-esasrec-real", speed)[2:] == ["400", "1,500", "3.75", "≥ 3", "yes"]
-    to_best = "s to its best validation NDCG@10 (.0500)"
+    to_best = "s to its best validation NDCG@10 (.0500 ²)"
     assert row(text, "rectools-esasrec ¹", to_best)[2:] == ["200", "30", "0.15", "≤ 0.1", "no"]
     assert row(text, "rectools-esasrec-real", to_best)[2:] == ["80", "30", "0.38", "≤ 0.33", "no"]
 
