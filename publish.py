@@ -143,10 +143,6 @@ def load_trained(folder: Path, record: Record, events: str | None, options: Read
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"got --model {folder} without a config.json; expected the folder of a trained model.")
-    for name in CODE_FILES:
-        kept, here = folder / name, Path(__file__).with_name(name)
-        if kept.exists() and kept.read_bytes() != here.read_bytes():
-            print(f"note: {name} in {folder} is another version; the one of this installation is published.")
     model = BertForNextBehavior.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = BehaviorTokenizer.from_pretrained(folder)
     if events is not None:
@@ -160,6 +156,33 @@ def load_trained(folder: Path, record: Record, events: str | None, options: Read
         )
     sequences = Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)
     return Publication(model, tokenizer, read_item_facts(folder / VOCABULARY_FILE), sequences)
+
+
+def check_same_with_its_own_code(folder: Path, trained: Publication) -> None:
+    """The code that is published is this installation's. Where the folder was saved by another version, that version's
+    answers, in a clean process, must be the same.
+
+    Raises:
+        ValueError: they are not, so what was evaluated would not be what is published.
+    """
+    others = [name for name in CODE_FILES if (folder / name).exists()
+              and (folder / name).read_bytes() != Path(__file__).with_name(name).read_bytes()]  # fmt: skip
+    if not others:
+        return
+    histories = golden_histories(trained.tokenizer)
+    found = answers_in_a_clean_process(str(folder), histories, {"HF_HUB_OFFLINE": "1"})
+    try:
+        check_answers(found, golden_answers(trained.model, trained.tokenizer, histories), str(folder))
+    except ValueError as error:
+        raise ValueError(
+            f"got {folder} with other versions of {', '.join(others)}, which answer differently from those installed "
+            "here; expected the same answers: publish with the version of this project that trained the model, or "
+            f"train it again with this one. ({error})"
+        ) from error
+    print(
+        f"note: {', '.join(others)} in {folder} are of another version with the same answers; those installed here are "
+        "published."
+    )
 
 
 def without_rare(trained: Publication, how: str, privacy: Privacy) -> Publication:
@@ -386,6 +409,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         record = Record.read(args.model)
         trained = load_trained(args.model, record, args.events, options)
+        check_same_with_its_own_code(args.model, trained)
         privacy = Privacy(args.min_item_users, args.min_pair_users)
         published = without_rare(trained, record.split.how, privacy)
         window = published.tokenizer.model_max_length

@@ -385,6 +385,23 @@ def test_a_folder_that_does_not_load_is_not_sent(hub: HubServer, published: dict
         answers_in_a_clean_process(str(tmp_path / "broken"), [[]], hub.environment(tmp_path, offline=True))
 
 
+def test_a_folder_of_another_version_is_published_only_if_it_answers_the_same(
+    published: dict[str, Any], golden: tuple[list[Any], Answers], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copytree(published["staged"], tmp_path / "old")
+    with (tmp_path / "old" / "modeling_behavior.py").open("a") as code:
+        code.write("# as it was once\n")
+    model = BertForNextBehavior.from_pretrained(tmp_path / "old")
+    tokenizer = BehaviorTokenizer.from_pretrained(tmp_path / "old")
+    trained = publish.Publication(model, tokenizer, [], None)  # type: ignore[arg-type]  # no log is looked at
+    found = golden[1]
+    monkeypatch.setattr(publish, "answers_in_a_clean_process", lambda *_: found)
+    publish.check_same_with_its_own_code(tmp_path / "old", trained)
+    found = {way: rows[::-1] for way, rows in found.items()}
+    with pytest.raises(ValueError, match=r"other versions of modeling_behavior.py, which answer differently"):
+        publish.check_same_with_its_own_code(tmp_path / "old", trained)
+
+
 def test_a_folder_of_this_machine_is_named_and_not_sent(published: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(published["staged"], tmp_path / "named")
     publish.check_no_local_names(tmp_path / "named", tmp_path / "model")
