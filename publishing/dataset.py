@@ -51,9 +51,15 @@ histories = datasets.load_dataset("{{ dataset_id }}", split="train")
 
 Privacy: ids of users were removed and the rows put into another order. {{ unknown }} events name an item outside the
 published vocabulary; such an item is called `unknown ROW-NUMBER`, a name that holds within its row only.
-{% if times == "day" %}Times are days.{% else %}Times are exact: with them, whoever holds another log of the same people
-may recognise somebody.{% endif %} Sequences of behaviour remain personal data where they can be linked to a person: do
-not try, and keep the repository private unless you have the right to share it.
+{% if not has_time -%}
+The log has no times.
+{%- elif times == "day" -%}
+Times are days: what is trained on them learns the order of events, but not how soon one follows another within a day.
+{%- else -%}
+Times are exact: with them, whoever holds another log of the same people may recognise somebody.
+{%- endif %}
+Sequences of behaviour remain personal data where they can be linked to a person: do not try, and keep the repository
+private unless you have the right to share it.
 """
 
 
