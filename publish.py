@@ -397,59 +397,75 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, ReadOpti
 def main(arguments: Sequence[str] | None = None) -> None:
     args, options = parse(arguments)
     disable_transformers_bars()
-    api = HfApi()
-    if not args.dry_run:
-        api = HfApi(token=token_or_error())
+    api = HfApi() if args.dry_run else HfApi(token=token_or_error())
     with tempfile.TemporaryDirectory(prefix="publish-") as scratch:
-        staged = Path(scratch) / "model"
         if (args.model / "adapter_config.json").is_file():
-            stage_adapter(args.model, args.repo_id, args.base_repo_id, args.license, staged)
-            check_adapter(args.model, staged, api)
-            publish(api, args, staged, "model", args.repo_id)
-            return
-        record = Record.read(args.model)
-        trained = load_trained(args.model, record, args.events, options)
-        check_same_with_its_own_code(args.model, trained)
-        privacy = Privacy(args.min_item_users, args.min_pair_users)
-        published = without_rare(trained, record.split.how, privacy)
-        window = published.tokenizer.model_max_length
-        privacy.membership = membership_inference(published.model, published.sequences, window)
-        if published is not trained:
-            privacy.membership_as_trained = membership_inference(trained.model, trained.sequences, window)
-        titles = [title for _, title in published.item_facts]
-        privacy.traces = personal_traces(zip(published.tokenizer.item_vocabulary, titles, strict=True))
-        for kind, items in privacy.traces.items():
-            warnings.warn(
-                f"{len(items):,} items look like personal data ({kind}), e.g. {items[:3]}: do you want them public?",
-                stacklevel=1,
-            )
-        result = evaluated(published, record, privacy)
-        dataset_id = args.dataset_repo_id or f"{args.repo_id}-sequences"
-        settings = {} if record.run is None else record.run["settings"]
-        events, base_model = settings.get("events") or "", settings.get("base_model") or ""
-        provenance = Provenance(
-            license=args.license,
-            data_name=args.data_name,
-            data_source=args.data_source,
-            data_license=args.data_license,
-            data_id=dataset_id if args.push_dataset else events if is_hub_id(events) else None,
-            base_model=base_model if is_hub_id(base_model) else None,
+            publish_adapter(args, api, Path(scratch) / "adapter")
+        else:
+            publish_model(args, options, api, Path(scratch))
+
+
+def publish_adapter(args: argparse.Namespace, api: HfApi, staged: Path) -> None:
+    stage_adapter(args.model, args.repo_id, args.base_repo_id, args.license, staged)
+    check_adapter(args.model, staged, api)
+    publish(api, args, staged, "model", args.repo_id)
+
+
+def publish_model(args: argparse.Namespace, options: ReadOptions, api: HfApi, scratch: Path) -> None:
+    record = Record.read(args.model)
+    trained = load_trained(args.model, record, args.events, options)
+    check_same_with_its_own_code(args.model, trained)
+    privacy = Privacy(args.min_item_users, args.min_pair_users)
+    published = without_rare(trained, record.split.how, privacy)
+    look_for_persons(trained, published, privacy)
+    result = evaluated(published, record, privacy)
+    print_privacy(privacy)
+
+    staged, dataset_id = scratch / "model", args.dataset_repo_id or f"{args.repo_id}-sequences"
+    provenance = provenance_of(args, record, dataset_id)
+    stage_model(published, record, result, privacy, provenance, args.repo_id, staged)
+    check_no_local_names(staged, args.model)
+    histories = golden_histories(published.tokenizer)
+    expected = golden_answers(published.model, published.tokenizer, histories)
+    found = answers_in_a_clean_process(str(staged), histories, {"HF_HUB_OFFLINE": "1"})
+    check_answers(found, expected, str(staged))
+    print(f"A clean process loads the folder and gives the same answers to {len(histories)} histories.")
+    publish(api, args, staged, "model", args.repo_id)
+    if args.verify and not args.dry_run:
+        verify(args, str(api.token), staged, histories, expected)
+    if args.push_dataset:
+        folder = scratch / "dataset"
+        stage_dataset(published, args.repo_id, dataset_id, args.data_license, args.dataset_times, folder)
+        publish(api, args, folder, "dataset", dataset_id)
+
+
+def look_for_persons(trained: Publication, published: Publication, privacy: Privacy) -> None:
+    """Notes in `privacy` how well training events can be told from others, and what looks like personal data."""
+    window = published.tokenizer.model_max_length
+    privacy.membership = membership_inference(published.model, published.sequences, window)
+    if published is not trained:
+        privacy.membership_as_trained = membership_inference(trained.model, trained.sequences, window)
+    titles = [title for _, title in published.item_facts]
+    privacy.traces = personal_traces(zip(published.tokenizer.item_vocabulary, titles, strict=True))
+    for kind, items in privacy.traces.items():
+        warnings.warn(
+            f"{len(items):,} items look like personal data ({kind}), e.g. {items[:3]}: do you want them public?",
+            stacklevel=1,
         )
-        stage_model(published, record, result, privacy, provenance, args.repo_id, staged)
-        check_no_local_names(staged, args.model)
-        histories = golden_histories(published.tokenizer)
-        expected = golden_answers(published.model, published.tokenizer, histories)
-        found = answers_in_a_clean_process(str(staged), histories, {"HF_HUB_OFFLINE": "1"})
-        check_answers(found, expected, str(staged))
-        print_privacy(privacy)
-        print(f"A clean process loads the folder and gives the same answers to {len(histories)} histories.")
-        publish(api, args, staged, "model", args.repo_id)
-        if args.verify and not args.dry_run:
-            verify(args, str(api.token), staged, histories, expected)
-        if args.push_dataset:
-            folder = Path(scratch) / "dataset"
-            stage_dataset(published, args.repo_id, dataset_id, args.data_license, args.dataset_times, folder)
-            publish(api, args, folder, "dataset", dataset_id)
+
+
+def provenance_of(args: argparse.Namespace, record: Record, dataset_id: str) -> Provenance:
+    """What the publisher says of the data, and which Hub ids the run names."""
+    settings = {} if record.run is None else record.run["settings"]
+    events, base_model = settings.get("events") or "", settings.get("base_model") or ""
+    return Provenance(
+        license=args.license,
+        data_name=args.data_name,
+        data_source=args.data_source,
+        data_license=args.data_license,
+        data_id=dataset_id if args.push_dataset else events if is_hub_id(events) else None,
+        base_model=base_model if is_hub_id(base_model) else None,
+    )
 
 
 def print_privacy(privacy: Privacy) -> None:

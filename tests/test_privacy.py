@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ import polars as pl
 import pytest
 import torch
 
+import publish
 from behavior.events import read_events
 from behavior.sequences import TEST, TRAIN, Sequences
 from evaluate_behavior import tokenize_log
@@ -213,6 +215,19 @@ def test_membership_is_half_for_a_model_that_knows_nothing_and_high_for_one_that
     assert ignorant["members"] == users * 3
     assert ignorant["auc"] == pytest.approx(0.5, abs=0.1)
     assert counted["auc"] > 0.9
+
+
+def test_items_that_look_like_personal_data_are_warned_of(trained: Publication) -> None:
+    titles: list[tuple[int | None, str | None]] = [(1, None)] * len(trained.item_facts)
+    titles[0] = (1, "write to jo@example.org")
+    privacy = publish.Privacy(1, 1)
+    with pytest.warns(
+        UserWarning, match=r"1 items look like personal data \(e-mail address\).*do you want them public"
+    ):
+        publish.look_for_persons(trained, replace(trained, item_facts=titles), privacy)
+    assert privacy.traces == {"e-mail address": [trained.tokenizer.item_vocabulary[0]]}
+    assert privacy.membership is not None
+    assert publish.shown_privacy(privacy)["traces"] == {"e-mail address": 1}
 
 
 def test_scores_of_targets_are_those_of_the_model(trained: Publication) -> None:
