@@ -308,7 +308,8 @@ def answers_html(answers: Sequence[Event], catalogue: Catalogue, others: Sequenc
             f"{bar_html(answer['probability'] / largest)}</td>"
             f'<td class="bnb-named">{paths_html(answer.get("paths"))}</td></tr>'
         )
-    head = "<tr><th>#</th><th>Behaviour</th><th>Probability</th><th>Named by</th></tr>"
+    named_by = "Named by" if "paths" in answers[0] else ""
+    head = f"<tr><th>#</th><th>Behaviour</th><th>Probability</th><th>{named_by}</th></tr>"
     return f'<table class="bnb-table"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
 
 
