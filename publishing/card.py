@@ -454,8 +454,8 @@ def popularity(result: Mapping[str, Any] | None) -> str:
     how = "more popular than" if bias > 0.01 else "less popular than" if bias < -0.01 else "as popular as"
     apart = "" if how.startswith("as") else f" by {abs(100 * bias):.0f} percentile points"
     return (
-        f"The first ten items shown are {how} what users then took{apart}. Over the {result['users']:,} users tested they "
-        f"cover {100 * coverage:.0f} % of the catalogue; the rest was shown to none of them."
+        f"The first ten items shown are {how} what users then took{apart}. Over the {result['users']:,} users tested "
+        f"they cover {100 * coverage:.0f} % of the catalogue; the rest was shown to none of them."
     )
 
 
