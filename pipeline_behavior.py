@@ -25,6 +25,7 @@ FIRST_ACTION = 3
 PATHS = ("none", "generate", "repeat", "associate")
 OPTIONS = ("top_k", "of", "action", "exclude_seen", "allowed_items", "paths")
 
+MASKED = -1e4
 TINY = torch.finfo(torch.float32).tiny
 
 HOUR, DAY = 3600.0, 86400.0
@@ -272,8 +273,10 @@ def path_shares(
         query = model.item_query(past[:, -1:], actions[None])  # (1, Q, H)
         pointer = model.repeat_path(query, actions[None], last.expand(1, len(actions)), past, ids, types, mask)[0]
         recent = model.associate_path.recent_items(ids, mask, last)[:, 0]  # (1, K)
-        neighbors, associated, _ = model.associate_path.score_all(recent, actions[None])
+        seen = model._seen(ids)  # (1, V)
+        neighbors, associated, _ = model.associate_path.score_all(recent, actions[None], seen)
         generated = (query[0] @ table.T).float() / model.config.generate_temperature  # (Q, V - first)
+        generated = generated.masked_fill(seen[:, first:], MASKED)
         mixture, gate = model._item_probabilities(past, ids, types, mask, actions)
         by_path = torch.stack(
             [

@@ -12,8 +12,8 @@ Items are looked up whole and never split. An item that could be taken for a spe
 vocabulary, so an item called [PAD] is an ordinary item. Items the vocabulary does not know stay apart within a history
 as [NEW_1], [NEW_2] ..., as in pointer-generator networks (See et al. 2017).
 
-This file is pushed to the Hub byte for byte and imports torch, numpy and transformers alone. The class has no __init__:
-transformers 5 would reload a fast tokenizer with one as an empty BPE.
+This file is pushed to the Hub byte for byte and imports torch, numpy, tokenizers and transformers alone. The class has
+no __init__: transformers 5 would reload a fast tokenizer with one as an empty BPE.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from typing import Any, cast
 
 import numpy as np
 import torch
+from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
 PAD, UNK, NONE, START, FIRST_NEW = 0, 1, 2, 3, 4
@@ -397,22 +398,57 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
             lines.append(f"{index}\t{tsv_field(item)}\t{shown}\t{tsv_field(title or '')}")
         self._table = VocabularyTable("\n".join([*lines, ""]).encode())
 
+    def add_items(self, items: Sequence[str | int], titles: Sequence[str | None]) -> list[int]:
+        """Appends items to the vocabulary; those it holds already keep their id and title.
+
+        Use `model.add_items`, which gives them their rows too.
+
+        Returns:
+            The id of each item, in their order.
+        """
+        names = [as_text(item, "item") for item in items]
+        if "" in names:
+            raise ValueError("an item's id is empty, expected text.")
+        new: dict[str, str | None] = {}
+        for name, title in zip(names, titles, strict=True):
+            if self.encode_item(name) == UNK:
+                new.setdefault(name, title)
+        if new:
+            vocabulary = self.backend_tokenizer.get_vocab()
+            table = self._load_table()
+            before = VOCABULARY_HEADER + "\n" if table is None else table.text.decode()
+            if table is None:
+                for index, item in enumerate(self.item_vocabulary, start=self.first_item_id):
+                    before += f"{index}\t{tsv_field(item)}\t\t\n"
+            lines = []
+            for index, (name, title) in enumerate(new.items(), start=len(self)):
+                vocabulary[item_key(name)] = index
+                lines.append(f"{index}\t{tsv_field(name)}\t0\t{tsv_field(title or '')}\n")
+            self.backend_tokenizer.model = WordLevel(vocabulary, unk_token="[UNK]")
+            self._table = VocabularyTable((before + "".join(lines)).encode())
+            self.__dict__.pop("item_vocabulary", None)
+        return [self.encode_item(name) for name in names]
+
     def title(self, item: str | int) -> str | None:
         """The title of an item (the user's id); None if it has none or is not in the vocabulary."""
         index = self.encode_item(item)
         if index < self.first_item_id:
             return None
-        if self._table is None:
-            source = self._vocabulary_source()
-            if source is None:
-                return None
-            self._table = VocabularyTable(source.read_bytes())
-        row, _, _, title = self._table.fields(index - self.first_item_id + 1)
+        table = self._load_table()
+        if table is None:
+            return None
+        row, _, _, title = table.fields(index - self.first_item_id + 1)
         if int(row) != index:
             raise ValueError(
                 f"{VOCABULARY_FILE} has id {row} where id {index} should be: it belongs to another tokenizer."
             )
         return title or None
+
+    def _load_table(self) -> VocabularyTable | None:
+        source = self._vocabulary_source()
+        if self._table is None and source is not None:
+            self._table = VocabularyTable(source.read_bytes())
+        return self._table
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
         """Writes vocabulary.tsv: id, item, count and title of every item, with tabs and line ends as \\t and \\n."""

@@ -34,11 +34,12 @@ import polars as pl
 import torch
 from accelerate import Accelerator
 from accelerate.utils import DistributedDataParallelKwargs, find_executable_batch_size
+from peft import PeftModel
 from tqdm import tqdm
-from transformers import HfArgumentParser
+from transformers import HfArgumentParser, PreTrainedConfig
 from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
-from behavior.baselines import ItemNeighbours, training_item_events
+from behavior.baselines import ItemNeighbours
 from behavior.batches import (
     TrainingCollator,
     evaluation_batches,
@@ -53,7 +54,18 @@ from behavior.provenance import provenance
 from behavior.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences, save_dataset
 from behavior.splits import Split, assign_parts, make_split
 from evaluate_behavior import ModelRanker, evaluate_model, format_table, rows_per_batch, tokenize_log, write_whole
-from modeling_behavior import MASKED, PATH_GENERATE, BehaviorConfig, BertForNextBehavior, path_log_weights
+from initial_model import (
+    EmbeddedText,
+    build_model,
+    embed_items,
+    fill_memory,
+    grown_tokenizer,
+    load_base,
+    lora_config,
+    save_with_adapter,
+    with_adapters,
+)
+from modeling_behavior import MASKED, PATH_GENERATE, BertForNextBehavior, path_log_weights
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import build_tokenizer
 
@@ -64,14 +76,12 @@ FINAL_SHARE = 0.25
 BASELINE_SECONDS_PER_ITEM = 1.1e-7
 FEWEST_TEST_TARGETS = 500
 TEMPERATURES = np.geomspace(0.5, 2.0, 36)
-GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.4])
+GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.5, 3.0])
 # Settings that decide when to stop and what is shown, not what is learned.
 MAY_CHANGE_ON_RESUME = {
     *("resume", "output_dir", "events", "items", "tracker"),
     *("max_minutes", "max_epochs", "patience", "test_targets", "cpu"),
 }
-# Item pairs a saved memory holds, about: 16 bytes each.
-MEMORY_PAIRS = 4_000_000
 
 
 def option(default: Any, text: str, **metadata: Any) -> Any:
@@ -85,7 +95,24 @@ class RunSettings:
 
     events: str = option("", "Event log: .csv, .csv.gz, .parquet or a folder of Parquet files.")
     output_dir: str = option("", "Folder for the model; it becomes loadable with AutoModel.from_pretrained.")
-    items: str | None = option(None, "Item table with item_id and text columns; its titles are shown in answers.")
+    items: str | None = option(
+        None, "Item table with item_id and text columns: its words help to predict, its titles are shown in answers."
+    )
+    text_columns: str | None = option(None, "Columns of --items to read, with commas between. Default: all with words.")
+    text_template: str | None = option(None, "Instead of columns: '{title} by {brand}'.")
+    text_encoder: str | None = option(
+        None,
+        "Reads item texts: Hub id or folder of a BERT-like checkpoint, model2vec:NAME for static vectors, or none. "
+        "Default: all-MiniLM-L6-v2.",
+    )
+    text_size: int = option(256, "Principal components kept of the text embeddings.")
+    base_model: str | None = option(
+        None,
+        "Start from a BERT checkpoint's encoder, or from a trained behaviour model, whose vocabulary grows: Hub id or "
+        "folder.",
+    )
+    lora_r: int = option(0, "Train LoRA adapters of this rank instead of the encoder's own weights; 0 trains all.")
+    item2vec: bool = option(False, "Start item rows from skip-gram over the histories (needs gensim).")
     split: str = option("time", "time, leave_one_out or none: what is held out for validation and test.")
     seed: int = option(0, "Seed of every random draw.")
     resume: bool = option(False, "Continue from the last checkpoint in output_dir.")
@@ -111,6 +138,7 @@ class RunSettings:
     num_hidden_layers: int | None = option(None, "Depth. Default: by the size of the log.")
     num_attention_heads: int | None = option(None, "Attention heads. Default: one for every 64 of width.")
     dropout: float | None = option(None, "Dropout. Default: by the size of the log.")
+    event_dropout: float = option(0.2, "Share of the events whose item is hidden from the network in training.")
     max_length: int | None = option(None, "Longest history in events. Default: by the log's users, at most 200.")
     num_negatives: int | None = option(None, "Negatives of the softmax, 0 for all. Default: 0 to 50,000 items.")
     min_item_count: int = option(1, "Items with fewer training events stay outside the vocabulary.")
@@ -144,6 +172,10 @@ class RunSettings:
             "validation_targets": self.validation_targets,
             "validation_steps": self.validation_steps,
         }
+        if self.lora_r and self.base_model is None:
+            raise ValueError(f"--lora_r {self.lora_r} adapts a trained model: name it with --base_model.")
+        if self.base_model is not None and (self.hidden_size or self.num_hidden_layers or self.num_attention_heads):
+            raise ValueError("--base_model brings its width, depth and heads: leave out --hidden_size and the like.")
         for name, value in at_least_one.items():
             if value is not None and value < 1:
                 raise ValueError(f"--{name} is {value}, expected at least 1.")
@@ -166,6 +198,9 @@ class PreparedLog:
     actions_without_item: list[int]
     unknown_share: float  # of the events to come, the share whose item is not in the vocabulary
     neighbours: ItemNeighbours  # its constants, chosen on validation events, are the memory's
+    text: EmbeddedText | None  # of the vocabulary's items, where the model is new
+    base: BertForNextBehavior | PreTrainedConfig | None  # what --base_model names
+    new_items: list[int]  # token ids that were added to the base's vocabulary
 
 
 def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accelerator) -> PreparedLog:
@@ -185,13 +220,21 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
         vocabulary_events = events.filter(pl.col("part") == 0)
     lengths = vocabulary_events.group_by("user_id").len()["len"].to_numpy()
     max_length = settings.max_length or int(np.clip(math.ceil(np.quantile(lengths, 0.99) / 8) * 8, 16, 200))
-    tokenizer = build_tokenizer(
-        vocabulary_events,
-        None if settings.items is None else read_items(settings.items),
-        min_item_count=settings.min_item_count,
-        num_new_items=max(64, max_length),
-        max_length=max_length,
-    )
+    items = None if settings.items is None else read_items(settings.items)
+    base, new_items = load_base(settings.base_model), list[int]()
+    if isinstance(base, BertForNextBehavior):
+        tokenizer, new_items = grown_tokenizer(settings, base, vocabulary_events, items)
+    else:
+        if base is not None:
+            max_length = min(max_length, base.max_position_embeddings)
+        tokenizer = build_tokenizer(
+            vocabulary_events,
+            items,
+            min_item_count=settings.min_item_count,
+            num_new_items=max(64, max_length),
+            max_length=max_length,
+        )
+    max_length = min(max_length, tokenizer.model_max_length)
     dataset = tokenize_log(events, tokenizer)
     prepared = output / "prepared"
     dataset = save_dataset(dataset, prepared) if writes else datasets.Dataset.load_from_disk(str(prepared))
@@ -211,6 +254,11 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
         # With --split none every item is in the vocabulary, but new ones will come.
         unknown_share=0.1 if settings.split == "none" else float(np.clip(unknown_share, 0.02, 0.5)),
         neighbours=ItemNeighbours().fit(sequences),
+        text=None
+        if items is None or isinstance(base, BertForNextBehavior)
+        else embed_items(settings, items, tokenizer),
+        base=base,
+        new_items=new_items,
     )
 
 
@@ -263,59 +311,6 @@ def choose_sizes(settings: RunSettings, log: PreparedLog) -> Sizes:
         validation_targets=given(settings.validation_targets, int(np.clip(100_000_000 // num_items, 500, 4000))),
         test_targets=given(settings.test_targets, int(np.clip(400_000_000 // num_items, 2000, 25_000))),
     )
-
-
-def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertForNextBehavior:
-    """A new model for the log."""
-    tokenizer = log.tokenizer
-    names = {0: "[PAD]", 1: "[UNK]", 2: "[START]"}
-    names |= {FIRST_ACTION + index: action for index, action in enumerate(tokenizer.action_vocabulary)}
-    config = BehaviorConfig(
-        vocab_size=len(tokenizer),
-        num_new_items=tokenizer.num_new_items,
-        num_actions=tokenizer.num_actions,
-        num_time_gaps=tokenizer.num_time_gaps,
-        actions_without_item=log.actions_without_item,
-        hidden_size=sizes.hidden_size,
-        num_hidden_layers=sizes.num_hidden_layers,
-        num_attention_heads=sizes.num_attention_heads,
-        intermediate_size=4 * sizes.hidden_size,
-        hidden_dropout_prob=sizes.dropout,
-        attention_probs_dropout_prob=sizes.dropout,
-        max_position_embeddings=log.max_length,
-        num_negatives=sizes.num_negatives,
-        memory_distance=log.neighbours.max_distance,
-        memory_decay=log.neighbours.constants.decay,
-        memory_backward=log.neighbours.constants.backward,
-        memory_degree_power=log.neighbours.constants.degree_power,
-        memory_history_decay=log.neighbours.constants.history_decay,
-        memory_count_power=log.neighbours.COUNT_POWER,
-        id2label=names,
-        label2id={name: index for index, name in names.items()},
-    )
-    torch.manual_seed(settings.seed)
-    model = BertForNextBehavior(config)
-    fill_memory(model, *training_item_events(log.sequences))
-    return model
-
-
-def fill_memory(model: BertForNextBehavior, items: np.ndarray, users: np.ndarray) -> None:
-    """Counts the neighbouring items of histories into the model's memory.
-
-    Args:
-        items, users: (N,) the items of all users' events in order, and whose they are.
-    """
-    known = (items >= model.config.first_item_id) & (items < model.config.vocab_size)
-    items, users = items[known], users[known]
-    starts_run = np.ones(len(items), dtype=bool)
-    starts_run[1:] = (items[1:] != items[:-1]) | (users[1:] != users[:-1])
-    memory = model.associate_path
-    memory.count(
-        torch.from_numpy(items[starts_run].astype(np.int64)), torch.from_numpy(users[starts_run].astype(np.int64))
-    )
-    neighbors = int(np.clip(MEMORY_PAIRS // max(1, model.config.vocab_size), 16, model.config.memory_neighbors))
-    if len(memory.pair_keys) > MEMORY_PAIRS:
-        memory.prune(neighbors)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -387,7 +382,9 @@ class AveragedWeights:
 
     def __init__(self, model: torch.nn.Module, decay: float) -> None:
         self.decay = decay
-        self.weights = {name: weight.detach().clone() for name, weight in model.named_parameters()}
+        self.weights = {
+            name: weight.detach().clone() for name, weight in model.named_parameters() if weight.requires_grad
+        }
 
     @torch.no_grad()
     def update(self, model: torch.nn.Module, step: int) -> None:
@@ -398,7 +395,9 @@ class AveragedWeights:
     @torch.no_grad()
     def swap(self, model: torch.nn.Module) -> None:
         """Exchanges the model's weights and the averaged ones; a second call undoes it."""
-        for name, weight in model.named_parameters():
+        current = dict(model.named_parameters())
+        for name in self.weights:
+            weight = current[name]
             held = weight.detach().clone()
             weight.copy_(self.weights[name])
             self.weights[name].copy_(held)
@@ -467,11 +466,14 @@ class Checkpoints:
             (unfinished / "settings.json").write_text(json.dumps(self.record, indent=1))
             replace_directory(unfinished, self.root / "last")
 
-    def save_best(self, model: BertForNextBehavior) -> None:
+    def save_best(self, model: BertForNextBehavior, with_lora: PeftModel | None) -> None:
         if self.accelerator.is_main_process:
             unfinished = self.root / "best.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-            model.save_pretrained(unfinished)
+            if with_lora is None:
+                model.save_pretrained(unfinished)
+            else:
+                save_with_adapter(with_lora, unfinished, self.root.parent)
             replace_directory(unfinished, self.root / "best")
         self.accelerator.wait_for_everyone()
 
@@ -635,8 +637,13 @@ def train(
     accumulation = accelerator.gradient_accumulation_steps
     stream = BatchStream(log, log.max_length, tokens_per_batch, settings.seed)
     model = build_model(settings, sizes, log)
-    matrices = [weight for weight in model.parameters() if weight.ndim > 1]
-    vectors = [weight for weight in model.parameters() if weight.ndim <= 1]
+    adapters = lora_config(settings, log.new_items)
+    with_lora = None
+    if adapters is not None:
+        with_lora = with_adapters(model, adapters, train_the_rest=isinstance(log.base, PreTrainedConfig))
+    trained = [weight for weight in model.parameters() if weight.requires_grad]
+    matrices = [weight for weight in trained if weight.ndim > 1]
+    vectors = [weight for weight in trained if weight.ndim <= 1]
     optimizer = torch.optim.AdamW(
         [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
         lr=settings.learning_rate,
@@ -659,8 +666,9 @@ def train(
     deadline = None if settings.max_minutes is None else started + 60 * settings.max_minutes * (1 - FINAL_SHARE)
     share = padding_share(stream.lengths, stream.batches(state.epoch))
     accelerator.print(
-        f"Model: {sum(weight.numel() for weight in bare.parameters()):,} parameters, width {sizes.hidden_size}, "
-        f"{sizes.num_hidden_layers} layer(s), histories of {log.max_length} events; "
+        f"Model: {sum(weight.numel() for weight in bare.parameters()):,} parameters"
+        f"{f' ({sum(weight.numel() for weight in trained):,} trained)' if adapters else ''}, width "
+        f"{bare.config.hidden_size}, {bare.config.num_hidden_layers} layer(s), histories of {log.max_length} events; "
         f"{steps_per_epoch} steps of {tokens_per_batch * batches_per_step:,} events an epoch, {share:.1%} padding; "
         f"{'softmax over all items' if not sizes.num_negatives else f'{sizes.num_negatives} negatives'}; "
         f"{accelerator.device.type}, {accelerator.mixed_precision if accelerator.mixed_precision != 'no' else 'fp32'}."
@@ -680,7 +688,7 @@ def train(
         seconds_per_target.append((time.monotonic() - before) / max(1, len(positions)))
         if metric > state.best_metric:
             state.best_metric, state.best_step = metric, state.step
-            checkpoints.save_best(bare)
+            checkpoints.save_best(bare, with_lora)
         # A falling log-loss goes on too: a network that has just begun to learn lowers the NDCG of the counts at first.
         improved = state.best_step == state.step or log_loss < state.best_loss
         state.bad_validations = 0 if improved else state.bad_validations + 1
@@ -727,7 +735,7 @@ def train(
                 output = model(**batch, num_items_in_batch=per_batch)
                 accelerator.backward(output.loss)
                 if accelerator.sync_gradients:
-                    accelerator.clip_grad_norm_(model.parameters(), settings.max_gradient_norm)
+                    accelerator.clip_grad_norm_(trained, settings.max_gradient_norm)
                 optimizer.step()
                 optimizer.zero_grad()
         state.step += 1
@@ -777,6 +785,7 @@ def save_model(
     sizes: Sizes,
     options: ReadOptions,
     seconds: float,
+    best: Path,
 ) -> None:
     """Makes the output folder loadable; the weights come last, so that a folder with weights is complete."""
     output = Path(settings.output_dir)
@@ -791,6 +800,14 @@ def save_model(
     }
     (output / "run.json").write_text(json.dumps(run, indent=1))
     model.save_pretrained(output)
+    if settings.lora_r:
+        # What was fitted after training belongs to the base: the adapter holds weights alone.
+        base = BertForNextBehavior.from_pretrained(best / "base", dtype=torch.float32)
+        base.config = copy.deepcopy(model.config)
+        base.associate_path.load_tables(model.associate_path)
+        base.save_pretrained(output / "base")
+        log.tokenizer.save_pretrained(output / "base")
+        shutil.copytree(best / "adapter", output / "adapter", dirs_exist_ok=True)
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -842,7 +859,7 @@ def main(arguments: list[str] | None = None) -> None:
             # Nothing is evaluated any more: the memory learns the held-out users' events too.
             held_out = (log.sequences.parts == VALIDATION) & (log.sequences.items != NONE)
             fill_memory(model, log.sequences.items[held_out], log.sequences.user_of_event()[held_out])
-        save_model(model, log, settings, sizes, options, time.monotonic() - started)
+        save_model(model, log, settings, sizes, options, time.monotonic() - started, trained.folder)
         if settings.split != "none":
             max_targets = sizes.test_targets or None
             if settings.max_minutes is not None:

@@ -1,0 +1,310 @@
+"""The model that a training run starts from.
+
+new       of the log's sizes; its memory counted from the training events
+text      item rows that know the items' words (`--items`)
+item2vec  item rows from skip-gram over the histories (`--item2vec`)
+BERT      a checkpoint's encoder under new embeddings and heads (`--base_model`)
+behaviour a trained model taken to another log: its vocabulary is kept and grows (`--base_model`)
+LoRA      adapters instead of the encoder's own weights (`--lora_r`; Hu et al. 2022, library PEFT)
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import string
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import polars as pl
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from transformers import AutoConfig, PreTrainedConfig
+
+from behavior.baselines import training_item_events
+from behavior.item2vec import item2vec_rows
+from behavior.item_text import (
+    DEFAULT_HUB_ID,
+    Reduction,
+    cached_embeddings,
+    default_encoder,
+    fit_reduction,
+    item_texts,
+    load_encoder,
+    reduce_embeddings,
+    text_columns,
+)
+from behavior.sequences import FIRST_ACTION
+from modeling_behavior import BehaviorConfig, BertForNextBehavior
+from tokenization_behavior import BehaviorTokenizer
+
+if TYPE_CHECKING:
+    from train_accelerate import PreparedLog, RunSettings, Sizes
+
+# Item pairs a saved memory holds, about: 16 bytes each.
+MEMORY_PAIRS = 4_000_000
+# Items whose text vectors are worked on at a time.
+TEXT_ROWS = 65_536
+# What a BERT checkpoint decides about a model that starts from its encoder.
+FROM_CHECKPOINT = (
+    *("hidden_size", "num_hidden_layers", "num_attention_heads", "intermediate_size"),
+    *("hidden_act", "layer_norm_eps", "max_position_embeddings"),
+)
+# The adapted matrices: attention's queries and values in the encoder, as in the paper.
+LORA_TARGETS = r".*bert\.encoder\..*\.(query|value)"
+
+
+@dataclass(frozen=True)
+class EmbeddedText:
+    """What the items' words are to the model."""
+
+    encoder: str  # the name that `add_items` will load
+    columns: list[str]
+    template: str | None
+    embeddings: np.ndarray  # (vocab_size, E) float16; zeros where there is no text
+    reduction: Reduction
+
+
+def embed_items(settings: RunSettings, items: pl.DataFrame, tokenizer: BehaviorTokenizer) -> EmbeddedText | None:
+    """Embeds the texts of the vocabulary's items, or takes them from the cache; None if there is nothing to read."""
+    if settings.text_encoder == "none":
+        return None
+    columns = settings.text_columns.split(",") if settings.text_columns else None
+    if columns is None and settings.text_template is None:
+        columns = text_columns(items)
+        if not columns:
+            return None
+    texts = item_texts(items, columns, settings.text_template).unique("item_id", keep="first")
+    known = pl.DataFrame({"item_id": tokenizer.item_vocabulary}).join(
+        texts, on="item_id", how="left", maintain_order="left"
+    )
+    if known["text"].n_unique() < 3:
+        return None
+    name = settings.text_encoder or default_encoder()
+    embeddings = cached_embeddings(known["text"].to_list(), load_encoder(name))
+    if columns is None:
+        columns = [field for _, field, _, _ in string.Formatter().parse(settings.text_template or "") if field]
+    return EmbeddedText(
+        encoder=settings.text_encoder or DEFAULT_HUB_ID,
+        columns=columns,
+        template=settings.text_template,
+        embeddings=np.pad(embeddings, ((tokenizer.first_item_id, 0), (0, 0))),
+        reduction=fit_reduction(embeddings, settings.text_size),
+    )
+
+
+def load_base(name: str | None) -> BertForNextBehavior | PreTrainedConfig | None:
+    """A trained behaviour model, or the config of a BERT checkpoint.
+
+    Raises:
+        ValueError: there is no such checkpoint, or it is neither of both.
+    """
+    if name is None:
+        return None
+    try:
+        config = AutoConfig.from_pretrained(name)
+    except OSError as error:
+        raise ValueError(
+            f"--base_model {name} cannot be loaded, expected a Hub id or a folder with config.json: {error}"
+        ) from error
+    if isinstance(config, BehaviorConfig):
+        return BertForNextBehavior.from_pretrained(name, dtype=torch.float32)
+    if config.model_type != "bert":
+        raise ValueError(
+            f"--base_model {name} is of the type {config.model_type}, expected a BERT checkpoint (model_type bert) or "
+            "a trained BertForNextBehavior."
+        )
+    return config
+
+
+def grown_tokenizer(
+    settings: RunSettings, model: BertForNextBehavior, events: pl.DataFrame, items: pl.DataFrame | None
+) -> tuple[BehaviorTokenizer, list[int]]:
+    """The tokenizer of a trained model with the items of `events` added to both, and the ids that are new."""
+    tokenizer = BehaviorTokenizer.from_pretrained(str(settings.base_model))
+    unknown = sorted(set(events["action"].unique()) - set(tokenizer.action_vocabulary))
+    if unknown:
+        raise ValueError(
+            f"the log has the actions {', '.join(unknown)}, but {settings.base_model} was trained on "
+            f"{', '.join(tokenizer.action_vocabulary)}: rename them in the log, or train a new model."
+        )
+    counted = events.filter(pl.col("item_id").is_not_null()).group_by("item_id").len()
+    counted = counted.filter(pl.col("len") >= settings.min_item_count).sort("len", "item_id", descending=[True, False])
+    added = counted.filter(~pl.col("item_id").is_in(tokenizer.item_vocabulary)).select("item_id")
+    if items is not None:
+        added = added.join(items.unique("item_id", keep="first"), on="item_id", how="left", maintain_order="left")
+    before = len(tokenizer)
+    model.add_items(tokenizer, added.to_dicts())
+    return tokenizer, list(range(before, len(tokenizer)))
+
+
+def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertForNextBehavior:
+    """The model of a run, before any training step."""
+    if isinstance(log.base, BertForNextBehavior):
+        return adapted(log.base, sizes, log)
+    tokenizer = log.tokenizer
+    names = {0: "[PAD]", 1: "[UNK]", 2: "[START]"}
+    names |= {FIRST_ACTION + index: action for index, action in enumerate(tokenizer.action_vocabulary)}
+    if isinstance(log.base, PreTrainedConfig):
+        shape = {name: log.base.to_dict()[name] for name in FROM_CHECKPOINT}
+    else:
+        shape = {
+            "hidden_size": sizes.hidden_size,
+            "num_hidden_layers": sizes.num_hidden_layers,
+            "num_attention_heads": sizes.num_attention_heads,
+            "intermediate_size": 4 * sizes.hidden_size,
+            "max_position_embeddings": log.max_length,
+        }
+    text_settings: dict[str, Any] = {}
+    if log.text is not None:
+        text_settings = {
+            "text_encoder": log.text.encoder,
+            "text_encoder_size": log.text.embeddings.shape[1],
+            "text_size": log.text.reduction.components.shape[1],
+            "text_columns": log.text.columns,
+            "text_template": log.text.template,
+        }
+    config = BehaviorConfig(
+        vocab_size=len(tokenizer),
+        num_new_items=tokenizer.num_new_items,
+        num_actions=tokenizer.num_actions,
+        num_time_gaps=tokenizer.num_time_gaps,
+        actions_without_item=log.actions_without_item,
+        hidden_dropout_prob=sizes.dropout,
+        attention_probs_dropout_prob=sizes.dropout,
+        **shape,
+        num_negatives=sizes.num_negatives,
+        event_dropout=settings.event_dropout,
+        **text_settings,
+        memory_distance=log.neighbours.max_distance,
+        memory_decay=log.neighbours.constants.decay,
+        memory_backward=log.neighbours.constants.backward,
+        memory_degree_power=log.neighbours.constants.degree_power,
+        memory_history_decay=log.neighbours.constants.history_decay,
+        memory_count_power=log.neighbours.COUNT_POWER,
+        id2label=names,
+        label2id={name: index for index, name in names.items()},
+    )
+    torch.manual_seed(settings.seed)
+    if isinstance(log.base, PreTrainedConfig):
+        model = with_encoder_of(str(settings.base_model), config)
+    else:
+        model = BertForNextBehavior(config)
+    if settings.item2vec:
+        std = float(model.item_table().std())
+        rows = item2vec_rows(log.sequences, sizes.hidden_size, settings.seed, std=std)
+        first = model.config.first_item_id
+        model.bert.embeddings.embed_tokens.weight.data[first:] = torch.from_numpy(rows[first:])
+    fill_memory(model, *training_item_events(log.sequences))
+    if log.text is not None:
+        fill_text(model, log.text)
+    return model
+
+
+def with_encoder_of(name: str, config: BehaviorConfig) -> BertForNextBehavior:
+    """A model whose encoder, positions and embedding norm are those of a BERT checkpoint; the rest is new."""
+    logger = logging.getLogger("transformers.modeling_utils")
+    level = logger.level
+    logger.setLevel(logging.ERROR)  # its table of every weight; two lines follow instead
+    try:
+        loaded: Any = BertForNextBehavior.from_pretrained(
+            name, config=config, output_loading_info=True, ignore_mismatched_sizes=True, dtype=torch.float32
+        )
+    finally:
+        logger.setLevel(level)
+    model, report = loaded
+    missing, unexpected = sorted(report["missing_keys"]), sorted(report["unexpected_keys"])
+    lost = [key for key in missing if key.startswith("bert.encoder.")]
+    if lost or report["mismatched_keys"]:
+        without = ", ".join(map(str, lost + report["mismatched_keys"]))
+        raise ValueError(f"--base_model {name} lacks weights of its encoder: {without}.")
+    print(f"From {name}: all {len(list(model.bert.encoder.state_dict()))} weights of the encoder, positions and norm.")
+    print(f"  new here ({len(missing)}): {', '.join(missing)}")
+    print(f"  not used ({len(unexpected)}): {', '.join(unexpected)}")
+    config.name_or_path = ""  # what is saved is another model
+    return model
+
+
+def adapted(base: BertForNextBehavior, sizes: Sizes, log: PreparedLog) -> BertForNextBehavior:
+    """A copy of a trained model, with the log's training events counted into its memory."""
+    model = copy.deepcopy(base)
+    config = model.config
+    config.actions_without_item = sorted({*config.actions_without_item, *log.actions_without_item})
+    config.num_negatives = sizes.num_negatives
+    fill_memory(model, *training_item_events(log.sequences))
+    model.config.name_or_path = ""
+    return model
+
+
+def lora_config(settings: RunSettings, new_items: list[int]) -> LoraConfig | None:
+    """The adapters of a run, None without `--lora_r`. Rows of added items are trained as single rows, so that the
+    adapter does not hold the item table."""
+    if not settings.lora_r:
+        return None
+    return LoraConfig(
+        task_type="FEATURE_EXTRACTION",
+        r=settings.lora_r,
+        lora_alpha=2 * settings.lora_r,
+        target_modules=LORA_TARGETS,
+        trainable_token_indices={"embed_tokens": new_items} if new_items else None,
+    )
+
+
+def with_adapters(model: BertForNextBehavior, config: LoraConfig, train_the_rest: bool) -> PeftModel:
+    """Puts adapters into the model, in place. `train_the_rest`: everything outside the encoder is new and is trained
+    too; it is saved with the base, never with the adapter."""
+    adapted_model = get_peft_model(model, config)
+    if train_the_rest:
+        for name, weight in model.named_parameters():
+            if not name.startswith("bert.encoder."):
+                weight.requires_grad_(True)
+    assert isinstance(adapted_model, PeftModel)
+    return adapted_model
+
+
+def save_with_adapter(model: PeftModel, folder: Path, final: Path) -> None:
+    """Writes the merged model to `folder`, what the adapter sits on to `folder/base`, then `folder/adapter`, which
+    names its base where it will lie, `final/base`."""
+    inner: Any = model.get_base_model()
+    copies = [copy.deepcopy(model).merge_and_unload(), copy.deepcopy(model).unload()]
+    for merged_or_base, target in zip(copies, (folder, folder / "base"), strict=True):
+        merged_or_base.config = copy.deepcopy(inner.config)
+        merged_or_base.save_pretrained(target)
+    model.peft_config["default"].base_model_name_or_path = os.fspath(final.resolve() / "base")
+    model.save_pretrained(str(folder / "adapter"))
+
+
+def fill_text(model: BertForNextBehavior, text: EmbeddedText) -> None:
+    """Gives the model the words of its items."""
+    item_text = model.bert.embeddings.item_text
+    assert item_text is not None
+    item_text.mean.copy_(torch.from_numpy(text.reduction.mean))
+    item_text.components.copy_(torch.from_numpy(text.reduction.components))
+    reduced = reduce_embeddings(text.embeddings, text.reduction)
+    item_text.unit.copy_(torch.from_numpy(np.abs(reduced).max(axis=0).astype(np.float32) / 127))
+    for begin in range(0, len(text.embeddings), TEXT_ROWS):
+        rows = torch.arange(begin, min(begin + TEXT_ROWS, len(text.embeddings)))
+        item_text.write(rows, torch.from_numpy(text.embeddings[begin : begin + TEXT_ROWS].astype(np.float32)))
+    model.associate_path.borrow(item_text)
+
+
+def fill_memory(model: BertForNextBehavior, items: np.ndarray, users: np.ndarray) -> None:
+    """Counts the neighbouring items of histories into the model's memory.
+
+    Args:
+        items, users: (N,) the items of all users' events in order, and whose they are.
+    """
+    known = (items >= model.config.first_item_id) & (items < model.config.vocab_size)
+    items, users = items[known], users[known]
+    starts_run = np.ones(len(items), dtype=bool)
+    starts_run[1:] = (items[1:] != items[:-1]) | (users[1:] != users[:-1])
+    memory = model.associate_path
+    memory.count(
+        torch.from_numpy(items[starts_run].astype(np.int64)), torch.from_numpy(users[starts_run].astype(np.int64))
+    )
+    neighbors = int(np.clip(MEMORY_PAIRS // max(1, model.config.vocab_size), 16, model.config.memory_neighbors))
+    if len(memory.pair_keys) > MEMORY_PAIRS:
+        memory.prune(neighbors)

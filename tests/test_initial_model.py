@@ -1,0 +1,329 @@
+"""Where a run starts: with or without item text, from nothing, BERT or a trained model, with or without LoRA; and a
+catalogue that grows afterwards. Every combination is saved, loaded by a stranger, and answers the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from accelerate.state import AcceleratorState, GradientState
+from peft import AutoPeftModelForFeatureExtraction, PeftModel
+from safetensors import safe_open
+from transformers import BertConfig, BertModel, BertTokenizer
+
+from behavior.item_text import item_texts
+from initial_model import LORA_TARGETS
+from modeling_behavior import BertForNextBehavior, text_of_item
+from tokenization_behavior import BehaviorTokenizer
+from train_accelerate import main
+
+WORDS = ["red", "blue", "green", "lip", "balm", "shoe", "lace", "nail", "polish", "comb"]
+COLOURS, THINGS = WORDS[:3], WORDS[3:]
+NEW: list[dict[str, str | None]] = [
+    {"item_id": "fresh 1", "title": "red lip balm"},
+    {"item_id": "fresh 2", "title": "blue shoe lace"},
+    {"item_id": "fresh 3", "title": None},
+]
+RUN = [
+    *("--tokens_per_batch", "150", "--warmup_steps", "5", "--learning_rate", "0.01", "--max_epochs", "2"),
+    *("--precision", "no", "--cpu", "--seed", "3"),
+]
+SIZES = ["--hidden_size", "24", "--num_attention_heads", "3", "--num_hidden_layers", "1"]
+COMBINATIONS = [
+    f"{start}{text}{lora}" for start in ("new", "bert", "behaviour") for text in ("", "+text") for lora in ("", "+lora")
+    if (start, lora) != ("new", "+lora") and (start, text) != ("behaviour", "")
+]  # fmt: skip
+HISTORY = [
+    {"item": "item 3", "action": "view", "timestamp": 1_700_000_000},
+    {"item": "item 4", "action": "view", "timestamp": 1_700_000_600},
+]
+STRANGER = """
+import json, sys
+import torch
+from transformers import AutoModel, AutoTokenizer
+torch.set_num_threads(1)
+folders, history = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+answers = {}
+for folder in folders:
+    model = AutoModel.from_pretrained(folder, trust_remote_code=True)
+    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=True)
+    batch = tokenizer([history], return_tensors="pt")
+    answers[folder] = model.item_log_probabilities(**batch).exp()[0].tolist()
+print(json.dumps(answers))
+"""
+
+
+def item_row(item: int) -> dict[str, str]:
+    return {"item_id": f"item {item}", "title": f"{COLOURS[item % 3]} {THINGS[item % 7]}"}
+
+
+def write_log(path: Path, first: int, last: int, seed: int) -> Path:
+    generator = np.random.default_rng(seed)
+    rows = []
+    for user in range(40):
+        place, clock = int(generator.integers(first, last)), 1_700_000_000 + user
+        for _ in range(int(generator.integers(6, 12))):
+            clock += int(generator.integers(60, 7200))
+            place = first + (place + 1 - first) % (last - first)
+            rows.append((f"u{user}", f"item {place}", "view" if place % 5 else "buy", clock))
+    columns = ["user_id", "item_id", "action", "timestamp"]
+    pl.DataFrame(rows, schema=columns, orient="row").write_csv(path)
+    return path
+
+
+@pytest.fixture(scope="module", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("behavior.item_text.HF_HOME", str(tmp_path_factory.mktemp("cache")))
+        yield
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny BERT with its tokenizer: reads item texts, and is what encoders start from."""
+    folder = tmp_path_factory.mktemp("bert")
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    BertTokenizer(vocab=vocabulary, model_max_length=64).save_pretrained(folder)
+    torch.manual_seed(1)
+    sizes: dict[str, Any] = {"hidden_size": 20, "num_hidden_layers": 2, "num_attention_heads": 5}
+    BertModel(
+        BertConfig(vocab_size=len(vocabulary), intermediate_size=28, initializer_range=0.3, **sizes)
+    ).save_pretrained(folder)
+    return str(folder)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory: pytest.TempPathFactory, bert: str) -> dict[str, Path]:
+    """Every combination trained for two epochs; and each again with three items more, under `NAME+added`."""
+    root = tmp_path_factory.mktemp("runs")
+    here, there = write_log(root / "here.csv", 0, 20, 0), write_log(root / "there.csv", 12, 30, 1)
+    pl.DataFrame([item_row(item) for item in range(30)]).write_csv(root / "items.csv")
+    items = ["--items", str(root / "items.csv"), "--text_encoder", bert, "--text_size", "12"]
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    folders = {}
+    for name in COMBINATIONS:
+        start = name.split("+")[0]
+        folder = root / name
+        options = {
+            "new": SIZES,
+            "bert": ["--base_model", bert],
+            "behaviour": ["--base_model", str(root / "new+text")],
+        }[start]
+        events = there if start == "behaviour" else here
+        lora = ["--lora_r", "4"] if "+lora" in name else []
+        AcceleratorState._reset_state(reset_partial_state=True)
+        GradientState._reset_state()
+        main([
+            "--events", str(events), "--output_dir", str(folder), *RUN, *options, *lora,
+            *(items if "+text" in name else []),
+        ])  # fmt: skip
+        folders[name] = folder
+        model, tokenizer = load(folder)
+        model.add_items(tokenizer, NEW)
+        folders[f"{name}+added"] = root / f"{name}+added"
+        model.save_pretrained(folders[f"{name}+added"])
+        tokenizer.save_pretrained(folders[f"{name}+added"])
+    torch.set_num_threads(threads)
+    return folders
+
+
+@pytest.fixture(scope="module")
+def answers_elsewhere(trained: dict[str, Path]) -> dict[str, list[float]]:
+    """What a process that knows nothing of this repository answers from each folder."""
+    folders = [str(folder) for folder in trained.values()]
+    output = subprocess.run(
+        [sys.executable, "-P", "-c", STRANGER, json.dumps(folders), json.dumps(HISTORY)],
+        capture_output=True, text=True, check=True, cwd=os.path.sep,
+    )  # fmt: skip
+    answers = json.loads(output.stdout)
+    return {name: answers[str(folder)] for name, folder in trained.items()}
+
+
+def load(folder: Path) -> tuple[Any, Any]:
+    return BertForNextBehavior.from_pretrained(folder).eval(), BehaviorTokenizer.from_pretrained(folder)
+
+
+def answer(folder: Path) -> torch.Tensor:
+    model, tokenizer = load(folder)
+    return model.item_log_probabilities(**tokenizer([HISTORY], return_tensors="pt")).exp()[0]
+
+
+@pytest.mark.parametrize("added", ["", "+added"])
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_every_combination_answers_the_same_in_a_clean_process(
+    trained: dict[str, Path], answers_elsewhere: dict[str, list[float]], name: str, added: str
+) -> None:
+    here = answer(trained[name + added])
+    assert here.isfinite().all()
+    torch.testing.assert_close(here, torch.tensor(answers_elsewhere[name + added]), rtol=1e-5, atol=1e-8)
+    assert float(here.sum()) == pytest.approx(1, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", COMBINATIONS)
+def test_added_items_are_ranked_at_once_and_old_answers_keep_their_proportions(
+    trained: dict[str, Path], name: str
+) -> None:
+    (model, tokenizer), (grown, larger) = load(trained[name]), load(trained[f"{name}+added"])
+    ids = [larger.encode_item(row["item_id"]) for row in NEW]
+    assert ids == list(range(len(tokenizer), len(tokenizer) + 3))
+    after = answer(trained[f"{name}+added"])
+    assert (after[ids] > 0).all()
+    batch = tokenizer([HISTORY], return_tensors="pt")
+    torch.testing.assert_close(grown.bert(**batch), model.bert(**batch))
+    torch.testing.assert_close(grown.item_table()[: len(model.item_table())], model.item_table())
+    assert larger.title("fresh 1") == "red lip balm"
+
+
+@pytest.mark.parametrize("name", [name for name in COMBINATIONS if "+text" in name])
+def test_the_row_of_an_added_item_is_its_projected_text(trained: dict[str, Path], name: str) -> None:
+    model, tokenizer = load(trained[f"{name}+added"])
+    first, without = (tokenizer.encode_item(row["item_id"]) for row in (NEW[0], NEW[2]))
+    text = model.bert.embeddings.item_text
+    torch.testing.assert_close(model.item_rows(torch.tensor([first])), text(torch.tensor([first])))
+    assert text.vectors[first].any()
+    assert not text.vectors[without].any()
+    twin = tokenizer.encode_item("item 0")  # red lip as well
+    other = tokenizer.encode_item("item 11")  # green nail
+    likeness = torch.nn.functional.cosine_similarity(text.read(torch.tensor([twin, other])), text.read(first), dim=-1)
+    assert likeness[0] > likeness[1]
+
+
+@pytest.mark.parametrize("name", [name for name in COMBINATIONS if "+lora" in name])
+def test_an_adapter_on_its_base_equals_the_merged_model_and_holds_only_itself(
+    trained: dict[str, Path], name: str
+) -> None:
+    folder = trained[name]
+    model, tokenizer = load(folder)
+    batch = tokenizer([HISTORY], return_tensors="pt")
+    auto = AutoPeftModelForFeatureExtraction.from_pretrained(str(folder / "adapter"), trust_remote_code=True)
+    named: Any = PeftModel.from_pretrained(load(folder / "base")[0], str(folder / "adapter"))
+    for adapted in (auto, named):
+        inner: Any = adapted.eval().get_base_model()
+        torch.testing.assert_close(
+            inner.item_log_probabilities(**batch).exp(), model.item_log_probabilities(**batch).exp(),
+            rtol=1e-4, atol=1e-6,
+        )  # fmt: skip
+    with safe_open(folder / "adapter" / "adapter_model.safetensors", "pt") as file:
+        sizes = {key: file.get_tensor(key).numel() for key in file.keys()}  # noqa: SIM118
+    rows = sum(size for key, size in sizes.items() if "token" in key or "embed" in key)
+    added = len(load(folder)[1]) - len(load(trained["new+text"])[1]) if name.startswith("behaviour") else 0
+    assert rows <= 2 * added * model.config.hidden_size
+    assert any("lora_A" in key for key in sizes)
+
+
+def test_two_adapters_of_one_base_are_switched_at_run_time(trained: dict[str, Path]) -> None:
+    folder = trained["bert+text+lora"]
+    adapted: Any = PeftModel.from_pretrained(load(folder / "base")[0], str(folder / "adapter"), adapter_name="one")
+    adapted.load_adapter(str(folder / "adapter"), adapter_name="two")
+    for key, weight in adapted.named_parameters():
+        if ".two." in key:
+            weight.data.mul_(-3)
+    batch = load(folder)[1]([HISTORY], return_tensors="pt")
+    inner = adapted.eval().get_base_model()
+    answers = []
+    for adapter in ("one", "two", "one"):
+        adapted.set_adapter(adapter)
+        answers.append(inner.item_log_probabilities(**batch))
+    torch.testing.assert_close(answers[0], answers[2])
+    assert not torch.allclose(answers[0], answers[1], atol=1e-4)
+
+
+def test_the_encoder_of_a_bert_checkpoint_is_taken_and_the_rest_reported(
+    trained: dict[str, Path], bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    events = write_log(tmp_path / "log.csv", 0, 20, 0)
+    main([
+        "--events", str(events), "--output_dir", str(tmp_path / "out"), *RUN, "--base_model", bert,
+        "--learning_rate", "0", "--weight_decay", "0", "--max_epochs", "1",
+    ])  # fmt: skip
+    model, _ = load(tmp_path / "out")
+    source = BertModel.from_pretrained(bert)
+    for name, weight in source.encoder.state_dict().items():
+        assert torch.equal(model.bert.encoder.state_dict()[name], weight), name
+    assert (model.config.hidden_size, model.config.num_hidden_layers) == (20, 2)
+    printed = capsys.readouterr().out
+    assert "new here" in printed
+    assert "embeddings.word_embeddings.weight" in next(line for line in printed.splitlines() if "not used" in line)
+
+
+def test_a_cold_item_stands_where_the_item_with_its_text_stands(trained: dict[str, Path]) -> None:
+    """The associate path: an added item named like a counted one is a neighbour of that one's neighbours."""
+    model, tokenizer = load(trained["new+text+added"])
+    fresh = tokenizer.encode_item("fresh 1")
+    memory = model.associate_path
+    lenders = memory.borrow_ids[memory.borrow_ids[:, 0] == fresh][:, 1]
+    assert tokenizer.decode_item(int(lenders[0])).startswith("item")
+    ids, values = memory.neighbors().rows(torch.tensor([fresh]))
+    assert (values > 0).any()
+    neighbour = int(ids[0, values[0].argmax()])
+    back, strength = memory.neighbors().rows(torch.tensor([neighbour]))
+    assert float(strength[0][back[0] == fresh].sum()) > 0
+    model.update_memory(**tokenizer([[{"item": "item 3"}, {"item": "fresh 1"}]], return_tensors="pt"))
+    own, counted = memory.neighbors().rows(torch.tensor([fresh]))
+    assert own[0][counted[0] > 0].tolist() == [tokenizer.encode_item("item 3")], "once counted it stands for itself"
+
+
+def test_a_retired_item_is_never_answered_until_it_comes_back(trained: dict[str, Path], tmp_path: Path) -> None:
+    model, tokenizer = load(trained["new+text"])
+    before = answer(trained["new+text"])
+    item = int(before.argmax())
+    name = tokenizer.decode_item(item)
+    model.retire_items(tokenizer, [name])
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    after = answer(tmp_path)
+    assert float(after[item]) == 0
+    assert float(after.sum()) == pytest.approx(1, abs=1e-4)
+    model, tokenizer = load(tmp_path)
+    model.add_items(tokenizer, [name])
+    torch.testing.assert_close(
+        model.item_log_probabilities(**tokenizer([HISTORY], return_tensors="pt")).exp()[0], before
+    )
+    with pytest.raises(ValueError, match="does not hold"):
+        model.retire_items(tokenizer, ["no such item"])
+
+
+def test_the_text_of_an_item_is_made_as_in_training() -> None:
+    table = pl.DataFrame({"item_id": ["1", "2"], "title": ["Red  balm", None], "tags": [["lip", "x"], []]})
+    rows = table.to_dicts()
+    for columns, template in ((["title", "tags"], None), (["title"], "{title} by us")):
+        expected = item_texts(table, None if template else columns, template)["text"].to_list()
+        assert [text_of_item(row, columns, template) for row in rows] == expected
+
+
+def test_adapters_touch_attention_in_the_encoder_alone(trained: dict[str, Path]) -> None:
+    model, _ = load(trained["new+text"])
+    adapted = [name for name, _ in model.named_modules() if re.fullmatch(LORA_TARGETS, name)]
+    assert adapted == [f"bert.encoder.layer.0.attention.self.{part}" for part in ("query", "value")]
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--lora_r", "4"], "--base_model"),
+        (["--base_model", "BERT", "--hidden_size", "8"], "brings its width"),
+        (["--base_model", "/no/such/folder"], "cannot be loaded"),
+    ],
+)
+def test_settings_that_contradict_one_another_are_refused(
+    options: list[str], message: str, bert: str, tmp_path: Path
+) -> None:
+    AcceleratorState._reset_state(reset_partial_state=True)
+    GradientState._reset_state()
+    events = write_log(tmp_path / "log.csv", 0, 20, 0)
+    options = [bert if option == "BERT" else option for option in options]
+    with pytest.raises(ValueError, match=message):
+        main(["--events", str(events), "--output_dir", str(tmp_path / "out"), *RUN, *options])
