@@ -1,6 +1,8 @@
 """Items that training never saw: a split that makes some, and how well words alone find them.
 
-    python -m benchmarks.cold_items --events interactions.parquet --items items.parquet [--training_events OUT.parquet]
+    python -m benchmarks.cold_items --events interactions.parquet --items items.parquet --training_events OUT.parquet
+    python train_accelerate.py --events OUT.parquet --items items.parquet --split none --output_dir MODEL
+    python -m benchmarks.cold_items --events interactions.parquet --items items.parquet --model MODEL
 
 A tenth of the items, drawn by seed, is taken out of every event but each user's last, as if they were born after
 training. The last events are the targets: cold where they name such an item, warm otherwise. Histories hold what was
@@ -23,9 +25,11 @@ import os
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
+import torch
 from tqdm import tqdm
 
 from behavior.events import read_events, read_items
@@ -33,6 +37,8 @@ from behavior.item_text import cached_embeddings, default_encoder, item_texts, l
 from behavior.metrics import ndcg_at_k, pessimistic_ranks, recall_at_k
 from behavior.sequences import TEST, TRAIN, VALIDATION
 from behavior.splits import Split, assign_parts
+from modeling_behavior import BertForNextBehavior
+from tokenization_behavior import BehaviorTokenizer
 
 BATCH = 256
 LENGTHS = (1, 2, 3, 5, 10, 50)
@@ -222,6 +228,30 @@ def best_text_score(split: ColdSplit, embeddings: np.ndarray) -> tuple[TextScore
     return best
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# The model
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+class ModelScore:
+    """A trained model that has been given the cold items without training: p(item | history).
+
+    Args:
+        folder: of a model trained on `split.events`.
+        rows: the catalogue's items with their text columns.
+    """
+
+    def __init__(self, folder: str, rows: list[dict[str, Any]], catalogue: Sequence[str]) -> None:
+        self.model = BertForNextBehavior.from_pretrained(folder).eval()
+        self.tokenizer = BehaviorTokenizer.from_pretrained(folder)
+        self.model.add_items(self.tokenizer, rows)
+        self.ids = torch.tensor([self.tokenizer.encode_item(item) for item in catalogue])
+
+    def __call__(self, histories: list[list[str]], users: list[str]) -> np.ndarray:
+        batch = self.tokenizer([[{"item": item} for item in history] for history in histories], return_tensors="pt")
+        return self.model.item_log_probabilities(**batch)[:, self.ids].exp().numpy()
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
     parser.add_argument("--events", required=True, help="event log")
@@ -229,6 +259,7 @@ def main() -> None:
     parser.add_argument("--encoder", help="text encoder (default: the installed MiniLM)")
     parser.add_argument("--share", type=float, default=0.1, help="share of the items that is taken out (default 0.1)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
+    parser.add_argument("--model", help="folder of a model trained on the training events, ranked beside the words")
     parser.add_argument("--training_events", help="write the events that may be learnt from here, as Parquet")
     args = parser.parse_args()
     split = cold_split(read_events(args.events).events, args.share, args.seed)
@@ -246,9 +277,14 @@ def main() -> None:
         f"{len(split.catalogue):,} items, {len(split.cold_items):,} of them cold; {split.events.height:,} events to "
         f"learn from\ntext only: {chosen} (NDCG@10 {reached.ndcg:.4f} on {reached.count:,} targets it was chosen on)\n"
     )
-    print("| targets | count | Recall@10 | NDCG@10 |\n|:--|--:|--:|--:|")
-    for name, result in evaluate_cold(split, score).items():
-        print(f"| {name} | {result.count:,} | {result.recall:.4f} | {result.ndcg:.4f} |")
+    scores: dict[str, Score] = {"text only": score}
+    if args.model:
+        rows = pl.DataFrame({"item_id": split.catalogue}).join(read_items(args.items), on="item_id", how="left")
+        scores["model"] = ModelScore(args.model, rows.to_dicts(), split.catalogue)
+    print("| ranker | targets | count | Recall@10 | NDCG@10 |\n|:--|:--|--:|--:|--:|")
+    for ranker, scored in scores.items():
+        for name, result in evaluate_cold(split, scored).items():
+            print(f"| {ranker} | {name} | {result.count:,} | {result.recall:.4f} | {result.ndcg:.4f} |")
 
 
 if __name__ == "__main__":
