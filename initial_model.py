@@ -144,7 +144,7 @@ def grown_tokenizer(
 def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertForNextBehavior:
     """The model of a run, before any training step."""
     if isinstance(log.base, BertForNextBehavior):
-        return adapted(log.base, sizes, log)
+        return adapted(log.base, settings, sizes, log)
     tokenizer = log.tokenizer
     names = {0: "[PAD]", 1: "[UNK]", 2: "[START]"}
     names |= {FIRST_ACTION + index: action for index, action in enumerate(tokenizer.action_vocabulary)}
@@ -178,6 +178,7 @@ def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertFo
         **shape,
         num_negatives=sizes.num_negatives,
         event_dropout=settings.event_dropout,
+        label_smoothing=settings.label_smoothing,
         **text_settings,
         memory_distance=log.neighbours.max_distance,
         memory_decay=log.neighbours.constants.decay,
@@ -228,12 +229,13 @@ def with_encoder_of(name: str, config: BehaviorConfig) -> BertForNextBehavior:
     return model
 
 
-def adapted(base: BertForNextBehavior, sizes: Sizes, log: PreparedLog) -> BertForNextBehavior:
+def adapted(base: BertForNextBehavior, settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertForNextBehavior:
     """A copy of a trained model, with the log's training events counted into its memory."""
     model = copy.deepcopy(base)
     config = model.config
     config.actions_without_item = sorted({*config.actions_without_item, *log.actions_without_item})
     config.num_negatives = sizes.num_negatives
+    config.event_dropout, config.label_smoothing = settings.event_dropout, settings.label_smoothing
     fill_memory(model, *training_item_events(log.sequences))
     model.config.name_or_path = ""
     return model

@@ -112,6 +112,7 @@ class BehaviorConfig(BertConfig):
         memory_neighbors: most neighbours of an item that take part.
         num_negatives: shared uniform negatives of the training softmax; 0 trains on the full softmax.
         event_dropout: in training, this share of the events loses its item: their neighbours must speak for it.
+        label_smoothing: of the generate path's own loss in training: this share of the target is spread over all items.
         text_size: components of the items' text vectors; 0 for a model without item text.
         text_encoder, text_encoder_size: the checkpoint that reads item texts (Hub id, folder or model2vec:NAME), and
             the size of its embeddings.
@@ -159,6 +160,7 @@ class BehaviorConfig(BertConfig):
     memory_neighbors: int = 128
     num_negatives: int = 0
     event_dropout: float = 0.0
+    label_smoothing: float = 0.0
     text_size: int = 0
     text_encoder: str | None = None
     text_encoder_size: int = 0
@@ -1251,7 +1253,7 @@ class BertForNextBehavior(PreTrainedModel):
         associated, log_odds = self.associate_path.score_targets(recent[scored], target, action, history)
         gate = path_log_weights(self._gate_logits(query, action, can_repeat), log_odds)  # (N, 4)
         # The mixture's loss does not reach the generate path: a gate that favours the memory early would starve it.
-        generated = self._generate_log_probability(query, target, history)
+        generated, spread = self._generate_log_probability(query, target, history)
         repeated = torch.logsumexp(pointed[scored], dim=-1)
         is_new = (target >= self.config.first_item_id) & (repeated <= MASKED / 2)
         paths = torch.stack(
@@ -1266,13 +1268,15 @@ class BertForNextBehavior(PreTrainedModel):
         named = gate + paths
         # What no path can name is no training signal.
         mixture = torch.logsumexp(named, dim=-1).masked_fill(named.amax(dim=-1) <= MASKED / 2, 0)
-        return -mixture.sum(), -generated.masked_fill(~is_new, 0).sum()
+        smoothing = self.config.label_smoothing if self.training else 0.0
+        own = (1 - smoothing) * generated + smoothing * spread
+        return -mixture.sum(), -own.masked_fill(~is_new, 0).sum()
 
     def _generate_log_probability(
         self, query: torch.Tensor, target: torch.Tensor, history: torch.Tensor | None
-    ) -> torch.Tensor:
-        """(N,) log p(target | generate) for queries (N, H) and target ids (N,) int64; MASKED for ids below the first
-        item.
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """(N,) log p(target | generate) for queries (N, H) and target ids (N,) int64, MASKED for ids below the first
+        item; and (N,) the mean of log p over the items.
 
         Args:
             history: (N, T) int64, items that the path does not name; None in training, where the normaliser counts
@@ -1286,6 +1290,7 @@ class BertForNextBehavior(PreTrainedModel):
         target_score = (query * self.item_rows(target)).sum(dim=-1).float()
         if history is not None:
             rows = max(1, MAX_CHUNK_ELEMENTS // (size - first))
+            mean_score = (query @ self.item_table().mean(dim=0)).float()
             normaliser = torch.cat(
                 [
                     (part @ self.item_table().T).float().masked_fill(self._seen(seen)[:, first:], MASKED).logsumexp(-1)
@@ -1298,11 +1303,15 @@ class BertForNextBehavior(PreTrainedModel):
             scores = scores.masked_fill(negatives == target[:, None], MASKED)
             correction = torch.log(torch.tensor((size - first - 1) / self.config.num_negatives))
             normaliser = torch.logaddexp(target_score, scores.logsumexp(dim=-1) + correction)
+            # Masked are the few that are the target.
+            mean_score = scores.masked_fill(scores <= MASKED, 0).mean(dim=-1)
         else:
             device_type = query.device.type
             low = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else query.dtype
-            normaliser = LinearLogSumExp.apply(query, self.item_table(), low)
-        return (target_score - normaliser).masked_fill(~is_item, MASKED)
+            table = self.item_table()
+            normaliser = LinearLogSumExp.apply(query, table, low)
+            mean_score = (query @ table.mean(dim=0)).float()
+        return (target_score - normaliser).masked_fill(~is_item, MASKED), mean_score - normaliser
 
     def _item_probabilities(
         self,

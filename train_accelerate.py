@@ -138,6 +138,7 @@ class RunSettings:
     num_hidden_layers: int | None = option(None, "Depth. Default: by the size of the log.")
     num_attention_heads: int | None = option(None, "Attention heads. Default: one for every 64 of width.")
     dropout: float | None = option(None, "Dropout. Default: by the size of the log.")
+    label_smoothing: float = option(0.1, "Share of an item target that is spread over all items.")
     event_dropout: float = option(0.2, "Share of the events whose item is hidden from the network in training.")
     max_length: int | None = option(None, "Longest history in events. Default: by the log's users, at most 200.")
     num_negatives: int | None = option(None, "Negatives of the softmax, 0 for all. Default: 0 to 50,000 items.")
