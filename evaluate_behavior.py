@@ -3,21 +3,25 @@
     python evaluate_behavior.py --model out/shop --events events.parquet
     python evaluate_behavior.py --model out/shop --events events.parquet --json evaluation.json
     python evaluate_behavior.py --model out/beauty --events beauty.parquet --split leave_one_out --max_targets 5000
+    python evaluate_behavior.py --model out/shop --events events.parquet --update_memory
 
 The split that is recorded with the model is used unless `--split` names another. Every target is ranked among the whole
 catalogue, ties against the ranker, once with the items that the user has seen as candidates (kept) and once without
 (removed; then only targets that are new to the user count). Batches stream: a score matrix of about 64 MB is the most
-that is held. The baselines count the training events of the same split.
+that is held. The baselines count the training events of the same split. `--update_memory` adds the model as it would be
+served, when its memory goes on counting what happened before the targets, without training.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import json
 import os
 import sys
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -41,10 +45,15 @@ from behavior.metrics import (
     ranking_metrics,
     recall_at_k,
 )
-from behavior.sequences import FIRST_ACTION, FIRST_NEW, NONE, TEST, Sequences, encode_events
+from behavior.sequences import FIRST_ACTION, FIRST_NEW, NONE, TEST, TRAIN, Sequences, encode_events
 from behavior.splits import Split, assign_parts, make_split
 
 MODEL = "model"
+# The same model while its memory goes on counting: `--update_memory`.
+UPDATED = "model, memory updated"
+MEMORY_UPDATES = 20
+# Events counted at once at most.
+COUNTED_EVENTS = 2**18
 # Scores held at once (64 MiB of float32), and rows at most.
 MAX_SCORES, MAX_ROWS = 2**24, 512
 ACTION_ROWS = 512
@@ -105,6 +114,67 @@ class ModelRanker:
         return (probabilities / probabilities.sum(dim=1, keepdim=True)).numpy()
 
 
+class UpdatedModelRanker(ModelRanker):
+    """A copy of a model whose memory counts what happened before the targets, without training: what calling
+    `update_memory` for every new event would count, in a few steps.
+
+    In a split by time the targets are ranked in blocks of time, and the memory has counted all events of all users
+    before the moment a block begins. In leave-one-out it has counted the parts between training and `part` (every
+    user's validation event), and nothing of `part`.
+
+    Args:
+        model: a `BertForNextBehavior` whose memory has counted the training events; it is left as it is.
+        sequences, part: the log, and the part that is ranked.
+        split: how the log is split.
+        updates: blocks that a split by time is ranked in.
+    """
+
+    def __init__(self, model: PreTrainedModel, sequences: Sequences, part: int, split: Split, updates: int) -> None:
+        super().__init__(copy.deepcopy(model))
+        self.memory: Any = self.model.associate_path
+        self._trained: Any = model.associate_path
+        by_time = split.how == "time"
+        self.updates = updates if by_time else 1
+        self._times = sequences.timestamps if by_time else None
+        # As in training, runs of one item count once and events without a known item are passed over.
+        known = np.flatnonzero((sequences.items >= sequences.first_item_id) & (sequences.items < sequences.vocab_size))
+        items, users = sequences.items[known].astype(np.int64), sequences.user_of_event()[known]
+        starts_run = np.ones(len(known), dtype=bool)
+        starts_run[1:] = (items[1:] != items[:-1]) | (users[1:] != users[:-1])
+        self._items, self._users, self._positions = items[starts_run], users[starts_run], known[starts_run]
+        parts = sequences.parts[self._positions]
+        self._new = np.flatnonzero((parts > TRAIN) & (by_time | (parts < part)))  # runs that training did not count
+
+    def blocks(self, positions: np.ndarray) -> Iterator[np.ndarray]:
+        """`positions` block by block; when a block is yielded, the memory has counted what precedes it."""
+        self.memory.load_tables(self._trained)
+        if not len(positions):
+            return
+        if self._times is None:
+            self._count(self._new)
+            yield positions
+            return
+        new = self._new[np.argsort(self._times[self._positions[self._new]], kind="stable")]
+        new_times = self._times[self._positions[new]]
+        ordered = positions[np.argsort(self._times[positions], kind="stable")]
+        counted = 0
+        for block in np.array_split(ordered, min(self.updates, len(ordered))):
+            before = int(np.searchsorted(new_times, self._times[block[0]], side="left"))
+            self._count(new[counted:before])
+            counted = before
+            yield block
+
+    def _count(self, runs: np.ndarray) -> None:
+        """Counts what each of the `runs` adds to the history before it."""
+        back = np.arange(self.memory.config.memory_distance, -1, -1)
+        for begin in range(0, len(runs), COUNTED_EVENTS):
+            last = runs[begin : begin + COUNTED_EVENTS, None]
+            history = np.maximum(last - back, 0)  # (N, distance + 1), the oldest first
+            inside = (last >= back) & (self._users[history] == self._users[last])
+            items, owner = torch.from_numpy(self._items[history][inside]), torch.from_numpy(np.nonzero(inside)[0])
+            self.memory.count(items.to(self.model.device), owner.to(self.model.device), only_last=True)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Scoring
 # ----------------------------------------------------------------------------------------------------------------------
@@ -146,7 +216,7 @@ def rank_items(
     batch_size: int | None,
     progress: bool,
 ) -> tuple[dict[str, np.ndarray], dict[str, dict[str, RankingAccumulator]]]:
-    """Ranks the targets at `positions`.
+    """Ranks the targets at `positions`, in blocks of time if the memory is updated between them.
 
     Returns:
         What all rankers share, (N,) each: user, group, switch (the target is not the item before it); and for every
@@ -156,8 +226,11 @@ def rank_items(
     found = {name: {way: RankingAccumulator(popularity) for way in ("kept", "removed")} for name in rankers}
     shared: dict[str, list[np.ndarray]] = {"user": [], "group": [], "switch": []}
     rows = rows_per_batch(sequences.vocab_size, batch_size)
+    updated = rankers.get(UPDATED)
+    blocks = updated.blocks(positions) if isinstance(updated, UpdatedModelRanker) else [positions]
+    batches = (evaluation_batches(sequences, part, max_length, rows, positions=block) for block in blocks)
     with tqdm(total=len(positions), unit=" targets", desc="ranking items", disable=not progress) as bar:
-        for batch in evaluation_batches(sequences, part, max_length, rows, positions=positions):
+        for batch in chain.from_iterable(batches):
             shared["user"].append(batch.user)
             shared["group"].append(batch.group)
             shared["switch"].append(batch.target_item != last_items(batch))
@@ -367,7 +440,7 @@ def compare(rows: Result, resampled: Mapping[tuple[Any, ...], np.ndarray]) -> li
     for way, group, metric in COMPARED:
         values = {name: value_of(row, way, group, metric) for name, row in rows.items()}
         known = {name: value for name, value in values.items() if value is not None}
-        others = [name for name in known if name != MODEL]
+        others = [name for name in known if name not in (MODEL, UPDATED)]
         if MODEL not in known or not others:
             continue
         sign = -1.0 if metric == "log_loss" else 1.0
@@ -402,15 +475,29 @@ def evaluate_model(
     split: Split | None = None,
     actions: Sequence[str],
     neighbours: ItemNeighbours | None = None,
+    memory_updates: int | None = None,
     progress: bool = True,
 ) -> Result:
     """`evaluate` for a model (None: only the baselines) beside every baseline, which are fitted here; adds `baselines`:
-    the constants that each chose and its note."""
+    the constants that each chose and its note.
+
+    With `memory_updates` there is one more ranker, the model whose memory goes on counting before each of so many
+    blocks of targets (see `UpdatedModelRanker`), and `memory_updates` is in the result: 1 where the split is not by
+    time.
+    """
+    if memory_updates is not None and (model is None or split is None or split.how == "none" or memory_updates < 1):
+        raise ValueError(
+            f"got memory_updates={memory_updates} for the split {split}; expected at least 1, with a model and a split "
+            "by time or leave_one_out"
+        )
     items, markov = fit_baselines(sequences, FIRST_ACTION + len(actions), progress, neighbours)
     item_rankers: dict[str, ItemRanker] = {}
     action_rankers: dict[str, ActionRanker] = {}
     if model is not None:
         item_rankers[MODEL] = action_rankers[MODEL] = ModelRanker(model)
+    updated = None
+    if model is not None and split is not None and memory_updates is not None:
+        updated = item_rankers[UPDATED] = UpdatedModelRanker(model, sequences, part, split, memory_updates)
     result = evaluate(
         sequences,
         part,
@@ -424,6 +511,8 @@ def evaluate_model(
         actions=actions,
         progress=progress,
     )
+    if updated is not None:
+        result["memory_updates"] = updated.updates
     fitted = {**items, **markov}
     result["baselines"] = {name: {"chosen": ranker.chosen, "note": ranker.note} for name, ranker in fitted.items()}
     return result
@@ -583,6 +672,14 @@ def format_table(result: Result) -> str:
         for name, entry in result.get("baselines", {}).items()
         if entry["note"]
     ]
+    if UPDATED in result:
+        counted = (
+            f"before each of {result['memory_updates']} blocks of targets in time order its memory counted all earlier "
+            "events"
+            if result["split"]["how"] == "time"
+            else "its memory counted every user's events between training and the target"
+        )
+        notes.insert(0, f"- {UPDATED}: {counted}, without training; the other rankers count training events only")
     if notes:
         parts.append("Notes:\n\n" + "\n".join(notes))
     parts.append(
@@ -623,9 +720,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max_targets", type=int, help="about so many targets, of whole users drawn at random")
     parser.add_argument("--batch_size", type=int, help="rows scored at once at most")
     parser.add_argument("--seed", type=int, default=0, help="of the draw and of the bootstrap")
+    parser.add_argument(
+        "--update_memory",
+        action="store_true",
+        help="rank the model once more while its memory counts the events before the targets, without training",
+    )
+    parser.add_argument(
+        "--memory_updates",
+        type=int,
+        default=MEMORY_UPDATES,
+        help="blocks of time between which that memory counts; leave_one_out has one",
+    )
     add_event_arguments(parser)
     args = parser.parse_args(arguments)
-    for name in ("max_targets", "batch_size"):
+    for name in ("max_targets", "batch_size", "memory_updates"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)}: expected at least 1")
     if not Path(args.model).is_dir():
@@ -649,7 +757,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "split to evaluate on: pass --split time or --split leave_one_out, with events that it was not trained on"
         )
     result = evaluate_folder(
-        Path(args.model), assign_parts(log.events, split), split, args.batch_size, args.max_targets, args.seed
+        Path(args.model),
+        assign_parts(log.events, split),
+        split,
+        args.batch_size,
+        args.max_targets,
+        args.seed,
+        memory_updates=args.memory_updates if args.update_memory else None,
     )
     print(format_table(result))
     if args.json is not None:
@@ -668,7 +782,13 @@ def tokenize_log(events: Any, tokenizer: Any) -> Any:
 
 
 def evaluate_folder(
-    model_dir: Path, events: Any, split: Split, batch_size: int | None, max_targets: int | None, seed: int
+    model_dir: Path,
+    events: Any,
+    split: Split,
+    batch_size: int | None,
+    max_targets: int | None,
+    seed: int,
+    memory_updates: int | None = None,
 ) -> Result:
     """`evaluate_model` on the test part of `events` (a Polars frame with parts) for the model in a folder."""
     tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=True)
@@ -686,6 +806,7 @@ def evaluate_folder(
         seed=seed,
         split=split,
         actions=tokenizer.action_vocabulary,
+        memory_updates=memory_updates,
     )
 
 

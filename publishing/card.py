@@ -18,7 +18,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from behavior.splits import Split
-from evaluate_behavior import MODEL, marked, number, table, verdict, with_interval
+from evaluate_behavior import MODEL, UPDATED, marked, number, table, verdict, with_interval
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"
 WAYS = {"kept": "Next item, seen items kept", "removed": "Next item, seen items removed"}
@@ -395,7 +395,7 @@ def slices(facts: CardFacts) -> dict[str, str | None] | None:
     if result is None or measured is None:
         return None
     items = result[MODEL]["kept"]["items"]
-    others = [name for name in result["rankers"] if name != MODEL and "kept" in result[name]]
+    others = [name for name in result["rankers"] if name not in (MODEL, UPDATED) and "kept" in result[name]]
     rows, lost = [], []
     for group, what in GROUPS.items():
         if not items[group]["count"]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import dataclasses
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,7 +20,9 @@ from behavior.events import read_events
 from behavior.sequences import FIRST_NEW, NONE, TEST, TRAIN, VALIDATION, Sequences, encode_events
 from behavior.splits import Split, assign_parts, make_split
 from evaluate_behavior import (
+    UPDATED,
     ModelRanker,
+    UpdatedModelRanker,
     best_ids,
     evaluate,
     evaluate_model,
@@ -399,3 +403,153 @@ def test_a_model_trained_on_its_whole_log_needs_a_split(events: Path, model_dir:
 def test_a_model_that_is_not_there_is_reported(events: Path) -> None:
     with pytest.raises(FileNotFoundError, match="the folder of a trained model"):
         main(["--model", "no/such/model", "--events", str(events)])
+
+
+# The memory that goes on counting
+
+BY_TIME, LEAVE_ONE_OUT = Split("time", 1, 2), Split("leave_one_out")
+
+
+def counting_model(sequences: Sequences) -> BertForNextBehavior:
+    """An untrained model that has counted the training events of the log."""
+    torch.manual_seed(0)
+    config = BehaviorConfig(
+        vocab_size=VOCAB, num_new_items=FIRST_ITEM - FIRST_NEW, num_actions=5, hidden_size=16, num_hidden_layers=1,
+        num_attention_heads=2, intermediate_size=24, max_position_embeddings=40, memory_distance=8,
+    )  # fmt: skip
+    model = BertForNextBehavior(config).eval()
+    count_events(model, sequences, np.flatnonzero(sequences.parts == TRAIN))
+    return model
+
+
+def count_events(model: BertForNextBehavior, sequences: Sequences, positions: np.ndarray) -> None:
+    """Counts the events one by one, each after its user's whole history."""
+    for position in positions:
+        begin = sequences.offsets[np.searchsorted(sequences.offsets, position, side="right") - 1]
+        items = sequences.items[begin : position + 1].astype(np.int64)
+        model.update_memory(torch.from_numpy(np.where(items >= VOCAB, NEW_1, items))[None], pairs="last")
+
+
+def memory_tables(model: Any) -> list[list[int]]:
+    memory = model.associate_path
+    counts = np.trim_zeros(memory.item_counts.numpy(), "b").tolist()
+    return [memory.pair_keys.tolist(), memory.pair_counts.tolist(), counts]
+
+
+def timed_log() -> Sequences:
+    """Eight users with runs, unknown items and events without one; many events share a time."""
+    generator = np.random.default_rng(0)
+    items = [*[A] * 9, NONE, NONE, UNKNOWN, *range(B, VOCAB)]
+    parts = [TRAIN] * 12 + [VALIDATION] * 4 + [TEST] * 8
+    starts, lengths = [0, 50, 70], [50, 20, 30]  # each part is a stretch of time
+    users, times = [], []
+    for _ in range(8):
+        users.append([(int(generator.choice(items)), VIEW, part) for part in parts])
+        times += sorted(starts[part] + int(generator.integers(lengths[part])) for part in parts)
+    return dataclasses.replace(log(users), timestamps=np.array(times, dtype=np.int64))
+
+
+class Watched(UpdatedModelRanker):
+    """Writes down which targets were ranked with which memory."""
+
+    def scores(self, batch: EvaluationBatch) -> torch.Tensor:
+        self.ranked = [*getattr(self, "ranked", []), (batch.position, memory_tables(self.model))]
+        return super().scores(batch)
+
+
+def test_each_block_is_ranked_by_a_memory_of_all_that_happened_earlier_and_of_nothing_else() -> None:
+    sequences = timed_log()
+    model = counting_model(sequences)
+    trained = memory_tables(model)
+    watched = Watched(model, sequences, TEST, BY_TIME, updates=5)
+    evaluate(sequences, TEST, {UPDATED: watched}, {}, max_length=40, batch_size=3, progress=False)
+    ranked = np.concatenate([positions for positions, _ in watched.ranked])
+    targets = np.flatnonzero((sequences.parts == TEST) & (sequences.items != NONE))
+    assert sorted(ranked) == targets.tolist()
+    blocks = list(watched.blocks(targets))
+    assert len(blocks) == 5
+    assert (np.diff([sequences.timestamps[block].min() for block in blocks]) > 0).all()
+    for positions, tables in watched.ranked:
+        [block] = [block for block in blocks if np.isin(positions, block).all()]
+        earlier = sequences.timestamps < sequences.timestamps[block].min()
+        one_by_one = copy.deepcopy(model)
+        count_events(one_by_one, sequences, np.flatnonzero((sequences.parts > TRAIN) & earlier))
+        assert tables == memory_tables(one_by_one) != trained
+    assert memory_tables(model) == trained
+    next(watched.blocks(targets))
+    assert memory_tables(watched.model) == watched.ranked[0][1], "ranked again, it starts from the trained memory"
+
+
+def test_the_future_changes_nothing_that_is_counted_before_it() -> None:
+    sequences = timed_log()
+    model = counting_model(sequences)
+    targets = np.flatnonzero(sequences.parts == TEST)
+
+    def counted(items: np.ndarray) -> list[Any]:
+        changed = dataclasses.replace(sequences, items=items.astype(np.int32))
+        ranker = UpdatedModelRanker(model, changed, TEST, BY_TIME, updates=4)
+        return [memory_tables(ranker.model) for _ in ranker.blocks(targets)]
+
+    expected = counted(sequences.items)
+    for index, block in enumerate(UpdatedModelRanker(model, sequences, TEST, BY_TIME, updates=4).blocks(targets)):
+        future = sequences.timestamps >= sequences.timestamps[block].min()
+        found = counted(np.where(future, D, sequences.items))
+        assert found[: index + 1] == expected[: index + 1]
+        assert all(one != other for one, other in zip(found[index + 1 :], expected[index + 1 :], strict=True))
+
+
+def test_leave_one_out_counts_every_users_validation_event_and_no_test_event() -> None:
+    generator = np.random.default_rng(1)
+    parts = [TRAIN] * 5 + [VALIDATION, TEST]
+    sequences = log([[(int(generator.integers(A, A + 5)), VIEW, part) for part in parts] for _ in range(9)])
+    model = counting_model(sequences)
+    ranker = UpdatedModelRanker(model, sequences, TEST, LEAVE_ONE_OUT, updates=5)
+    targets = np.flatnonzero(sequences.parts == TEST)
+    [block] = ranker.blocks(targets)
+    assert block.tolist() == targets.tolist()
+    count_events(model, sequences, np.flatnonzero(sequences.parts == VALIDATION))
+    assert memory_tables(ranker.model) == memory_tables(model)
+    assert list(ranker.blocks(targets[:0])) == []
+
+
+@pytest.mark.parametrize("split", [BY_TIME, LEAVE_ONE_OUT])
+def test_the_updated_model_stands_beside_the_model_and_changes_no_other_row(split: Split) -> None:
+    sequences = timed_log()
+    model = counting_model(sequences)
+    without, updated = (
+        evaluate_model(model, sequences, TEST, 40, split=split, actions=ACTIONS, memory_updates=updates, progress=False)
+        for updates in (None, 6)
+    )
+    assert updated["rankers"][:2] == ["model", UPDATED]
+    assert updated["memory_updates"] == (6 if split == BY_TIME else 1)
+    assert set(updated[UPDATED]) == {"kept", "removed"}
+    assert updated[UPDATED]["kept"]["items"]["all"]["count"] == without["model"]["kept"]["items"]["all"]["count"]
+    assert updated[UPDATED]["kept"] != updated["model"]["kept"]
+    for name in without["rankers"]:
+        for way in set(without[name]) & {"kept", "removed"}:
+            for group, metrics in without[name][way]["items"].items():
+                for metric, value in metrics.items():
+                    assert updated[name][way]["items"][group][metric] == pytest.approx(value), (name, way, metric)
+    assert [row["best_baseline"] for row in updated["comparison"]] == [
+        row["best_baseline"] for row in without["comparison"]
+    ]
+    assert f"| {UPDATED} " in format_table(updated)
+    assert f"- {UPDATED}: " in format_table(updated)
+    assert UPDATED not in format_table(without)
+
+
+def test_updating_needs_a_model_and_a_split() -> None:
+    for split in (None, Split("none")):
+        with pytest.raises(ValueError, match="memory_updates=3"):
+            evaluate_model(counting_model(LOG), LOG, TEST, 40, split=split, actions=ACTIONS, memory_updates=3)
+
+
+def test_the_command_updates_the_memory(events: Path, model_dir: Path, tmp_path: Path) -> None:
+    target = tmp_path / "evaluation.json"
+    command = ["--model", str(model_dir), "--events", str(events), "--json", str(target)]
+    main([*command, "--update_memory", "--memory_updates", "3"])
+    result = json.loads(target.read_text())
+    assert result["rankers"][:2] == ["model", UPDATED]
+    assert result["memory_updates"] == 3
+    with pytest.raises(SystemExit):
+        main([*command, "--update_memory", "--memory_updates", "0"])
