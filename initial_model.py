@@ -177,7 +177,7 @@ def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertFo
         attention_probs_dropout_prob=sizes.dropout,
         **shape,
         num_negatives=sizes.num_negatives,
-        event_dropout=settings.event_dropout,
+        event_dropout=sizes.event_dropout,
         label_smoothing=settings.label_smoothing,
         **text_settings,
         memory_distance=log.neighbours.max_distance,
@@ -235,7 +235,7 @@ def adapted(base: BertForNextBehavior, settings: RunSettings, sizes: Sizes, log:
     config = model.config
     config.actions_without_item = sorted({*config.actions_without_item, *log.actions_without_item})
     config.num_negatives = sizes.num_negatives
-    config.event_dropout, config.label_smoothing = settings.event_dropout, settings.label_smoothing
+    config.event_dropout, config.label_smoothing = sizes.event_dropout, settings.label_smoothing
     fill_memory(model, *training_item_events(log.sequences))
     model.config.name_or_path = ""
     return model

@@ -139,7 +139,9 @@ class RunSettings:
     num_attention_heads: int | None = option(None, "Attention heads. Default: one for every 64 of width.")
     dropout: float | None = option(None, "Dropout. Default: by the size of the log.")
     label_smoothing: float = option(0.1, "Share of an item target that is spread over all items.")
-    event_dropout: float = option(0.2, "Share of the events whose item is hidden from the network in training.")
+    event_dropout: float | None = option(
+        None, "Share of the events whose item is hidden in training. Default: 0.2, less where items repeat."
+    )
     max_length: int | None = option(None, "Longest history in events. Default: by the log's users, at most 200.")
     num_negatives: int | None = option(None, "Negatives of the softmax, 0 for all. Default: 0 to 50,000 items.")
     min_item_count: int = option(1, "Items with fewer training events stay outside the vocabulary.")
@@ -197,6 +199,7 @@ class PreparedLog:
     max_length: int  # events of the longest history
     item_counts: np.ndarray  # (vocab_size,) int64, training events per token id
     actions_without_item: list[int]
+    novel_share: float  # of the training events with an item, those whose user meets it for the first time
     unknown_share: float  # of the events to come, the share whose item is not in the vocabulary
     neighbours: ItemNeighbours  # its constants, chosen on validation events, are the memory's
     text: EmbeddedText | None  # of the vocabulary's items, where the model is new
@@ -252,6 +255,7 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
         max_length=max_length,
         item_counts=np.bincount(counted, minlength=sequences.vocab_size),
         actions_without_item=[int(action) for action in without_item if action >= FIRST_ACTION],
+        novel_share=novel_share(sequences),
         # With --split none every item is in the vocabulary, but new ones will come.
         unknown_share=0.1 if settings.split == "none" else float(np.clip(unknown_share, 0.02, 0.5)),
         neighbours=ItemNeighbours().fit(sequences),
@@ -261,6 +265,13 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
         base=base,
         new_items=new_items,
     )
+
+
+def novel_share(sequences: Sequences) -> float:
+    """Of the training events with an item, the share whose user has not met the item before."""
+    counted = (sequences.parts == 0) & (sequences.items != NONE)
+    pairs = (sequences.user_of_event()[counted].astype(np.int64) << 32) + sequences.items[counted]
+    return len(np.unique(pairs)) / max(1, len(pairs))
 
 
 def hold_out_users(events: pl.DataFrame, seed: int, share: float = 0.05, most: int = 2000) -> pl.DataFrame:
@@ -282,6 +293,7 @@ class Sizes:
     num_hidden_layers: int
     num_attention_heads: int
     dropout: float
+    event_dropout: float
     num_negatives: int
     validation_targets: int
     test_targets: int
@@ -307,6 +319,8 @@ def choose_sizes(settings: RunSettings, log: PreparedLog) -> Sizes:
         num_hidden_layers=given(settings.num_hidden_layers, 1 if small else 2),
         num_attention_heads=given(settings.num_attention_heads, heads),
         dropout=(0.3 if small else 0.1) if settings.dropout is None else settings.dropout,
+        # It makes up for few events of an item, but what repeats is found by the events themselves.
+        event_dropout=0.2 * log.novel_share if settings.event_dropout is None else settings.event_dropout,
         num_negatives=given(settings.num_negatives, 0 if num_items <= 50_000 else 4096),
         # Ranking costs targets x items; these bounds keep a validation to seconds and the final table to minutes.
         validation_targets=given(settings.validation_targets, int(np.clip(100_000_000 // num_items, 500, 4000))),

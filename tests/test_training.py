@@ -22,6 +22,7 @@ from accelerate.state import AcceleratorState, GradientState
 from transformers import AutoModel, AutoTokenizer
 
 import train_accelerate
+from behavior.events import ReadOptions
 from modeling_behavior import BertForNextBehavior
 from tokenization_behavior import BehaviorTokenizer
 from train_accelerate import Checkpoints, RunSettings, learning_rate, main, replace_directory
@@ -478,3 +479,18 @@ def test_two_processes_train_one_model(events: Path, tmp_path: Path) -> None:
     assert done.returncode == 0, done.stderr[-3000:]
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert result["model"]["kept"]["items"]["all"]["ndcg@10"] > 0.4
+
+
+def test_fewer_events_lose_their_item_in_training_where_items_repeat(tmp_path: Path) -> None:
+    def share(items: list[list[str]]) -> float:
+        rows = [(f"u{user}", item, "view", time) for user, row in enumerate(items) for time, item in enumerate(row)]
+        columns = ["user_id", "item_id", "action", "timestamp"]
+        path = tmp_path / "log.csv"
+        pl.DataFrame(rows, schema=columns, orient="row").write_csv(path)
+        settings = RunSettings(events=str(path), output_dir=str(tmp_path), split="none")
+        reset_accelerate()
+        log = train_accelerate.prepare_log(settings, ReadOptions(), train_accelerate.make_accelerator(settings))
+        return train_accelerate.choose_sizes(settings, log).event_dropout
+
+    assert share([list("abcd")] * 60) == pytest.approx(0.2)
+    assert share([list("aabb")] * 60) == pytest.approx(0.1)
