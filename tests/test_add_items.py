@@ -1,0 +1,284 @@
+"""The command that gives a trained model new items: what it says, what it writes, and what it refuses."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer, pipeline
+
+import add_items
+from add_items import main
+from behavior.item_text import fit_reduction
+from initial_model import EmbeddedText, fill_text
+from modeling_behavior import BehaviorConfig, BertForNextBehavior, embed_texts
+from tokenization_behavior import BehaviorTokenizer
+from tokenizer_build import assemble
+
+WORDS = ["red", "blue", "green", "lip", "balm", "shoe", "lace", "nail"]
+TITLES = [f"{colour} {thing}" for colour in WORDS[:3] for thing in WORDS[3:]]
+HISTORY = [{"item": "item 0", "action": "view"}, {"item": "item 4", "action": "view"}]
+NEW = "item_id,title\nfresh 1,red lip\nfresh 2,\nitem 3,another title\n"
+
+
+@pytest.fixture(scope="module")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """A tiny BERT with its tokenizer, which reads item texts."""
+    folder = tmp_path_factory.mktemp("bert")
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
+    BertTokenizer(vocab=vocabulary, model_max_length=64).save_pretrained(folder)
+    torch.manual_seed(1)
+    sizes: dict[str, Any] = {"hidden_size": 20, "num_hidden_layers": 1, "num_attention_heads": 5}
+    config = BertConfig(vocab_size=len(vocabulary), intermediate_size=28, initializer_range=0.3, **sizes)
+    BertModel(config).save_pretrained(folder)
+    return str(folder)
+
+
+def shop(folder: Path, encoder: str | None) -> Path:
+    """A saved model with random weights and a counted memory; with an encoder it has read its items' words."""
+    names = [f"item {index}" for index in range(len(TITLES))]
+    tokenizer = assemble(names, ["view", "buy"], [60.0, 3600.0], num_new_items=3, max_length=6)
+    tokenizer.describe_items([1] * len(names), TITLES)
+    text: dict[str, Any] = {}
+    if encoder is not None:
+        text = {"text_size": 7, "text_encoder": encoder, "text_encoder_size": 20, "text_columns": ["title"]}
+    torch.manual_seed(3)
+    config = BehaviorConfig(
+        vocab_size=len(tokenizer),
+        num_new_items=tokenizer.num_new_items,
+        num_actions=tokenizer.num_actions,
+        num_time_gaps=tokenizer.num_time_gaps,
+        hidden_size=12,
+        num_attention_heads=2,
+        num_hidden_layers=1,
+        intermediate_size=24,
+        max_position_embeddings=6,
+        **text,
+    )
+    model = BertForNextBehavior(config).eval()
+    histories = [[{"item": f"item {(user + step) % len(TITLES)}"} for step in range(4)] for user in range(len(TITLES))]
+    model.update_memory(**tokenizer(histories, return_tensors="pt"), pairs="all")
+    if encoder is not None:
+        embeddings = embed_texts(TITLES, encoder, 64, torch.device("cpu")).numpy()
+        embeddings = np.pad(embeddings, ((tokenizer.first_item_id, 0), (0, 0)))
+        fill_text(model, EmbeddedText(encoder, ["title"], None, embeddings, fit_reduction(embeddings, 7)))
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    (folder / "split.json").write_text("{}")
+    (folder / "evaluation.json").write_text("{}")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def shops(tmp_path_factory: pytest.TempPathFactory, bert: str) -> dict[str, Path]:
+    root = tmp_path_factory.mktemp("shops")
+    return {"words": shop(root / "words", bert), "ids": shop(root / "ids", None)}
+
+
+@pytest.fixture
+def new(tmp_path: Path) -> str:
+    (tmp_path / "new.csv").write_text(NEW)
+    return str(tmp_path / "new.csv")
+
+
+def run(model: Path, output: Path, *options: str) -> None:
+    main(["--model", str(model), "--output_dir", str(output), *options])
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def answer(folder: Path) -> torch.Tensor:
+    model: Any = BertForNextBehavior.from_pretrained(folder).eval()
+    tokenizer = BehaviorTokenizer.from_pretrained(folder)
+    return model.item_log_probabilities(**tokenizer([HISTORY], return_tensors="pt")).exp()[0]
+
+
+@pytest.mark.parametrize(
+    ("name", "added"),
+    [("words", "added          2 (1 with text, 1 without)"), ("ids", "added          2 (the model reads no text)")],
+)
+def test_the_folder_loads_and_its_pipeline_names_an_added_item_with_its_title(
+    shops: dict[str, Path], new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, added: str
+) -> None:
+    output = tmp_path / "deeper" / "today"
+    run(shops[name], output, "--items", new)
+    printed = capsys.readouterr().out
+    assert added in printed
+    assert "already known  1" in printed
+    assert f"{len(TITLES) + 2} items, 0 of them retired" in printed
+    assert AutoModel.from_pretrained(output, trust_remote_code=True).config.vocab_size == len(TITLES) + 2 + 7
+    assert AutoTokenizer.from_pretrained(output, trust_remote_code=True).encode_item("fresh 2") == len(TITLES) + 1 + 7
+    build: Any = pipeline
+    predict = build("next-behavior", model=str(output), trust_remote_code=True, device="cpu")
+    answers = predict({"events": HISTORY}, of="item", top_k=len(TITLES) + 2)
+    titles = {row["item"]: row["title"] for row in answers}
+    assert (titles["fresh 1"], titles["fresh 2"], titles["item 3"]) == ("red lip", None, TITLES[3])
+    assert all(row["probability"] > 0 for row in answers if row["item"].startswith("fresh"))
+    assert {"split.json"} == {path.name for path in output.glob("*")} & {"split.json", "run.json", "evaluation.json"}
+    assert [path.name for path in output.parent.iterdir()] == ["today"], "nothing unfinished is left"
+
+
+def test_what_the_command_writes_is_what_the_method_makes(shops: dict[str, Path], new: str, tmp_path: Path) -> None:
+    run(shops["words"], tmp_path / "out", "--items", new)
+    model: Any = BertForNextBehavior.from_pretrained(shops["words"]).eval()
+    tokenizer = BehaviorTokenizer.from_pretrained(shops["words"])
+    model.add_items(tokenizer, [{"item_id": "fresh 1", "title": "red lip"}, {"item_id": "fresh 2", "title": None}])
+    expected = model.item_log_probabilities(**tokenizer([HISTORY], return_tensors="pt")).exp()[0]
+    assert torch.equal(answer(tmp_path / "out"), expected)
+
+
+def test_retired_items_are_not_answered_and_come_back_with_the_table(
+    shops: dict[str, Path], new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    gone = tmp_path / "gone.txt"
+    gone.write_text("item 3\r\n\nitem 5\n", newline="")
+    before = answer(shops["words"])
+    run(shops["words"], tmp_path / "one", "--retire", str(gone))
+    assert "retired        2" in capsys.readouterr().out
+    ids = [BehaviorTokenizer.from_pretrained(tmp_path / "one").encode_item(item) for item in ("item 3", "item 5")]
+    after = answer(tmp_path / "one")
+    assert after[ids].tolist() == [0, 0]
+    others = [index for index in range(len(before)) if index not in ids]
+    torch.testing.assert_close(after[others], before[others] / before[others].sum())
+
+    run(tmp_path / "one", tmp_path / "two", "--items", new)  # item 3 stands in it
+    printed = capsys.readouterr().out
+    assert "came back      1" in printed
+    assert "already known  0" in printed
+    assert (answer(tmp_path / "two")[ids] > 0).tolist() == [True, False]
+
+    run(tmp_path / "one", tmp_path / "three", "--items", new, "--retire", str(gone))
+    printed = capsys.readouterr().out
+    assert "came back      0" in printed
+    assert "retired        0 (2 more were so already)" in printed
+
+
+def test_in_place_keeps_what_else_the_folder_holds(
+    shops: dict[str, Path], new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(shops["words"], folder)
+    for name in ("adapter", "checkpoints/last"):
+        (folder / name).mkdir(parents=True)
+        (folder / name / "state").write_text(name)
+    before = contents(folder)
+    run(folder, folder, "--items", new)
+    after = contents(folder)
+    assert after.keys() == before.keys()
+    changed = {name for name in after if after[name] != before[name]}
+    assert changed == {
+        "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "vocabulary.tsv",
+    }  # fmt: skip
+    assert "adapter/ keep the vocabulary" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv", "shop"]
+    assert len(answer(folder)) == len(TITLES) + 2 + 7
+
+
+def test_a_run_that_fails_leaves_the_folder_as_it_was(
+    shops: dict[str, Path], new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(shops["words"], folder)
+    before = contents(folder)
+
+    def full_disk(*_: Any, **__: Any) -> None:
+        raise OSError("no space left")
+
+    monkeypatch.setattr(BertForNextBehavior, "save_pretrained", full_disk)
+    with pytest.raises(OSError, match="no space left"):
+        run(folder, folder, "--items", new)
+    assert contents(folder) == before
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv", "shop"]
+
+
+def test_a_file_system_without_hard_links_is_served_by_copies(
+    shops: dict[str, Path], new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(shops["ids"], folder)
+
+    def refuse(*_: Any, **__: Any) -> None:
+        raise OSError("not supported")
+
+    monkeypatch.setattr(add_items.os, "link", refuse)
+    run(folder, folder, "--items", new)
+    assert (folder / "evaluation.json").read_text() == "{}"
+
+
+def test_borrowing_again_changes_nothing(shops: dict[str, Path]) -> None:
+    model: Any = BertForNextBehavior.from_pretrained(shops["words"])
+    tokenizer = BehaviorTokenizer.from_pretrained(shops["words"])
+    model.add_items(tokenizer, [{"item_id": "fresh 1", "title": "red lip"}, {"item_id": "fresh 2", "title": "nail"}])
+    memory = model.associate_path
+    once = memory.borrow_ids.clone(), memory.borrow_weights.clone()
+    memory.borrow(model.bert.embeddings.item_text)
+    assert torch.equal(memory.borrow_ids, once[0])
+    assert torch.equal(memory.borrow_weights, once[1])
+
+
+def test_a_column_that_is_not_there_is_said(
+    shops: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(shops["words"], folder)
+    config = BehaviorConfig.from_pretrained(folder)
+    config.text_columns = ["title", "brand"]
+    config.save_pretrained(folder)
+    (tmp_path / "new.csv").write_text("item_id,title\nfresh 1,red lip\n")
+    run(folder, tmp_path / "out", "--items", str(tmp_path / "new.csv"))
+    assert "the table has no brand" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--model", "NOWHERE"], "there is none"),
+        (["--model", "BERT"], "a model of the type bert"),
+        (["--model", "TMP"], "holds no config.json"),
+        (["--retire", "NOWHERE"], "an item id on each line"),
+        (["--retire", "GONE"], "does not hold"),
+        (["--retire", "NOTHING"], "nothing to do"),
+        (["--output_dir", "BERT"], "is there already"),
+        (["--items", "ITEMS", "--text_encoder", "NOWHERE"], "which cannot be loaded"),
+        (["--items", "ITEMS", "--text_encoder", "BERT", "--model", "IDS"], "reads no words"),
+    ],
+)
+def test_what_cannot_be_done_is_refused_and_nothing_is_written(
+    shops: dict[str, Path], bert: str, new: str, tmp_path: Path, options: list[str], message: str
+) -> None:
+    (tmp_path / "gone.txt").write_text("no such item\n")
+    (tmp_path / "nothing.txt").write_text("\n")
+    places = {
+        "NOWHERE": str(tmp_path / "nowhere"), "BERT": bert, "TMP": str(tmp_path), "ITEMS": new,
+        "GONE": str(tmp_path / "gone.txt"), "NOTHING": str(tmp_path / "nothing.txt"), "IDS": str(shops["ids"]),
+    }  # fmt: skip
+    given = dict(zip(options[::2], (places[value] for value in options[1::2]), strict=True))
+    if not {"--items", "--retire"} & given.keys():
+        given["--items"] = new
+    arguments = {"--model": str(shops["words"]), "--output_dir": str(tmp_path / "out")} | given
+    before = contents(Path(arguments["--output_dir"])), sorted(tmp_path.iterdir())
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        main([part for pair in arguments.items() for part in pair])
+    assert (contents(Path(arguments["--output_dir"])), sorted(tmp_path.iterdir())) == before
+
+
+def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    done = subprocess.run(
+        [sys.executable, add_items.__file__, "--model", "nowhere", "--output_dir", "out", "--items", "new.csv"],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 1
+    assert done.stderr.splitlines() == [
+        "add_items.py: got --model nowhere; expected the folder of a trained model: there is none"
+    ]
+    with pytest.raises(SystemExit):
+        main(["--model", "nowhere", "--output_dir", "out"])
+    assert "there is nothing to do" in capsys.readouterr().err
