@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import json
 import subprocess
 import sys
@@ -21,6 +22,10 @@ from tokenizer_build import assemble
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 ITEMS = ["007", "84", "chair", "9", "12"]
+SIZES = (
+    *("vocab_size", "num_new_items", "num_actions", "num_time_gaps", "hidden_size", "num_attention_heads"),
+    *("num_hidden_layers", "intermediate_size", "max_position_embeddings"),
+)
 CODE_FILES = {"modeling_behavior.py", "tokenization_behavior.py", "pipeline_behavior.py", "handler.py"}
 
 
@@ -153,3 +158,70 @@ def test_an_adapter_of_a_folder_is_not_pushed(hub: HubServer, folder: Path, even
     assert done.returncode == 2
     assert "expected its Hub id: publish the base first" in done.stderr
     assert "models/ana/lost" not in hub.repositories()
+
+
+OTHER_BACKBONE = """
+import json, sys
+sys.meta_path = [finder for finder in sys.meta_path if "__editable__" not in repr(finder)]
+sys.path = [folder for folder in sys.path if folder != sys.argv[3]]
+from transformers import AutoModel, AutoTokenizer
+model = AutoModel.from_pretrained(sys.argv[1], trust_remote_code=True)
+tokenizer = AutoTokenizer.from_pretrained(sys.argv[1], trust_remote_code=True)
+batch = tokenizer(json.loads(sys.argv[2]), return_tensors="pt")
+print(json.dumps([type(model).__name__, model.item_log_probabilities(**batch).exp().tolist()]))
+"""
+
+
+def test_another_backbone_trains_keeps_the_future_out_and_is_loaded_by_a_stranger(
+    folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.syspath_prepend(EXAMPLES)
+    backbone: Any = importlib.import_module("gpt2_backbone")
+    tokenizer = BehaviorTokenizer.from_pretrained(folder)
+    config = BehaviorConfig.from_pretrained(folder).to_dict()
+    torch.manual_seed(0)
+    model = backbone.Gpt2ForNextBehavior(
+        backbone.Gpt2BehaviorConfig(**{name: config[name] for name in SIZES}, hidden_dropout_prob=0.0)
+    )
+    histories = [
+        [{"item": ITEMS[(user + step) % 5], "action": "view", "timestamp": 600 * step} for step in range(3 + user % 3)]
+        for user in range(5)
+    ]
+    batch = tokenizer(histories, return_tensors="pt")
+    model.update_memory(**batch, pairs="all")
+    inputs = {name: ids[:, :-1] for name, ids in batch.items()}
+    labels = {
+        "labels": batch["input_ids"][:, 1:].masked_fill(inputs["attention_mask"] == 0, -100),
+        "action_labels": batch["token_type_ids"][:, 1:].masked_fill(inputs["attention_mask"] == 0, -100),
+    }
+    inputs = {name: ids[2:3] for name, ids in inputs.items()}
+    labels = {name: ids[2:3] for name, ids in labels.items()}
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(20):
+        loss = model(**inputs, **labels).loss
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] / 2
+    assert all(weight.grad is not None for name, weight in model.named_parameters() if ".decoder." in name)
+
+    model.eval()
+    changed = {name: ids.clone() for name, ids in batch.items()}
+    changed["input_ids"][:, -1] = tokenizer.encode_item("12")
+    assert torch.equal(model.bert(**changed)[:, :-1], model.bert(**batch)[:, :-1])
+    alone = tokenizer(histories[:1], return_tensors="pt")
+    together = model.item_log_probabilities(**batch).exp()
+    torch.testing.assert_close(model.item_log_probabilities(**alone).exp(), together[:1])
+
+    model.save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    done = subprocess.run(
+        [sys.executable, "-P", "-c", OTHER_BACKBONE, str(tmp_path), json.dumps(histories), str(EXAMPLES.parent)],
+        cwd=tmp_path, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    kind, answers = json.loads(done.stdout)
+    assert kind == "Gpt2ForNextBehavior"
+    torch.testing.assert_close(torch.tensor(answers), together)
