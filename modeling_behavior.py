@@ -849,6 +849,7 @@ class BertForNextBehavior(PreTrainedModel):
         self.action_head = nn.Linear(config.hidden_size, config.num_actions)
         self.time_head = nn.Linear(config.hidden_size, config.num_time_gaps)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._kept_table: tuple[Any, torch.Tensor] | None = None
         self.post_init()
 
     def _init_weights(self, module: nn.Module) -> None:
@@ -898,12 +899,21 @@ class BertForNextBehavior(PreTrainedModel):
         return self.bert.embeddings.item_rows(item_ids)
 
     def item_table(self) -> torch.Tensor:
-        """(V - first, H): the rows of all items."""
-        embeddings = self.bert.embeddings
-        if embeddings.item_text is None and type(embeddings.embed_tokens) is nn.Embedding:
-            return embeddings.embed_tokens.weight[self.config.first_item_id :]  # no adapter, no copy
+        """(V - first, H): the rows of all items; with item text kept from call to call while no weight changes."""
+        embed_tokens, item_text = self.bert.embeddings.embed_tokens, self.bert.embeddings.item_text
+        has_adapter = type(embed_tokens) is not nn.Embedding
+        if item_text is None and not has_adapter:
+            return embed_tokens.weight[self.config.first_item_id :]  # no copy
         ids = torch.arange(self.config.first_item_id, self.config.vocab_size, device=self.device)
-        return self.item_rows(ids)
+        if item_text is None or has_adapter or self.training or torch.is_grad_enabled():
+            return self.item_rows(ids)
+        sources = (embed_tokens.weight, item_text.project.weight, item_text.vectors)
+        if any(source.is_inference() for source in sources):  # these do not count their changes
+            return self.item_rows(ids)
+        state = (torch.is_autocast_enabled(self.device.type), *((s.data_ptr(), s._version, s.dtype) for s in sources))
+        if self._kept_table is None or self._kept_table[0] != state:
+            self._kept_table = (state, self.item_rows(ids))
+        return self._kept_table[1]
 
     @can_return_tuple
     @capture_outputs

@@ -327,3 +327,22 @@ def test_settings_that_contradict_one_another_are_refused(
     options = [bert if option == "BERT" else option for option in options]
     with pytest.raises(ValueError, match=message):
         main(["--events", str(events), "--output_dir", str(tmp_path / "out"), *RUN, *options])
+
+
+@torch.no_grad()
+def test_the_kept_item_table_follows_every_change_of_what_it_is_made_of(trained: dict[str, Path]) -> None:
+    model, tokenizer = load(trained["new+text"])
+    first = model.config.first_item_id
+    embeddings = model.bert.embeddings
+
+    def fresh() -> torch.Tensor:
+        return model.item_rows(torch.arange(first, model.config.vocab_size))
+
+    assert model.item_table() is model.item_table()
+    for weight in (embeddings.embed_tokens.weight, embeddings.item_text.project.weight):
+        weight.mul_(1.5)
+        torch.testing.assert_close(model.item_table(), fresh())
+    embeddings.item_text.vectors[first] = 5
+    torch.testing.assert_close(model.item_table(), fresh())
+    model.add_items(tokenizer, ["one more"])
+    torch.testing.assert_close(model.item_table(), fresh())
