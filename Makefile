@@ -42,7 +42,7 @@ demo: $(STAMP)  ## train on a grocery log, evaluate, print predictions for three
 	$(BIN)/python demo/predict.py --model $(DEMO)/model --events $(DEMO)/events.parquet
 
 test: $(STAMP)  ## run the whole test suite
-	$(BIN)/python -m pytest -q
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 check: $(STAMP)  ## linter and types
 	$(BIN)/ruff check .
