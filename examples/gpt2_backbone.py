@@ -55,7 +55,7 @@ class Gpt2Encoder(nn.Module):
                 resid_pdrop=config.hidden_dropout_prob,
             )
         )
-        del self.decoder.wte  # it embeds no words
+        self.decoder.set_input_embeddings(nn.Identity())  # it embeds no words
 
     def forward(
         self,
