@@ -7,7 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from peft import LoraConfig, get_peft_model
+from transformers import AutoTokenizer
 
+from initial_model import LORA_TARGETS
 from modeling_behavior import BehaviorConfig, BertForNextBehavior
 from tokenizer_build import assemble
 
@@ -40,20 +43,33 @@ def shop_model(folder: Path) -> None:
     tokenizer.save_pretrained(folder)
 
 
+def save_adapter(folder: Path) -> None:
+    """The same model as a base, and an adapter on it."""
+    shop_model(folder / "base")
+    config = LoraConfig(task_type="FEATURE_EXTRACTION", r=2, target_modules=LORA_TARGETS)
+    adapted: Any = get_peft_model(BertForNextBehavior.from_pretrained(folder / "base"), config)
+    adapted.save_pretrained(str(folder / "adapter"))
+
+
 def test_the_python_of_the_readme_runs(tmp_path: Path) -> None:
     shop_model(tmp_path / "shop")
-    load_and_predict, _, update_memory = blocks("python")
+    save_adapter(tmp_path / "lora")
+    load_and_predict, adapters, _, update_memory, catalogue = blocks("python")
     names: dict[str, Any] = {}
-    for code in (load_and_predict, update_memory):
-        exec(code.replace("out/shop", str(tmp_path / "shop")), names)
+    for code in (load_and_predict, adapters, update_memory, catalogue):
+        exec(code.replace("out/", f"{tmp_path}/"), names)
     assert names["ranked"].probabilities.shape == (1, 10)
     answers = names["predict"]({"events": names["history"]}, action="buy", of="item", exclude_seen=True)
     assert [answer["item"] for answer in answers if answer["item"] in ("84", "1096036")] == []
-    assert (tmp_path / "shop-today" / "model.safetensors").is_file()
+    assert names["switched"].active_adapter == "summer"
+    today = AutoTokenizer.from_pretrained(tmp_path / "shop-today", trust_remote_code=True)
+    assert today.title("120") == "Reading lamp"
+    config = BertForNextBehavior.from_pretrained(tmp_path / "shop-today").config
+    assert (config.vocab_size, config.retired_items) == (len(today), [today.encode_item("9")])
 
 
 def test_the_readme_shows_the_trainer_example_as_it_is() -> None:
-    assert blocks("python")[1].strip() == (ROOT / "examples/finetune_with_trainer.py").read_text("utf-8").strip()
+    assert blocks("python")[2].strip() == (ROOT / "examples/finetune_with_trainer.py").read_text("utf-8").strip()
 
 
 def test_files_and_options_that_the_readme_names_exist() -> None:
