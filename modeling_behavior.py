@@ -1111,8 +1111,9 @@ class BertForNextBehavior(PreTrainedModel):
 
         An item with text starts from its words: its row is the projected text, and until it is counted it borrows the
         neighbours of the items whose texts are like its own. An item without text gets the mean row of the items that
-        are there, so it is told apart only once it is trained or counted. What was known keeps its row: answers change
-        by the normaliser alone. A retired item comes back; other known items are left as they are.
+        are there, so it is told apart only once it is trained or counted. What was known keeps its row and its
+        counts: within each path old items keep their proportions, only the normalisers change. A retired item comes
+        back; other known items are left as they are.
 
         Args:
             tokenizer: the model's `BehaviorTokenizer`; it learns the items too.
@@ -1131,28 +1132,32 @@ class BertForNextBehavior(PreTrainedModel):
             raise ValueError(
                 f"the tokenizer has {known} tokens and the model {self.config.vocab_size}: load both from one folder."
             )
-        ids = tokenizer.add_items([row["item_id"] for row in rows], [row.get("title") for row in rows])
-        self.config.retired_items = [index for index in self.config.retired_items if index not in set(ids)]
-        self._resize(len(tokenizer))
-        added = {index: row for index, row in zip(ids, rows, strict=True) if index >= known}
-        if not added:
-            return ids
-        new = torch.tensor(list(added), device=self.device)
-        table = self.bert.embeddings.embed_tokens.weight
-        table[new] = table[self.config.first_item_id : known].mean(dim=0)
-        item_text = self.bert.embeddings.item_text
+        first, item_text = self.config.first_item_id, self.bert.embeddings.item_text
+        # Texts are read before anything changes: whatever fails leaves model and tokenizer as they were.
+        texts: dict[str, str] = {}
         if item_text is not None:
             columns, template = self.config.text_columns or [], self.config.text_template
-            texts = [text_of_item(row, columns, template) for row in added.values()]
-            if any(texts):
-                embeddings = embed_texts(
-                    [text for text in texts if text], text_encoder or self.config.text_encoder,
-                    self.config.text_max_tokens, self.device,
-                )  # fmt: skip
-                new = new[torch.tensor([bool(text) for text in texts], device=self.device)]
-                item_text.write(new, embeddings)
-                table[new] = 0
-                self.associate_path.borrow(item_text)
+            read = {str(row["item_id"]): text_of_item(row, columns, template) for row in rows}
+            texts = {name: text for name, text in read.items() if text and tokenizer.encode_item(name) < first}
+        if texts:
+            encoder = text_encoder or self.config.text_encoder
+            embeddings = embed_texts(list(texts.values()), encoder, self.config.text_max_tokens, self.device)
+            if embeddings.shape[1] != self.config.text_encoder_size:
+                raise ValueError(
+                    f"{encoder} gives text embeddings of size {embeddings.shape[1]}, but this model was trained with "
+                    f"{self.config.text_encoder_size}: use {self.config.text_encoder}."
+                )
+        ids = tokenizer.add_items([row["item_id"] for row in rows], [row.get("title") for row in rows])
+        self.config.retired_items = sorted(set(self.config.retired_items) - set(ids))
+        self._resize(len(tokenizer))
+        table = self.bert.embeddings.embed_tokens.weight
+        trained = table[first:known]
+        table[known:] = trained[trained.any(dim=-1)].mean(dim=0)
+        if item_text is not None and texts:
+            new = torch.tensor([tokenizer.encode_item(name) for name in texts], device=self.device)
+            item_text.write(new, embeddings)
+            table[new] = 0
+            self.associate_path.borrow(item_text)
         return ids
 
     def retire_items(self, tokenizer: Any, items: list[str]) -> None:

@@ -21,7 +21,7 @@ import numpy as np
 from behavior.baselines import training_item_events
 from behavior.sequences import Sequences
 
-# The spread that the item table starts with.
+# A small spread, unless the caller names that of its item table.
 INITIAL_STD = 0.02
 
 

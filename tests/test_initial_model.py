@@ -346,3 +346,24 @@ def test_the_kept_item_table_follows_every_change_of_what_it_is_made_of(trained:
     torch.testing.assert_close(model.item_table(), fresh())
     model.add_items(tokenizer, ["one more"])
     torch.testing.assert_close(model.item_table(), fresh())
+
+
+def test_adding_items_that_fails_changes_neither_model_nor_tokenizer(trained: dict[str, Path], tmp_path: Path) -> None:
+    model, tokenizer = load(trained["new+text"])
+    size = len(tokenizer)
+    torch.manual_seed(0)
+    wide = BertModel(BertConfig(vocab_size=20, hidden_size=24, num_hidden_layers=1, num_attention_heads=3))
+    wide.save_pretrained(tmp_path)
+    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
+    BertTokenizer(vocab=vocabulary).save_pretrained(tmp_path)
+    with pytest.raises(ValueError, match="size 24, but this model was trained with 20"):
+        model.add_items(tokenizer, NEW, text_encoder=str(tmp_path))
+    assert (len(tokenizer), model.config.vocab_size, len(model.item_rows(torch.arange(size)))) == (size, size, size)
+
+
+def test_items_without_text_get_the_same_row_in_one_call_and_in_two(trained: dict[str, Path]) -> None:
+    (one, first), (two, second) = load(trained["new+text"]), load(trained["new+text"])
+    one.add_items(first, NEW)
+    for row in NEW:
+        two.add_items(second, [row])
+    torch.testing.assert_close(one.item_table(), two.item_table())
