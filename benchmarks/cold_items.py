@@ -266,7 +266,10 @@ def main() -> None:
     if args.training_events:
         path = Path(args.training_events)
         part = path.with_name(f".{path.name}.{os.getpid()}.part")
-        split.events.write_parquet(part)
+        columns = ["user_id", "item_id", "action", "timestamp"]
+        if split.events["timestamp"].null_count() == split.events.height:
+            columns.remove("timestamp")  # the order of rows is what such a log has
+        split.events.sort("row").select(columns).write_parquet(part)
         os.replace(part, path)
     texts = pl.DataFrame({"item_id": split.catalogue}).join(
         item_texts(read_items(args.items)), on="item_id", how="left", maintain_order="left"
