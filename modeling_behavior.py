@@ -66,6 +66,9 @@ COUNT_UNIT = 1024
 BIAS_SCALE = 8.0
 # How sharply an item without counts prefers the likest texts, by cosine, and how much of each list it borrows.
 TEXT_TEMPERATURE = 0.1
+# How much of a lender's strength its borrowers have together. Measured on a tenth of beauty's items held out: Recall@10
+# of the cold targets .018, .042, .058, .073 at 1, 2, 3, 4, of the warm ones .088, .087, .084, .083.
+BORROWED_STRENGTH = 2.0
 LENT_NEIGHBORS = 16
 EXACT_RECENCIES = 16
 NUM_RECENCIES = 32
@@ -571,7 +574,8 @@ class AssociatePath(nn.Module):
             for part in borrowers.split(max(1, MAX_CHUNK_ELEMENTS // len(lenders))):
                 similarity = F.normalize(item_text.read(part).float(), dim=-1) @ texts.T  # (b, L)
                 best, place = similarity.topk(min(self.config.text_neighbors, len(lenders)), dim=-1)
-                weight = (best.clamp(min=0) / TEXT_TEMPERATURE).softmax(dim=-1) * best.clamp(min=0)
+                likeness = best.clamp(min=0)
+                weight = BORROWED_STRENGTH * (likeness / TEXT_TEMPERATURE).softmax(dim=-1) * likeness
                 pair = torch.stack([part[:, None].expand_as(place), lenders[place]], dim=-1)  # (b, n, 2)
                 lines.append((pair.flatten(0, 1), (weight * COUNT_UNIT).round().long().flatten()))
         # A link of weight 0 where there is none: Accelerate takes two empty tensors for one and saves one of them.
