@@ -886,7 +886,10 @@ def main(arguments: list[str] | None = None) -> None:
         model = BertForNextBehavior.from_pretrained(trained.folder, dtype=torch.float32)
         model = model.to(accelerator.device).eval()
         positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, settings.seed)
-        if (log.sequences.items[positions] != NONE).any():
+        limit = math.inf if settings.max_minutes is None else started + 60 * settings.max_minutes
+        ranking = len(EVIDENCE_OFFSETS) * trained.seconds_per_target * len(positions)
+        # With a time limit, at most a third of what is left: the rest is for temperatures and the final table.
+        if (log.sequences.items[positions] != NONE).any() and ranking < (limit - time.monotonic()) / 3:
             fit_evidence(model, log, positions)
         if len(positions):
             fit_temperatures(model, log, positions)
