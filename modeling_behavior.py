@@ -1309,10 +1309,11 @@ class BertForNextBehavior(PreTrainedModel):
         target_score = (query * self.item_rows(target)).sum(dim=-1).float()
         if history is not None:
             rows = max(1, MAX_CHUNK_ELEMENTS // (size - first))
-            mean_score = (query @ self.item_table().mean(dim=0)).float()
+            table = self.item_table()
+            mean_score = (query @ table.mean(dim=0)).float()
             normaliser = torch.cat(
                 [
-                    (part @ self.item_table().T).float().masked_fill(self._seen(seen)[:, first:], MASKED).logsumexp(-1)
+                    (part @ table.T).float().masked_fill(self._seen(seen)[:, first:], MASKED).logsumexp(-1)
                     for part, seen in zip(query.split(rows), history.split(rows), strict=True)
                 ]
             )

@@ -262,7 +262,7 @@ def path_shares(
     actions = torch.arange(FIRST_ACTION, model.config.num_actions, device=hidden.device)
     action_logits = model.action_head(hidden[:, -1])[:, FIRST_ACTION:].float() / model.config.action_temperature
     action_probabilities = action_logits.softmax(dim=-1)  # (B, Q)
-    table = model.item_rows(torch.arange(first, model.config.vocab_size, device=hidden.device))  # (V - first, H)
+    table = model.item_table()  # (V - first, H)
     shares = []
     for row, (item_ids, action_ids, _) in enumerate(ranked):  # one at a time: (Q, V) numbers are held
         items = torch.tensor(item_ids, device=hidden.device)  # (k,)
