@@ -30,7 +30,14 @@ import torch
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
-from behavior.baselines import ActionRanker, ItemNeighbours, ItemRanker, fit_baselines, training_item_counts
+from behavior.baselines import (
+    ActionRanker,
+    BalancedActions,
+    ItemNeighbours,
+    ItemRanker,
+    fit_baselines,
+    training_item_counts,
+)
 from behavior.batches import GROUP_NAMES, REPEAT, EvaluationBatch, evaluation_batches, target_positions
 from behavior.events import add_event_arguments, options_from_arguments, read_events
 from behavior.metrics import (
@@ -51,6 +58,8 @@ from behavior.splits import Split, assign_parts, make_split
 MODEL = "model"
 # The same model while its memory goes on counting: `--update_memory`.
 UPDATED = "model, memory updated"
+# The same model naming actions by its `action_weights`.
+BALANCED = "model, balanced"
 MEMORY_UPDATES = 20
 # Events counted at once at most.
 COUNTED_EVENTS = 2**18
@@ -440,19 +449,22 @@ def compare(rows: Result, resampled: Mapping[tuple[Any, ...], np.ndarray]) -> li
     for way, group, metric in COMPARED:
         values = {name: value_of(row, way, group, metric) for name, row in rows.items()}
         known = {name: value for name, value in values.items() if value is not None}
-        others = [name for name in known if name not in (MODEL, UPDATED)]
+        others = [name for name in known if name not in (MODEL, UPDATED, BALANCED)]
         if MODEL not in known or not others:
             continue
+        # Macro-F1 is what the balanced answers are for, of the model and of its baseline.
+        ours = BALANCED if metric == "macro_f1" and BALANCED in known else MODEL
         sign = -1.0 if metric == "log_loss" else 1.0
         best = max(others, key=lambda name: sign * known[name])
-        difference = sign * (known[MODEL] - known[best])
-        pair = [resampled.get((name, way, group, metric)) for name in (MODEL, best)]
+        difference = sign * (known[ours] - known[best])
+        pair = [resampled.get((name, way, group, metric)) for name in (ours, best)]
         comparison.append(
             {
                 "where": way,
                 "group": group,
                 "metric": metric,
-                "model": known[MODEL],
+                "ranker": ours,
+                "model": known[ours],
                 "best_baseline": best,
                 "best": known[best],
                 "difference": difference,
@@ -495,6 +507,8 @@ def evaluate_model(
     action_rankers: dict[str, ActionRanker] = {}
     if model is not None:
         item_rankers[MODEL] = action_rankers[MODEL] = ModelRanker(model)
+        if any(model.config.action_weights):
+            action_rankers[BALANCED] = BalancedActions(action_rankers[MODEL], np.array(model.config.action_weights))
     updated = None
     if model is not None and split is not None and memory_updates is not None:
         updated = item_rankers[UPDATED] = UpdatedModelRanker(model, sequences, part, split, memory_updates)
@@ -646,7 +660,7 @@ def verdict(result: Result) -> str:
         unclear = low_high is not None and low_high[0] <= 0 <= low_high[1]
         beats = "beats" if row["beats"] else "**does not beat**"
         lines.append(
-            f"- {row['metric']}, {where}: the model {beats} {row['best_baseline'].replace('_', ' ')}: "
+            f"- {row['metric']}, {where}: the {row['ranker']} {beats} {row['best_baseline'].replace('_', ' ')}: "
             f"{number(row['model'])} against {number(row['best'])}, difference {row['difference']:+.4f}{doubt}"
             f"{'; not certain, the interval holds 0' if unclear else ''}"
         )
@@ -672,6 +686,12 @@ def format_table(result: Result) -> str:
         for name, entry in result.get("baselines", {}).items()
         if entry["note"]
     ]
+    if any(name.endswith("balanced") for name in result["rankers"]):
+        notes.insert(
+            0,
+            "- balanced: the action named is the best after weights that were fitted on validation events for "
+            "macro-F1, so that rare actions are named too; its probabilities are not calibrated",
+        )
     if UPDATED in result:
         counted = (
             f"before each of {result['memory_updates']} blocks of targets in time order its memory counted all earlier "

@@ -200,6 +200,7 @@ def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertFo
         first = model.config.first_item_id
         model.bert.embeddings.embed_tokens.weight.data[first:] = torch.from_numpy(rows[first:])
     fill_memory(model, *training_item_events(log.sequences))
+    model.associate_path.settle()
     if log.text is not None:
         fill_text(model, log.text)
     return model
@@ -237,6 +238,7 @@ def adapted(base: BertForNextBehavior, settings: RunSettings, sizes: Sizes, log:
     config.num_negatives = sizes.num_negatives
     config.event_dropout, config.label_smoothing = sizes.event_dropout, settings.label_smoothing
     fill_memory(model, *training_item_events(log.sequences))
+    model.associate_path.settle()
     model.config.name_or_path = ""
     return model
 

@@ -102,6 +102,8 @@ class BehaviorConfig(BertConfig):
         actions_without_item: action ids that were seen without an item; only these can be answered by `[NONE]`.
         action_temperature, item_temperature, time_temperature: calibration, fitted on validation data; 1.0 until then.
         generate_temperature: of the generate path alone, fitted with the gate; 1.0 in training.
+        action_weights: (num_actions,) log-weights under which naming the best action has a high macro-F1, fitted on
+            validation data: `predict(of="action", balanced=True)`.
         action_loss_weight, time_loss_weight: weights beside the item loss.
         generate_loss_weight: weight of the generate path's own loss, on items that the history does not hold.
         memory_size, memory_vocab_size: stored item pairs and rows of item counts; empty until events are counted.
@@ -113,6 +115,8 @@ class BehaviorConfig(BertConfig):
             its own frequency, to these powers.
         memory_history: how many recent items are looked up; memory_history_decay: where their weights start.
         memory_neighbors: most neighbours of an item that take part.
+        memory_freshness: how much the log-odds of associate against generate rise where the memory's counts are younger
+            than the weights: at a share s of younger counts, by memory_freshness * s.
         num_negatives: shared uniform negatives of the training softmax; 0 trains on the full softmax.
         event_dropout: in training, this share of the events loses its item: their neighbours must speak for it.
         label_smoothing: of the generate path's own loss in training: this share of the target is spread over all items.
@@ -147,6 +151,7 @@ class BehaviorConfig(BertConfig):
     item_temperature: float = 1.0
     time_temperature: float = 1.0
     generate_temperature: float = 1.0
+    action_weights: list[float] | None = None
     action_loss_weight: float = 1.0
     time_loss_weight: float = 0.1
     generate_loss_weight: float = 1.0
@@ -161,6 +166,7 @@ class BehaviorConfig(BertConfig):
     memory_history: int = 10
     memory_history_decay: float = 0.5
     memory_neighbors: int = 128
+    memory_freshness: float = 6.0
     num_negatives: int = 0
     event_dropout: float = 0.0
     label_smoothing: float = 0.0
@@ -184,6 +190,7 @@ class BehaviorConfig(BertConfig):
         self.tie_word_embeddings = True
         self.type_vocab_size = self.num_actions
         self.actions_without_item = list(self.actions_without_item or [])
+        self.action_weights = list(self.action_weights or [])
         self.retired_items = list(self.retired_items or [])
         self.auto_map = {**AUTO_MAP, **self.__dict__.get("auto_map", {})}
         # transformers writes classes into this dictionary when it builds the pipeline.
@@ -460,6 +467,7 @@ class AssociatePath(nn.Module):
     pair_keys: torch.Tensor  # (P,) int64, ascending: x * 2**32 + y
     pair_counts: torch.Tensor  # (P,) int64, in units of 1 / COUNT_UNIT
     item_counts: torch.Tensor  # (memory_vocab_size,) int64
+    trained_counts: torch.Tensor  # (memory_vocab_size,) int64: of the events that the weights were trained on
     borrow_ids: torch.Tensor  # (L, 2) int64: an item without counts, and a counted item whose text is like its own
     borrow_weights: torch.Tensor  # (L,) int64, in units of 1 / COUNT_UNIT
 
@@ -471,6 +479,7 @@ class AssociatePath(nn.Module):
         self.register_buffer("pair_keys", torch.zeros(config.memory_size, dtype=torch.long))
         self.register_buffer("pair_counts", torch.zeros(config.memory_size, dtype=torch.long))
         self.register_buffer("item_counts", torch.zeros(config.memory_vocab_size, dtype=torch.long))
+        self.register_buffer("trained_counts", torch.zeros(config.memory_vocab_size, dtype=torch.long))
         self.register_buffer("borrow_ids", torch.zeros(config.memory_borrowed, 2, dtype=torch.long))
         self.register_buffer("borrow_weights", torch.zeros(config.memory_borrowed, dtype=torch.long))
         self._neighbors: Neighbors | None = None
@@ -526,9 +535,16 @@ class AssociatePath(nn.Module):
         self.pair_counts = total.index_add_(0, index, torch.cat(counts))
         counted = items[is_last] if only_last else items
         size = max(len(self.item_counts), int(items.max()) + 1)
-        self.item_counts = F.pad(self.item_counts, (0, size - len(self.item_counts)))
+        self.item_counts, self.trained_counts = (
+            F.pad(table, (0, size - len(table))) for table in (self.item_counts, self.trained_counts)
+        )
         self.item_counts += counted.bincount(minlength=size)
         self._changed()
+
+    def settle(self) -> None:
+        """Says that the weights are trained on all that is counted so far; what is counted later is fresh."""
+        self.trained_counts = self.item_counts.clone()
+        self._neighbors = None
 
     @torch.no_grad()
     def prune(self, neighbors: int) -> None:
@@ -556,7 +572,13 @@ class AssociatePath(nn.Module):
         """The scored neighbour lists, made when first asked for and again after a change."""
         if self._neighbors is None or self._neighbors.keys.device != self.pair_keys.device:
             self._neighbors = Neighbors(
-                self.config, self.pair_keys, self.pair_counts, self.item_counts, self.borrow_ids, self.borrow_weights
+                self.config,
+                self.pair_keys,
+                self.pair_counts,
+                self.item_counts,
+                self.trained_counts,
+                self.borrow_ids,
+                self.borrow_weights,
             )
         return self._neighbors
 
@@ -597,19 +619,22 @@ class AssociatePath(nn.Module):
         return self.history_weights(action).float().exp() * (recent > 0)
 
     def gate_features(self, totals: torch.Tensor, recent: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """What the gate knows of the memory, (..., 3) float32: its evidence, how often the newest item was counted, and
-        how many recent items there are, from list sums, recent items and history weights (..., K)."""
+        """What the gate knows of the memory, (..., 4) float32: its evidence, how often the newest item was counted, how
+        many recent items there are, and which share of their counts is fresh; from list sums, recent items and history
+        weights (..., K)."""
         evidence = (totals * weights).sum(dim=-1)
+        fresh = (self.neighbors().fresh[recent] * weights).sum(dim=-1) / weights.sum(dim=-1).clamp(min=1e-9)
         newest = self.neighbors().counts[recent[..., 0]].expand_as(evidence)
         known = (recent > 0).sum(dim=-1).float().expand_as(evidence)
-        features = torch.stack([torch.log(evidence + 1e-3), torch.log1p(newest), torch.log1p(known)], dim=-1)
+        features = torch.stack([torch.log(evidence + 1e-3), torch.log1p(newest), torch.log1p(known), fresh], dim=-1)
         return features.to(self.gate.weight.dtype)
 
     def log_odds(self, features: torch.Tensor) -> torch.Tensor:
-        """(...,) float32: the gate's log-odds of associate against generate from its features (..., 3), MASKED where
-        they are nan: without evidence."""
-        silent = features.isnan().any(dim=-1)
-        return self.gate(features.nan_to_num())[..., 0].float().masked_fill(silent, MASKED)
+        """(...,) float32: the gate's log-odds of associate against generate from its features (..., 4), MASKED where
+        they are nan: without evidence. How much freshness counts is not learned: no training event knows it."""
+        silent, known = features.isnan().any(dim=-1), features.nan_to_num()
+        fresh = self.config.memory_freshness * known[..., 3].float()
+        return (self.gate(known[..., :3])[..., 0].float() + fresh).masked_fill(silent, MASKED)
 
     def score_targets(
         self, recent: torch.Tensor, target: torch.Tensor, action: torch.Tensor, history: torch.Tensor | None
@@ -634,7 +659,7 @@ class AssociatePath(nn.Module):
         self, recent: torch.Tensor, action: torch.Tensor, seen: torch.Tensor
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """Inference: neighbours (B, K * M) int64 and their probabilities (B, Q, K * M), to be summed over equal ids;
-        and what the gate knows of the memory (B, Q, 3), nan where nothing is named.
+        and what the gate knows of the memory (B, Q, 4), nan where nothing is named.
 
         Args:
             recent: (B, K) int64; action: (B, Q) int64; seen: (B, V) bool, items that are not named.
@@ -663,6 +688,7 @@ class Neighbors:
         pair_keys: torch.Tensor,
         pair_counts: torch.Tensor,
         item_counts: torch.Tensor,
+        trained_counts: torch.Tensor,
         borrow_ids: torch.Tensor,
         borrow_weights: torch.Tensor,
     ) -> None:
@@ -677,6 +703,8 @@ class Neighbors:
         strength = torch.zeros(len(keys), device=keys.device)
         strength.index_add_(0, index, torch.cat([counts, config.memory_backward * counts]))
         self.counts = item_counts.float()  # (V,)
+        trained = F.pad(trained_counts, (0, size - len(trained_counts))).float()
+        self.fresh = (1 - trained / self.counts.clamp(min=1)).clamp(min=0) * (self.counts > 0)  # (V,)
         self.totals = torch.zeros(size, device=keys.device).index_add_(0, keys >> 32, strength)  # (V,)
         value = strength * self.discount(keys >> 32, keys & low)
         kept = best_of_group(keys >> 32, value, config.memory_neighbors).sort().values
@@ -1009,6 +1037,7 @@ class BertForNextBehavior(PreTrainedModel):
         action: int | None = None,
         exclude_seen: bool = False,
         allowed_items: torch.Tensor | list[int] | None = None,
+        balanced: bool = False,
     ) -> RankedBehaviors:
         """The `top_k` most probable next behaviours of each history.
 
@@ -1019,6 +1048,8 @@ class BertForNextBehavior(PreTrainedModel):
             action: an action id: the answer is given that this is the next action.
             exclude_seen: leave out the items in `input_ids`.
             allowed_items: item ids; only these are ranked. Actions without an item stay in "pair".
+            balanced: with of="action", rank by probability times the weights of `config.action_weights`, so that rare
+                actions are named first more often; the probabilities stay calibrated.
 
         Returns:
             `RankedBehaviors`, probabilities over the candidates that remain. A `top_k` beyond their number returns
@@ -1035,6 +1066,13 @@ class BertForNextBehavior(PreTrainedModel):
             )
         if of == "action" and (action is not None or exclude_seen or allowed_items is not None):
             raise ValueError('of="action" ranks actions: action, exclude_seen and allowed_items do not apply to it.')
+        if balanced and of != "action":
+            raise ValueError(f'balanced=True ranks actions, got of="{of}": use of="action".')
+        if balanced and not self.config.action_weights:
+            raise ValueError(
+                "balanced=True needs config.action_weights, and this model has none: its training had no validation "
+                "events, or one action."
+            )
         input_ids, token_type_ids, time_gap_ids, attention_mask = self._complete(
             input_ids, token_type_ids, time_gap_ids, attention_mask
         )
@@ -1047,6 +1085,8 @@ class BertForNextBehavior(PreTrainedModel):
                     f"one, got {allowed.tolist()[:10]}: use tokenizer.encode_item(item)."
                 )
         hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
+        if of == "action":
+            return self._ranked_actions(last_hidden(hidden, attention_mask), top_k, balanced)
         actions = self._real_actions(hidden.device) if action is None else torch.tensor([action], device=hidden.device)
         rows = max(1, MAX_CHUNK_ELEMENTS // (len(actions) * self.config.vocab_size))
         answers = [
@@ -1393,7 +1433,7 @@ class BertForNextBehavior(PreTrainedModel):
 
         Returns:
             (B, 4) float32 log p(item | path), MASKED where a path does not name it, the generate path's at the first
-            temperature; (B, C) the generate path's at each temperature; (B, 3) gate logits; (B, 3) what the gate
+            temperature; (B, C) the generate path's at each temperature; (B, 3) gate logits; (B, 4) what the gate
             knows of the memory, with nan in a row that the memory has nothing to say about.
         """
         hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
@@ -1446,6 +1486,18 @@ class BertForNextBehavior(PreTrainedModel):
         total[:, NONE] = 0
         return total / total.sum(dim=-1, keepdim=True)
 
+    def _ranked_actions(self, last: torch.Tensor, top_k: int, balanced: bool) -> RankedBehaviors:
+        """The actions after the hidden states (B, H)."""
+        probabilities = self._action_logits(last, calibrated=True).softmax(dim=-1)  # (B, A)
+        score = probabilities
+        if balanced:
+            score = probabilities * torch.tensor(self.config.action_weights, device=last.device).exp()
+        candidates = torch.arange(self.config.num_actions, device=last.device) >= FIRST_ACTION
+        _, chosen = rank(score, candidates.expand_as(score), top_k)
+        return RankedBehaviors(
+            item_ids=torch.zeros_like(chosen), action_ids=chosen, probabilities=probabilities.gather(1, chosen)
+        )
+
     def _ranked(
         self,
         hidden: torch.Tensor,
@@ -1462,11 +1514,6 @@ class BertForNextBehavior(PreTrainedModel):
         """item_ids, action_ids and probabilities, each (B, k), of one chunk of rows."""
         last = last_hidden(hidden, attention_mask)  # (B, H)
         action_probabilities = self._action_logits(last, calibrated=True).softmax(dim=-1)  # (B, A)
-        if of == "action":
-            candidates = torch.arange(self.config.num_actions, device=hidden.device) >= FIRST_ACTION
-            best, chosen = rank(action_probabilities, candidates.expand_as(action_probabilities), top_k)
-            return torch.zeros_like(chosen), chosen, best
-
         # Which ids may be named: items, the new items of this history, and [NONE] where an action comes without one.
         nameable = torch.zeros((len(hidden), self.config.vocab_size), dtype=torch.bool, device=hidden.device)
         nameable[:, self.config.first_item_id :] = True

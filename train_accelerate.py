@@ -49,7 +49,7 @@ from behavior.batches import (
     training_windows,
 )
 from behavior.events import ReadOptions, add_event_arguments, options_from_arguments, read_events, read_items
-from behavior.metrics import ndcg_at_k, pessimistic_ranks
+from behavior.metrics import balancing_weights, ndcg_at_k, pessimistic_ranks
 from behavior.provenance import provenance
 from behavior.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences, save_dataset
 from behavior.splits import Split, assign_parts, make_split
@@ -544,6 +544,7 @@ def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray
     paths, generated, logits, features = (torch.cat(parts) for parts in zip(*collected, strict=True))
     silent = features.isnan().any(dim=-1)
     features = features.nan_to_num()
+    fresh = model.config.memory_freshness * features[:, 3]
 
     def fit(temperature: int) -> tuple[float, torch.Tensor]:
         # scale of the gate, offsets of none, repeat and new, and the memory's three weights and offset
@@ -553,7 +554,7 @@ def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray
         optimizer = torch.optim.LBFGS([numbers], max_iter=60, line_search_fn="strong_wolfe")
 
         def log_loss() -> torch.Tensor:
-            odds = (features @ numbers[4:7] + numbers[7]).masked_fill(silent, MASKED)
+            odds = (features[:, :3] @ numbers[4:7] + fresh + numbers[7]).masked_fill(silent, MASKED)
             gate = torch.where(logits > MASKED, logits * numbers[0] + numbers[1:4], MASKED)
             return -(path_log_weights(gate, odds) + named).logsumexp(dim=-1).clamp(min=-50).mean()
 
@@ -598,11 +599,12 @@ def fit_evidence(model: BertForNextBehavior, log: PreparedLog, positions: np.nda
 @torch.inference_mode()
 def fit_temperatures(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> None:
     """Sets the temperature of each head to the one with the lowest log-loss on the validation events (Guo et al.
-    2017), searched on a grid from 0.5 to 2."""
+    2017), searched on a grid from 0.5 to 2; then the weights of balanced answers."""
     config = model.config
     config.action_temperature = config.item_temperature = config.time_temperature = 1.0
     temperatures = torch.tensor(TEMPERATURES, dtype=torch.float32, device=model.device)
     losses = torch.zeros(3, len(temperatures), dtype=torch.float64)
+    actions: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def add(head: int, logits: torch.Tensor, target: torch.Tensor) -> None:
         for index, temperature in enumerate(temperatures):
@@ -618,6 +620,7 @@ def fit_temperatures(model: BertForNextBehavior, log: PreparedLog, positions: np
         gap = torch.from_numpy(batch.target_time_gap).to(model.device)
         known = action >= FIRST_ACTION
         add(0, output.action_logits[known], action[known])
+        actions.append((action[known].cpu(), output.action_logits[known].double().cpu()))
         log_probability = output.item_logits[torch.arange(len(action), device=model.device), action]  # (B, V)
         rankable = known & (item > 0)
         rankable &= log_probability.gather(1, item.clamp(min=0)[:, None])[:, 0].isfinite()
@@ -626,6 +629,9 @@ def fit_temperatures(model: BertForNextBehavior, log: PreparedLog, positions: np
         add(2, output.time_logits[timed], gap[timed])
     best = [float(TEMPERATURES[int(row.argmin())]) if row.any() else 1.0 for row in losses]
     config.action_temperature, config.item_temperature, config.time_temperature = best
+    targets, logits = (torch.cat(parts) for parts in zip(*actions, strict=True))
+    calibrated = (logits / config.action_temperature).softmax(dim=-1)
+    config.action_weights = balancing_weights(targets.numpy(), calibrated.numpy()).round(2).tolist()
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -27,7 +27,7 @@ from scipy import sparse
 from tqdm import tqdm
 
 from behavior.batches import NOVEL, EvaluationBatch, evaluation_batches, target_positions
-from behavior.metrics import ndcg_at_k
+from behavior.metrics import balancing_weights, ndcg_at_k
 from behavior.sequences import FIRST_ACTION, FIRST_NEW, NONE, TRAIN, VALIDATION, Sequences
 
 # Recent popularity looks this far back from the last training event.
@@ -526,6 +526,35 @@ class LastActionMarkov:
         return self._probabilities[batch.token_type_ids[:, -1]]
 
 
+class BalancedActions:
+    """Another ranker's probabilities, weighted so that naming the largest one has a high macro-F1; they are not
+    calibrated any more. See `balancing_weights`."""
+
+    note: str | None = None
+
+    def __init__(self, ranker: ActionRanker, weights: np.ndarray) -> None:
+        """`weights`: (A,) log-weights."""
+        self.ranker = ranker
+        self.weights = np.exp(weights)
+        self.chosen = {"weights": [round(float(weight), 2) for weight in weights[FIRST_ACTION:]]}
+
+    @classmethod
+    def fit(cls, ranker: ActionRanker, sequences: Sequences) -> BalancedActions:
+        """Chooses the weights on validation events."""
+        positions = target_positions(sequences, VALIDATION)
+        batches = list(evaluation_batches(sequences, VALIDATION, 1, CHOICE_ROWS, positions=positions))
+        if not batches:
+            balanced = cls(ranker, np.zeros(1))
+            balanced.note = "no validation targets: not balanced"
+            return balanced
+        probabilities = np.concatenate([ranker.action_probabilities(batch) for batch in batches])
+        return cls(ranker, balancing_weights(sequences.actions[positions], probabilities))
+
+    def action_probabilities(self, batch: EvaluationBatch) -> np.ndarray:
+        weighted = self.ranker.action_probabilities(batch) * self.weights
+        return weighted / weighted.sum(axis=1, keepdims=True)
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # All of them
 # ----------------------------------------------------------------------------------------------------------------------
@@ -537,7 +566,7 @@ ItemBaseline = (
 
 def fit_baselines(
     sequences: Sequences, num_actions: int, progress: bool = False, neighbours: ItemNeighbours | None = None
-) -> tuple[dict[str, ItemBaseline], dict[str, LastActionMarkov]]:
+) -> tuple[dict[str, ItemBaseline], dict[str, LastActionMarkov | BalancedActions]]:
     """Every item baseline and every action baseline by name, fitted.
 
     Args:
@@ -559,4 +588,5 @@ def fit_baselines(
     for baseline in tqdm(items.values(), desc="counting baselines", unit="", disable=not progress):
         if baseline is not counted:
             baseline.fit(sequences)
-    return items, {"last_action_markov": LastActionMarkov(num_actions).fit(sequences)}
+    markov = LastActionMarkov(num_actions).fit(sequences)
+    return items, {"last_action_markov": markov, "last_action_markov, balanced": BalancedActions.fit(markov, sequences)}

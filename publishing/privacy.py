@@ -31,7 +31,9 @@ from tokenizer_build import assemble
 # Tables with one row per item, and the memory's: what `shrink` knows how to rebuild.
 ITEM_TABLES = ("bert.embeddings.embed_tokens.weight", "lm_head.weight")
 TEXT_TABLE = "bert.embeddings.item_text.vectors"  # of a model with item text
-MEMORY_TABLES = ("associate_path.pair_keys", "associate_path.pair_counts", "associate_path.item_counts")
+MEMORY_TABLES = tuple(
+    f"associate_path.{name}" for name in ("pair_keys", "pair_counts", "item_counts", "trained_counts")
+)
 BORROWED_TABLES = ("associate_path.borrow_ids", "associate_path.borrow_weights")
 LOW = 2**32 - 1
 
@@ -140,11 +142,15 @@ def shrink(trained: Publication, keep_items: np.ndarray, keep_pairs: np.ndarray)
     kept = torch.from_numpy(np.flatnonzero(keep))
     new_id = torch.from_numpy(np.where(keep, np.cumsum(keep) - 1, -1))
     state = trained.model.state_dict()
-    keys, counts, item_counts = (state[name] for name in MEMORY_TABLES)
+    keys, counts, *of_items = (state[name] for name in MEMORY_TABLES)
     before, after = new_id[keys >> 32], new_id[keys & LOW]
     pairs = torch.from_numpy(keep_pairs) & (before >= 0) & (after >= 0)
     # Smaller ids stand in the order of the old ones, so the keys stay ascending.
-    memory = ((before[pairs] << 32) + after[pairs], counts[pairs], item_counts[kept[kept < len(item_counts)]])
+    memory = (
+        (before[pairs] << 32) + after[pairs],
+        counts[pairs],
+        *(table[kept[kept < len(table)]] for table in of_items),
+    )
     per_item = [name for name in (*ITEM_TABLES, TEXT_TABLE) if name in state]
     state |= dict(zip(MEMORY_TABLES, memory, strict=True)) | {name: state[name][kept] for name in per_item}
     config.vocab_size = len(kept)

@@ -13,6 +13,7 @@ from behavior.metrics import (
     ItemPopularity,
     RankingAccumulator,
     action_metrics,
+    balancing_weights,
     bootstrap_means,
     expected_calibration_error,
     interval,
@@ -165,6 +166,23 @@ def test_an_action_that_training_never_saw_is_missed_and_has_no_probability() ->
     assert metrics["unknown"] == 1
     assert metrics["macro_f1"] == pytest.approx((2 / 3 + 0) / 2)
     assert metrics["log_loss"] == pytest.approx(-np.log(0.9))
+
+
+@settings(deadline=None, max_examples=30)
+@given(seed=st.integers(0, 1000), count=st.integers(0, 60))
+def test_balancing_weights_never_lower_macro_f1_on_their_own_targets(seed: int, count: int) -> None:
+    generator = np.random.default_rng(seed)
+    probabilities = np.pad(generator.dirichlet([6.0, 2.0, 0.5], count), ((0, 0), (3, 0)))
+    targets = generator.choice(3, count, p=[0.8, 0.15, 0.05]) + 3
+    weights = balancing_weights(targets, probabilities)
+    assert weights[:3].tolist() == [0, 0, 0]
+    if count:
+        weighted = probabilities * np.exp(weights)
+        weighted /= weighted.sum(axis=1, keepdims=True)
+        before, after = (action_metrics(targets, one, NAMES)["macro_f1"] for one in (probabilities, weighted))
+        assert isinstance(before, float)
+        assert isinstance(after, float)
+        assert after >= before
 
 
 def test_a_log_with_one_action_is_predicted_without_loss() -> None:

@@ -22,7 +22,15 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 import modeling_behavior
-from modeling_behavior import BIAS_SCALE, COUNT_UNIT, BehaviorConfig, BertForNextBehavior, LinearLogSumExp
+from modeling_behavior import (
+    BIAS_SCALE,
+    COUNT_UNIT,
+    PATH_ASSOCIATE,
+    PATH_GENERATE,
+    BehaviorConfig,
+    BertForNextBehavior,
+    LinearLogSumExp,
+)
 
 PAD, UNK, NONE, START, NEW, IGNORED = 0, 1, 2, 3, 4, -100
 NUM_NEW, NUM_ITEMS, NUM_ACTIONS, NUM_GAPS, LONGEST = 3, 9, 7, 6, 14
@@ -577,6 +585,8 @@ def test_left_out_channels_count_as_unknown(model: BertForNextBehavior) -> None:
         ({"top_k": 0}, "top_k=0, expected at least 1"),
         ({"of": "action", "action": 3}, "do not apply to it"),
         ({"of": "action", "exclude_seen": True}, "do not apply to it"),
+        ({"of": "item", "balanced": True}, 'use of="action"'),
+        ({"of": "action", "balanced": True}, "this model has none"),
         ({"allowed_items": []}, "at least one"),
         ({"allowed_items": [PAD]}, f"item ids from {NEW} to {VOCAB - 1}"),
         ({"allowed_items": [VOCAB]}, f"got .{VOCAB}.: use tokenizer.encode_item"),
@@ -806,6 +816,40 @@ def test_the_memory_counts_what_a_python_loop_counts(rows: list[list[int]], dist
     model = BertForNextBehavior(small_config(memory_distance=distance, memory_decay=0.7, num_hidden_layers=1))
     model.update_memory(**padded(rows), pairs="all")
     assert tables(model) == counted_by_hand(rows, model.config)
+
+
+def test_fresh_counts_raise_the_odds_of_the_memory_by_their_share() -> None:
+    model = random_model()
+    memory, batch = model.associate_path, padded([[7, 8]])
+    memory.settle()
+    model.update_memory(**padded([[7, 9], [8, 9], [8, 10]]), pairs="all")
+    counts, trained = memory.item_counts, memory.trained_counts
+    fresh = [1 - float(trained[item] / counts[item]) for item in (8, 7)]
+    assert fresh == pytest.approx([2 / float(counts[8]), 1 / float(counts[7])])
+    weights = memory.history_weights.weight[4, :2].exp().tolist()
+    share = sum(weight * part for weight, part in zip(weights, fresh, strict=True)) / sum(weights)
+
+    def odds(freshness: float) -> float:
+        model.config.memory_freshness = freshness
+        paths = model(**batch).path_logits[0, 4]
+        return float((paths[PATH_ASSOCIATE] - paths[PATH_GENERATE]).detach())
+
+    assert odds(6.0) - odds(0.0) == pytest.approx(6 * share, rel=1e-3)
+    memory.settle()
+    assert odds(6.0) == pytest.approx(odds(0.0))
+
+
+def test_balanced_actions_are_ranked_by_their_weights_and_keep_their_probabilities() -> None:
+    model = random_model()
+    batch = make_batch([9, 6])
+    plain = predict(model, batch, of="action", top_k=10)
+    rarest = int(plain.action_ids[0, -1])
+    model.config.action_weights = [50.0 * (action == rarest) for action in range(NUM_ACTIONS)]
+    balanced = predict(model, batch, of="action", top_k=10, balanced=True)
+    assert balanced.action_ids[:, 0].tolist() == [rarest] * 2
+    for one in (plain, balanced):
+        table = torch.zeros(2, NUM_ACTIONS).scatter(1, one.action_ids, one.probabilities)
+        torch.testing.assert_close(table, torch.softmax(model(**batch).action_logits, dim=-1))
 
 
 def test_a_worked_example_of_counting() -> None:

@@ -112,7 +112,9 @@ def test_a_removed_item_is_nowhere_and_the_others_keep_their_rows_counts_and_tit
         old, new = trained.tokenizer.encode_item(item), tokenizer.encode_item(item)
         rows = [one.item_rows(torch.tensor(index)) for one, index in ((model, new), (trained.model, old))]
         assert torch.equal(*rows)
-        assert model.associate_path.item_counts[new] == trained.model.associate_path.item_counts[old]
+        for table in ("item_counts", "trained_counts"):
+            counts = [one.get_buffer(f"associate_path.{table}") for one in (model, trained.model)]
+            assert counts[0][new] == counts[1][old]
     kept = {names: count for names, count in pairs(trained).items() if not {"x", "y"} & set(names)}
     assert pairs(published) == kept
     assert model.lm_head.weight is model.get_input_embeddings().weight

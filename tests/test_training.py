@@ -138,6 +138,9 @@ def test_temperatures_and_the_memory_are_fitted_and_saved(trained: Path) -> None
     fitted = [config.action_temperature, config.item_temperature, config.time_temperature]
     assert all(0.5 <= temperature <= 2 for temperature in fitted)
     assert fitted != [1.0] * 3
+    assert len(config.action_weights) == config.num_actions
+    rankers = json.loads((trained / "evaluation.json").read_text())["rankers"]
+    assert ("model, balanced" in rankers) == any(config.action_weights)
 
 
 def test_the_saved_model_is_the_best_and_not_the_last(
