@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 from hub_server import HubServer
+from tiny import save_bert
 
 torch.set_num_threads(1)
 
@@ -56,6 +57,12 @@ def tiny_log_csv(tmp_path: Path) -> Path:
     path = tmp_path / "tiny_log.csv"
     path.write_text("\n".join(["user_id,item_id,action,timestamp", *lines]) + "\n", encoding="utf-8")
     return path
+
+
+@pytest.fixture(scope="session")
+def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a tiny BERT (`tiny.save_bert`), which no test changes."""
+    return save_bert(tmp_path_factory.mktemp("bert"))
 
 
 @pytest.fixture(scope="module")

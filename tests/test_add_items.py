@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
-from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, BertTokenizer, pipeline
+from processes import run_python
+from tiny import WORDS, load, tiny_model
+from transformers import AutoModel, AutoTokenizer, pipeline
 
 import add_items
 from add_items import main
@@ -21,23 +21,9 @@ from modeling_behavior import BehaviorConfig, BertForNextBehavior, embed_texts
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import assemble
 
-WORDS = ["red", "blue", "green", "lip", "balm", "shoe", "lace", "nail"]
 TITLES = [f"{colour} {thing}" for colour in WORDS[:3] for thing in WORDS[3:]]
 HISTORY = [{"item": "item 0", "action": "view"}, {"item": "item 4", "action": "view"}]
 NEW = "item_id,title\nfresh 1,red lip\nfresh 2,\nitem 3,another title\n"
-
-
-@pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny BERT with its tokenizer, which reads item texts."""
-    folder = tmp_path_factory.mktemp("bert")
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    BertTokenizer(vocab=vocabulary, model_max_length=64).save_pretrained(folder)
-    torch.manual_seed(1)
-    sizes: dict[str, Any] = {"hidden_size": 20, "num_hidden_layers": 1, "num_attention_heads": 5}
-    config = BertConfig(vocab_size=len(vocabulary), intermediate_size=28, initializer_range=0.3, **sizes)
-    BertModel(config).save_pretrained(folder)
-    return str(folder)
 
 
 def shop(folder: Path, encoder: str | None) -> Path:
@@ -48,20 +34,7 @@ def shop(folder: Path, encoder: str | None) -> Path:
     text: dict[str, Any] = {}
     if encoder is not None:
         text = {"text_size": 7, "text_encoder": encoder, "text_encoder_size": 20, "text_columns": ["title"]}
-    torch.manual_seed(3)
-    config = BehaviorConfig(
-        vocab_size=len(tokenizer),
-        num_new_items=tokenizer.num_new_items,
-        num_actions=tokenizer.num_actions,
-        num_time_gaps=tokenizer.num_time_gaps,
-        hidden_size=12,
-        num_attention_heads=2,
-        num_hidden_layers=1,
-        intermediate_size=24,
-        max_position_embeddings=6,
-        **text,
-    )
-    model = BertForNextBehavior(config).eval()
+    model = tiny_model(tokenizer, hidden_size=12, **text)
     histories = [[{"item": f"item {(user + step) % len(TITLES)}"} for step in range(4)] for user in range(len(TITLES))]
     model.update_memory(**tokenizer(histories, return_tensors="pt"), pairs="all")
     if encoder is not None:
@@ -96,8 +69,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def answer(folder: Path) -> torch.Tensor:
-    model: Any = BertForNextBehavior.from_pretrained(folder).eval()
-    tokenizer = BehaviorTokenizer.from_pretrained(folder)
+    model, tokenizer = load(folder)
     return model.item_log_probabilities(**tokenizer([HISTORY], return_tensors="pt")).exp()[0]
 
 
@@ -128,8 +100,7 @@ def test_the_folder_loads_and_its_pipeline_names_an_added_item_with_its_title(
 
 def test_what_the_command_writes_is_what_the_method_makes(shops: dict[str, Path], new: str, tmp_path: Path) -> None:
     run(shops["words"], tmp_path / "out", "--items", new)
-    model: Any = BertForNextBehavior.from_pretrained(shops["words"]).eval()
-    tokenizer = BehaviorTokenizer.from_pretrained(shops["words"])
+    model, tokenizer = load(shops["words"])
     model.add_items(tokenizer, [{"item_id": "fresh 1", "title": "red lip"}, {"item_id": "fresh 2", "title": None}])
     expected = model.item_log_probabilities(**tokenizer([HISTORY], return_tensors="pt")).exp()[0]
     assert torch.equal(answer(tmp_path / "out"), expected)
@@ -214,8 +185,7 @@ def test_a_file_system_without_hard_links_is_served_by_copies(
 
 
 def test_borrowing_again_changes_nothing(shops: dict[str, Path]) -> None:
-    model: Any = BertForNextBehavior.from_pretrained(shops["words"])
-    tokenizer = BehaviorTokenizer.from_pretrained(shops["words"])
+    model, tokenizer = load(shops["words"])
     model.add_items(tokenizer, [{"item_id": "fresh 1", "title": "red lip"}, {"item_id": "fresh 2", "title": "nail"}])
     memory = model.associate_path
     once = memory.borrow_ids.clone(), memory.borrow_weights.clone()
@@ -271,11 +241,8 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(
 
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    done = subprocess.run(
-        [sys.executable, add_items.__file__, "--model", "nowhere", "--output_dir", "out", "--items", "new.csv"],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 1
+    options = ["--model", "nowhere", "--output_dir", "out", "--items", "new.csv"]
+    done = run_python(tmp_path, add_items.__file__, *options, status=1)
     assert done.stderr.splitlines() == [
         "add_items.py: got --model nowhere; expected the folder of a trained model: there is none"
     ]

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import sparse
+from tiny import Event, sequences_of
 
 from behavior.baselines import (
     DecayedRepeat,
@@ -26,7 +27,7 @@ from behavior.baselines import (
 )
 from behavior.batches import EvaluationBatch, evaluation_batches
 from behavior.metrics import pessimistic_ranks
-from behavior.sequences import FIRST_NEW, NONE, TEST, TRAIN, VALIDATION, Sequences
+from behavior.sequences import FIRST_NEW, NONE, TEST, TRAIN, VALIDATION
 
 # Two slots for new items, then the items A to E; F and G are outside the vocabulary.
 FIRST_ITEM, VOCAB = 6, 11
@@ -34,24 +35,7 @@ NEW_1, NEW_2, A, B, C, D, E, F, G = 4, 5, 6, 7, 8, 9, 10, 11, 12
 VIEW, BUY = 3, 4
 NUM_ACTIONS = 5
 DAY = 86_400_000_000
-
-Event = tuple[int, int, int]  # item, action, part
-
-
-def log(users: Sequence[Sequence[Event]], times: Sequence[int] | None = None) -> Sequences:
-    events = [event for user in users for event in user]
-    lengths = [len(user) for user in users]
-    return Sequences(
-        offsets=np.concatenate([[0], np.cumsum(lengths)]).astype(np.int64),
-        items=np.array([event[0] for event in events], dtype=np.int32),
-        actions=np.array([event[1] for event in events], dtype=np.int16),
-        time_gaps=np.ones(len(events), dtype=np.int16),
-        timestamps=np.full(len(events), -1, dtype=np.int64) if times is None else np.array(times, dtype=np.int64),
-        parts=np.array([event[2] for event in events], dtype=np.int8),
-        user_ids=[str(user) for user in range(len(users))],
-        vocab_size=VOCAB,
-        first_item_id=FIRST_ITEM,
-    )
+log = partial(sequences_of, vocab_size=VOCAB, first_item_id=FIRST_ITEM)
 
 
 def trained(*items: int) -> list[Event]:
@@ -101,7 +85,7 @@ def test_a_new_item_of_the_history_is_a_candidate_and_the_least_popular() -> Non
 def test_recent_popularity_looks_at_the_last_week_and_then_at_all_time() -> None:
     users = [trained(A, A, A, B, B, D), trained(C, C, D)]
     times = [0, 0, 0, 0, 30 * DAY, 30 * DAY, 31 * DAY, 31 * DAY, 32 * DAY]
-    baseline = RecentPopularity().fit(log(users, times))
+    baseline = RecentPopularity().fit(log(users, times=times))
     scores = baseline.scores(history(B))
     # In the last week C and D twice, B once; over all time A three times.
     assert scores[0, C] == scores[0, D] > scores[0, B] > scores[0, A] > scores[0, E]

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from tiny import load, sequences_of, tiny_model, write_events
 
 from behavior.baselines import ItemRanker, Popularity, RepeatLast
 from behavior.batches import EvaluationBatch, evaluation_batches
@@ -33,7 +35,6 @@ from evaluate_behavior import (
     rows_per_batch,
 )
 from modeling_behavior import BehaviorConfig, BertForNextBehavior
-from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import build_tokenizer
 
 FIRST_ITEM, VOCAB = 6, 31
@@ -42,23 +43,7 @@ NEW_1 = FIRST_NEW
 UNKNOWN, OTHER_UNKNOWN = VOCAB, VOCAB + 1
 VIEW, BUY = 3, 4
 ACTIONS = ["view", "buy"]
-
-Event = tuple[int, int, int]  # item, action, part
-
-
-def log(users: Sequence[Sequence[Event]]) -> Sequences:
-    events = [event for user in users for event in user]
-    return Sequences(
-        offsets=np.cumsum([0, *(len(user) for user in users)]).astype(np.int64),
-        items=np.array([event[0] for event in events], dtype=np.int32),
-        actions=np.array([event[1] for event in events], dtype=np.int16),
-        time_gaps=np.ones(len(events), dtype=np.int16),
-        timestamps=np.full(len(events), -1, dtype=np.int64),
-        parts=np.array([event[2] for event in events], dtype=np.int8),
-        user_ids=[str(user) for user in range(len(users))],
-        vocab_size=VOCAB,
-        first_item_id=FIRST_ITEM,
-    )
+log = partial(sequences_of, vocab_size=VOCAB, first_item_id=FIRST_ITEM)
 
 
 # Every kind of target: a repeat, a novel and a cold one, a repeat of an unknown item, and one that names no item.
@@ -298,7 +283,7 @@ def test_the_last_item_is_the_last_one_named() -> None:
 # The model in its place
 
 
-def write_events(path: Path) -> Path:
+def write_log(path: Path) -> Path:
     """Twelve users who walk through eight items, with a search between; times ten minutes apart."""
     generator = np.random.default_rng(0)
     rows = []
@@ -309,14 +294,12 @@ def write_events(path: Path) -> Path:
             rows.append((f"u{user}", None if searches else f"i{item}", "search" if searches else "view",
                          1_700_000_000 + 600 * step + user))  # fmt: skip
             item = (item + int(generator.integers(0, 3))) % 8
-    frame = pl.DataFrame(rows, schema=["user_id", "item_id", "action", "timestamp"], orient="row")
-    frame.write_parquet(path)
-    return path
+    return write_events(path, rows)
 
 
 @pytest.fixture(scope="module")
 def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_events(tmp_path_factory.mktemp("events") / "events.parquet")
+    return write_log(tmp_path_factory.mktemp("events") / "events.csv")
 
 
 @pytest.fixture(scope="module")
@@ -328,20 +311,13 @@ def model_dir(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     train = assign_parts(log.events, split).filter(pl.col("part") == TRAIN)
     tokenizer = build_tokenizer(train, num_new_items=3, max_length=6)
     tokenizer.save_pretrained(directory)
-    torch.manual_seed(0)
-    config = BehaviorConfig(
-        vocab_size=len(tokenizer), num_new_items=3, num_actions=tokenizer.num_actions,
-        num_time_gaps=tokenizer.num_time_gaps, actions_without_item=[tokenizer.encode_action("search")],
-        hidden_size=16, num_hidden_layers=1, num_attention_heads=2, intermediate_size=24, max_position_embeddings=6,
-    )  # fmt: skip
-    BertForNextBehavior(config).save_pretrained(directory)
+    tiny_model(tokenizer, actions_without_item=[tokenizer.encode_action("search")]).save_pretrained(directory)
     (directory / "split.json").write_text(json.dumps(split.to_dict()))
     return directory
 
 
 def test_the_model_ranks_by_its_own_probabilities(events: Path, model_dir: Path) -> None:
-    model = BertForNextBehavior.from_pretrained(model_dir)
-    tokenizer = BehaviorTokenizer.from_pretrained(model_dir)
+    model, tokenizer = load(model_dir)
     split = recorded_split(model_dir)
     assert split is not None
     dataset = encode_events(
@@ -446,7 +422,7 @@ def timed_log() -> Sequences:
     for _ in range(8):
         users.append([(int(generator.choice(items)), VIEW, part) for part in parts])
         times += sorted(starts[part] + int(generator.integers(lengths[part])) for part in parts)
-    return dataclasses.replace(log(users), timestamps=np.array(times, dtype=np.int64))
+    return log(users, times=times)
 
 
 class Watched(UpdatedModelRanker):

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import importlib
 import json
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 from typing import Any
 
 import polars as pl
 import pytest
 import torch
 from hub_server import HubServer
+from processes import run_python
 from safetensors.torch import load as load_tensors
+from tiny import load, tiny_model
 
-from modeling_behavior import BehaviorConfig, BertForNextBehavior
+from modeling_behavior import CODE_FILES, BehaviorConfig
 from pipeline_behavior import NextBehaviorPipeline
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import assemble
@@ -26,28 +27,15 @@ SIZES = (
     *("vocab_size", "num_new_items", "num_actions", "num_time_gaps", "hidden_size", "num_attention_heads"),
     *("num_hidden_layers", "intermediate_size", "max_position_embeddings"),
 )
-CODE_FILES = {"modeling_behavior.py", "tokenization_behavior.py", "pipeline_behavior.py", "handler.py"}
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved model of tiny, pairwise different sizes with random weights, and its tokenizer."""
+    """A saved model with random weights, and its tokenizer."""
     tokenizer = assemble(ITEMS, ["view", "buy"], [60.0, 3600.0], num_new_items=3, max_length=6)
     tokenizer.describe_items([1] * len(ITEMS), [None] * len(ITEMS))
-    torch.manual_seed(3)
-    config = BehaviorConfig(
-        vocab_size=len(tokenizer),
-        num_new_items=tokenizer.num_new_items,
-        num_actions=tokenizer.num_actions,
-        num_time_gaps=tokenizer.num_time_gaps,
-        hidden_size=20,
-        num_attention_heads=2,
-        num_hidden_layers=1,
-        intermediate_size=24,
-        max_position_embeddings=6,
-    )
     path = tmp_path_factory.mktemp("model")
-    BertForNextBehavior(config).save_pretrained(path)
+    tiny_model(tokenizer).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 
@@ -63,8 +51,7 @@ HfApi().upload_folder(repo_id="ana/base", folder_path=sys.argv[1])
 @pytest.fixture(scope="module")
 def base(hub: HubServer, folder: Path, tmp_path_factory: pytest.TempPathFactory) -> str:
     """The same model on the Hub."""
-    done = run(hub, tmp_path_factory.mktemp("pusher"), "-c", PUSH, str(folder))
-    assert done.returncode == 0, done.stderr
+    run(hub, tmp_path_factory.mktemp("pusher"), "-c", PUSH, str(folder))
     return "ana/base"
 
 
@@ -83,22 +70,17 @@ def events(tmp_path: Path) -> Path:
     return path
 
 
-def run(hub: HubServer, home: Path, *command: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-I", *command],
-        cwd=home, env=hub.environment(home / "cache"), stdin=subprocess.DEVNULL, capture_output=True, text=True,
-        timeout=240,
-    )  # fmt: skip
+def run(hub: HubServer, home: Path, *command: str, status: int = 0) -> CompletedProcess[str]:
+    return run_python(home, "-I", *command, environment=hub.environment(home / "cache"), status=status)
 
 
 def test_a_dataset_is_predicted_by_a_model_of_the_hub(
     hub: HubServer, base: str, folder: Path, events: Path, tmp_path: Path
 ) -> None:
-    done = run(hub, tmp_path, str(EXAMPLES / "batch_predict.py"), base, str(events), "next.parquet")
-    assert done.returncode == 0, done.stderr
+    run(hub, tmp_path, str(EXAMPLES / "batch_predict.py"), base, str(events), "next.parquet")
     found = pl.read_parquet(tmp_path / "next.parquet")
     assert found.columns == ["user_id", "item", "probability"]
-    model, tokenizer = BertForNextBehavior.from_pretrained(folder), BehaviorTokenizer.from_pretrained(folder)
+    model, tokenizer = load(folder)
     predict = NextBehaviorPipeline(model=model, tokenizer=tokenizer, device="cpu")
     log = pl.read_csv(events, schema_overrides={"item_id": pl.String}).sort("timestamp", maintain_order=True)
     for user, items, probabilities in found.iter_rows():
@@ -121,8 +103,7 @@ def test_a_finetuned_model_is_pushed_whole_and_answers_a_stranger(
     hub: HubServer, folder: Path, events: Path, tmp_path: Path
 ) -> None:
     script = str(EXAMPLES / "finetune_with_trainer.py")
-    done = run(hub, tmp_path, script, str(folder), str(events), "out", "--push_to_hub", "ana/finetuned")
-    assert done.returncode == 0, done.stderr
+    run(hub, tmp_path, script, str(folder), str(events), "out", "--push_to_hub", "ana/finetuned")
     pushed = set(hub.files("ana/finetuned"))
     assert {*CODE_FILES, "config.json", "model.safetensors", "tokenizer.json", "vocabulary.tsv", "README.md"} <= pushed
     assert hub.repositories()["models/ana/finetuned"]["private"]
@@ -130,7 +111,6 @@ def test_a_finetuned_model_is_pushed_whole_and_answers_a_stranger(
     stranger = tmp_path / "stranger"
     stranger.mkdir()
     answers = run(hub, stranger, "-c", STRANGER, "ana/finetuned")
-    assert answers.returncode == 0, answers.stderr
     local = run(hub, tmp_path, "-c", STRANGER, str(tmp_path / "out"))
     assert json.loads(answers.stdout) == json.loads(local.stdout)
 
@@ -140,7 +120,6 @@ def test_an_adapter_is_pushed_alone_and_names_its_base_by_its_id(
 ) -> None:
     script = str(EXAMPLES / "lora_with_peft.py")
     done = run(hub, tmp_path, script, base, str(events), "out", "--push_to_hub", "ana/adapter")
-    assert done.returncode == 0, done.stderr
     assert "loaded again, differs by 0.0e+00" in done.stdout
     assert set(hub.files("ana/adapter")) - {".gitattributes"} == {
         "README.md", "adapter_config.json", "adapter_model.safetensors",
@@ -154,8 +133,7 @@ def test_an_adapter_is_pushed_alone_and_names_its_base_by_its_id(
 
 def test_an_adapter_of_a_folder_is_not_pushed(hub: HubServer, folder: Path, events: Path, tmp_path: Path) -> None:
     script = str(EXAMPLES / "lora_with_peft.py")
-    done = run(hub, tmp_path, script, str(folder), str(events), "out", "--push_to_hub", "ana/lost")
-    assert done.returncode == 2
+    done = run(hub, tmp_path, script, str(folder), str(events), "out", "--push_to_hub", "ana/lost", status=2)
     assert "expected its Hub id: publish the base first" in done.stderr
     assert "models/ana/lost" not in hub.repositories()
 
@@ -217,11 +195,7 @@ def test_another_backbone_trains_keeps_the_future_out_and_is_loaded_by_a_strange
 
     model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
-    done = subprocess.run(
-        [sys.executable, "-P", "-c", OTHER_BACKBONE, str(tmp_path), json.dumps(histories), str(EXAMPLES.parent)],
-        cwd=tmp_path, capture_output=True, text=True,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    kind, answers = json.loads(done.stdout)
+    arguments = (str(tmp_path), json.dumps(histories), str(EXAMPLES.parent))
+    kind, answers = json.loads(run_python(tmp_path, "-I", "-c", OTHER_BACKBONE, *arguments).stdout)
     assert kind == "Gpt2ForNextBehavior"
     torch.testing.assert_close(torch.tensor(answers), together)

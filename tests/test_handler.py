@@ -16,12 +16,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import torch
+from tiny import load, tiny_model
 
 from handler import EndpointHandler
-from modeling_behavior import BehaviorConfig, BertForNextBehavior
 from pipeline_behavior import NextBehaviorPipeline
-from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import assemble
 
 HISTORY: list[dict[str, Any]] = [
@@ -35,14 +33,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A repository as it is cloned to an endpoint."""
     tokenizer = assemble(["84", "007", "5"], ["view", "cart"], [60.0, 3600.0], num_new_items=2, max_length=6)
     tokenizer.describe_items([3, 2, 1], ["Lamp", None, None])
-    torch.manual_seed(2)
-    config = BehaviorConfig(
-        vocab_size=len(tokenizer), num_new_items=2, num_actions=tokenizer.num_actions,
-        num_time_gaps=tokenizer.num_time_gaps, hidden_size=20, num_attention_heads=2, num_hidden_layers=1,
-        intermediate_size=24, max_position_embeddings=6,
-    )  # fmt: skip
     path = tmp_path_factory.mktemp("repository")
-    BertForNextBehavior(config).save_pretrained(path)
+    tiny_model(tokenizer).save_pretrained(path)
     tokenizer.save_pretrained(path)
     return path
 
@@ -74,7 +66,7 @@ def request(endpoint: Any, body: dict[str, Any]) -> tuple[int, Any]:
 
 
 def test_the_answer_is_the_pipelines_as_json(endpoint: Any, folder: Path) -> None:
-    model, tokenizer = BertForNextBehavior.from_pretrained(folder), BehaviorTokenizer.from_pretrained(folder)
+    model, tokenizer = load(folder)
     predict = NextBehaviorPipeline(model=model, tokenizer=tokenizer, device="cpu")
     body: dict[str, Any] = {"inputs": {"events": HISTORY}, "parameters": {"top_k": 3, "of": "item"}}
     status, answers = request(endpoint, body)

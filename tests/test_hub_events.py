@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,6 +9,7 @@ import datasets
 import polars as pl
 import pytest
 from hub_server import HubServer
+from processes import run_python
 
 from behavior.events import read_events
 from behavior.hub import is_hub_dataset
@@ -66,16 +65,7 @@ def test_a_file_here_is_never_looked_for_on_the_hub(tmp_path: Path, monkeypatch:
 
 def test_a_data_set_on_the_hub_is_read_by_its_name_and_others_are_explained(hub: HubServer, tmp_path: Path) -> None:
     root = Path(__file__).resolve().parent.parent
-    done = subprocess.run(
-        [sys.executable, "-c", CHILD],
-        env=hub.environment(tmp_path),
-        cwd=root,
-        capture_output=True,
-        text=True,
-        timeout=90,
-    )
-    assert done.returncode == 0, done.stderr
-    lines = done.stdout.splitlines()
+    lines = run_python(root, "-c", CHILD, environment=hub.environment(tmp_path)).stdout.splitlines()
     events = "[('7', 'a', 'view'), ('7', None, 'search'), ('7', 'b', 'buy'), ('8', 'a', 'view')]"
     for line, name in zip(lines, ("ana/log", "hf://datasets/ana/log", "ana/log@main"), strict=False):
         assert line == f"{name} {name} {events}"

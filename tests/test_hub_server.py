@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import os
-import subprocess
-import sys
 from pathlib import Path
+from subprocess import CompletedProcess
 
 from hub_server import HubServer
+from processes import run_python
 
 # Pushes a file of each kind, lists, tags, reads back, and says which errors a stranger and a wrong token get.
 CHILD = """
@@ -35,16 +35,12 @@ for token, error in ((False, RepositoryNotFoundError), ("hf_wrong", HfHubHTTPErr
 """
 
 
-def run(hub: HubServer, home: Path, code: str) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [sys.executable, "-c", code], env=hub.environment(home), capture_output=True, text=True, timeout=60
-    )
+def run(hub: HubServer, home: Path, code: str, status: int = 0) -> CompletedProcess[str]:
+    return run_python(home, "-I", "-c", code, environment=hub.environment(home), status=status)
 
 
 def test_a_client_pushes_lists_tags_deletes_and_reads_back(hub: HubServer, tmp_path: Path) -> None:
-    done = run(hub, tmp_path, CHILD)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["401", "401"]
+    assert run(hub, tmp_path, CHILD).stdout.split() == ["401", "401"]
     weights = hashlib.sha256(bytes(range(256)) * 64).hexdigest()
     assert hub.files("ana/box") == {"weights.safetensors": weights}
     assert set(hub.files("ana/box", revision="v1")) == {"weights.safetensors", "a/note.txt"}
@@ -56,11 +52,11 @@ def test_a_client_pushes_lists_tags_deletes_and_reads_back(hub: HubServer, tmp_p
 def test_faults_come_as_often_as_asked_and_end_with_the_block(hub: HubServer, tmp_path: Path) -> None:
     code = "from huggingface_hub import HfApi; print(HfApi().whoami()['name'])"
     with hub.fault("GET", "/api/whoami-v2", "500", times=1):
-        assert "injected 500" in run(hub, tmp_path, code).stderr
+        assert "injected 500" in run(hub, tmp_path, code, status=1).stderr
         assert run(hub, tmp_path, code).stdout == "ana\n"
     assert hub.requests() == ["GET /api/whoami-v2 500", "GET /api/whoami-v2 200"]
     with hub.fault("GET", "/api/whoami-v2", "drop"):
-        assert "RemoteProtocolError" in run(hub, tmp_path, code).stderr
+        assert "RemoteProtocolError" in run(hub, tmp_path, code, status=1).stderr
     assert run(hub, tmp_path, code).stdout == "ana\n"
 
 

@@ -4,10 +4,7 @@ catalogue that grows afterwards. Every combination is saved, loaded by a strange
 from __future__ import annotations
 
 import json
-import os
 import re
-import subprocess
-import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,18 +13,16 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
 from peft import AutoPeftModelForFeatureExtraction, PeftModel
+from processes import run_python, run_training
 from safetensors import safe_open
-from transformers import BertConfig, BertModel, BertTokenizer
+from tiny import WORDS, load, save_bert, write_events
+from transformers import BertModel
 
 from behavior.item_text import item_texts
 from initial_model import LORA_TARGETS
-from modeling_behavior import BertForNextBehavior, text_of_item
-from tokenization_behavior import BehaviorTokenizer
-from train_accelerate import main
+from modeling_behavior import text_of_item
 
-WORDS = ["red", "blue", "green", "lip", "balm", "shoe", "lace", "nail", "polish", "comb"]
 COLOURS, THINGS = WORDS[:3], WORDS[3:]
 NEW: list[dict[str, str | None]] = [
     {"item_id": "fresh 1", "title": "red lip balm"},
@@ -49,9 +44,7 @@ HISTORY = [
 ]
 STRANGER = """
 import json, sys
-import torch
 from transformers import AutoModel, AutoTokenizer
-torch.set_num_threads(1)
 folders, history = json.loads(sys.argv[1]), json.loads(sys.argv[2])
 answers = {}
 for folder in folders:
@@ -76,9 +69,7 @@ def write_log(path: Path, first: int, last: int, seed: int) -> Path:
             clock += int(generator.integers(60, 7200))
             place = first + (place + 1 - first) % (last - first)
             rows.append((f"u{user}", f"item {place}", "view" if place % 5 else "buy", clock))
-    columns = ["user_id", "item_id", "action", "timestamp"]
-    pl.DataFrame(rows, schema=columns, orient="row").write_csv(path)
-    return path
+    return write_events(path, rows)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -89,32 +80,15 @@ def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
-    """A tiny BERT with its tokenizer: reads item texts, and is what encoders start from."""
-    folder = tmp_path_factory.mktemp("bert")
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    BertTokenizer(vocab=vocabulary, model_max_length=64).save_pretrained(folder)
-    torch.manual_seed(1)
-    sizes: dict[str, Any] = {"hidden_size": 20, "num_hidden_layers": 2, "num_attention_heads": 5}
-    BertModel(
-        BertConfig(vocab_size=len(vocabulary), intermediate_size=28, initializer_range=0.3, **sizes)
-    ).save_pretrained(folder)
-    return str(folder)
-
-
-@pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory, bert: str) -> dict[str, Path]:
     """Every combination trained for two epochs; and each again with three items more, under `NAME+added`."""
     root = tmp_path_factory.mktemp("runs")
     here, there = write_log(root / "here.csv", 0, 20, 0), write_log(root / "there.csv", 12, 30, 1)
     pl.DataFrame([item_row(item) for item in range(30)]).write_csv(root / "items.csv")
     items = ["--items", str(root / "items.csv"), "--text_encoder", bert, "--text_size", "12"]
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
     folders = {}
     for name in COMBINATIONS:
         start = name.split("+")[0]
-        folder = root / name
         options = {
             "new": SIZES,
             "bert": ["--base_model", bert],
@@ -122,36 +96,23 @@ def trained(tmp_path_factory: pytest.TempPathFactory, bert: str) -> dict[str, Pa
         }[start]
         events = there if start == "behaviour" else here
         lora = ["--lora_r", "4"] if "+lora" in name else []
-        AcceleratorState._reset_state(reset_partial_state=True)
-        GradientState._reset_state()
-        main([
-            "--events", str(events), "--output_dir", str(folder), *RUN, *options, *lora,
-            *(items if "+text" in name else []),
-        ])  # fmt: skip
-        folders[name] = folder
-        model, tokenizer = load(folder)
+        text = items if "+text" in name else []
+        folders[name] = run_training(events, root / name, *RUN, *options, *lora, *text)
+        model, tokenizer = load(folders[name])
         model.add_items(tokenizer, NEW)
         folders[f"{name}+added"] = root / f"{name}+added"
         model.save_pretrained(folders[f"{name}+added"])
         tokenizer.save_pretrained(folders[f"{name}+added"])
-    torch.set_num_threads(threads)
     return folders
 
 
 @pytest.fixture(scope="module")
-def answers_elsewhere(trained: dict[str, Path]) -> dict[str, list[float]]:
+def answers_elsewhere(trained: dict[str, Path], tmp_path_factory: pytest.TempPathFactory) -> dict[str, list[float]]:
     """What a process that knows nothing of this repository answers from each folder."""
     folders = [str(folder) for folder in trained.values()]
-    output = subprocess.run(
-        [sys.executable, "-P", "-c", STRANGER, json.dumps(folders), json.dumps(HISTORY)],
-        capture_output=True, text=True, check=True, cwd=os.path.sep,
-    )  # fmt: skip
-    answers = json.loads(output.stdout)
+    arguments = ("-I", "-c", STRANGER, json.dumps(folders), json.dumps(HISTORY))
+    answers = json.loads(run_python(tmp_path_factory.mktemp("elsewhere"), *arguments).stdout)
     return {name: answers[str(folder)] for name, folder in trained.items()}
-
-
-def load(folder: Path) -> tuple[Any, Any]:
-    return BertForNextBehavior.from_pretrained(folder).eval(), BehaviorTokenizer.from_pretrained(folder)
 
 
 def answer(folder: Path) -> torch.Tensor:
@@ -242,14 +203,9 @@ def test_two_adapters_of_one_base_are_switched_at_run_time(trained: dict[str, Pa
 def test_the_encoder_of_a_bert_checkpoint_is_taken_and_the_rest_reported(
     trained: dict[str, Path], bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
     events = write_log(tmp_path / "log.csv", 0, 20, 0)
-    main([
-        "--events", str(events), "--output_dir", str(tmp_path / "out"), *RUN, "--base_model", bert,
-        "--learning_rate", "0", "--weight_decay", "0", "--max_epochs", "1",
-    ])  # fmt: skip
-    model, _ = load(tmp_path / "out")
+    options = ("--base_model", bert, "--learning_rate", "0", "--weight_decay", "0", "--max_epochs", "1")
+    model, _ = load(run_training(events, tmp_path / "out", *RUN, *options))
     source = BertModel.from_pretrained(bert)
     for name, weight in source.encoder.state_dict().items():
         assert torch.equal(model.bert.encoder.state_dict()[name], weight), name
@@ -321,12 +277,10 @@ def test_adapters_touch_attention_in_the_encoder_alone(trained: dict[str, Path])
 def test_settings_that_contradict_one_another_are_refused(
     options: list[str], message: str, bert: str, tmp_path: Path
 ) -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
     events = write_log(tmp_path / "log.csv", 0, 20, 0)
     options = [bert if option == "BERT" else option for option in options]
     with pytest.raises(ValueError, match=message):
-        main(["--events", str(events), "--output_dir", str(tmp_path / "out"), *RUN, *options])
+        run_training(events, tmp_path / "out", *RUN, *options)
 
 
 @torch.no_grad()
@@ -351,13 +305,9 @@ def test_the_kept_item_table_follows_every_change_of_what_it_is_made_of(trained:
 def test_adding_items_that_fails_changes_neither_model_nor_tokenizer(trained: dict[str, Path], tmp_path: Path) -> None:
     model, tokenizer = load(trained["new+text"])
     size = len(tokenizer)
-    torch.manual_seed(0)
-    wide = BertModel(BertConfig(vocab_size=20, hidden_size=24, num_hidden_layers=1, num_attention_heads=3))
-    wide.save_pretrained(tmp_path)
-    vocabulary = {word: index for index, word in enumerate(["[PAD]", "[UNK]", *WORDS])}
-    BertTokenizer(vocab=vocabulary).save_pretrained(tmp_path)
+    wide = save_bert(tmp_path, hidden_size=24, num_attention_heads=3)
     with pytest.raises(ValueError, match="size 24, but this model was trained with 20"):
-        model.add_items(tokenizer, NEW, text_encoder=str(tmp_path))
+        model.add_items(tokenizer, NEW, text_encoder=wide)
     assert (len(tokenizer), model.config.vocab_size, len(model.item_rows(torch.arange(size)))) == (size, size, size)
 
 

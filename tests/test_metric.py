@@ -5,8 +5,6 @@ from __future__ import annotations
 import json
 import re
 import runpy
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +14,7 @@ import pytest
 from hub_server import HubServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_python
 
 from behavior.metrics import CUTOFFS, pessimistic_ranks, ranking_metrics
 
@@ -146,9 +145,5 @@ print(metric.compute(predictions=[["84", "7"]], references=["7"], k=[2])["mrr"])
 """
     for code, home, offline in ((push, "pusher", False), (load, "stranger", False), (load, "stranger", True)):
         environment = hub.environment(tmp_path / home, offline=offline)
-        done = subprocess.run(
-            [sys.executable, "-P" if sys.version_info >= (3, 11) else "-B", "-c", code],
-            cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=120,
-        )  # fmt: skip
-        assert done.returncode == 0, done.stderr
+        done = run_python(tmp_path, "-I", "-c", code, environment=environment)
         assert code is push or done.stdout.split() == ["0.5"]

@@ -7,10 +7,7 @@ import copy
 import itertools
 import json
 import random
-import subprocess
-import sys
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_python
 from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
@@ -75,15 +73,6 @@ def random_model(memory: bool = True, **changes: Any) -> BertForNextBehavior:
         histories = torch.randint(FIRST_ITEM, VOCAB - 1, (12, 9), generator=generator)
         model.update_memory(histories, pairs="all")
     return model
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """At these sizes a second thread costs more than it brings."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="module")
@@ -643,18 +632,11 @@ torch.save(outputs, answer)
 def test_a_clean_process_elsewhere_computes_the_same_also_from_a_copy_it_saved(
     model: BertForNextBehavior, tmp_path: Path
 ) -> None:
-    for name in ("elsewhere", "model"):
-        (tmp_path / name).mkdir()
     model.save_pretrained(tmp_path / "model")
     batch = make_batch([9, 1, 6])
     torch.save(batch, tmp_path / "batch.pt")
     paths = [str(tmp_path / name) for name in ("model", "copy", "batch.pt", "answer.pt")]
-    environment = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", ELSEWHERE, *paths], cwd=tmp_path / "elsewhere", env=environment,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_python(tmp_path, "-I", "-c", ELSEWHERE, *paths)
     with torch.no_grad():
         here = model(**batch)
     for there in torch.load(tmp_path / "answer.pt"):

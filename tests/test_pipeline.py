@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from processes import run_python
+from tiny import load, tiny_model
 from transformers import pipeline
 
 from handler import EndpointHandler
-from modeling_behavior import BehaviorConfig, BertForNextBehavior
+from modeling_behavior import CODE_FILES
 from pipeline_behavior import NextBehaviorPipeline, time_until_next
-from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import assemble
 
 ITEMS = ["84", "007", "[PAD]", "garden chair, blue", "5", "6", "7"]
@@ -34,26 +33,11 @@ OTHER: list[dict[str, Any]] = [{"item": "5", "action": "buy"}]
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A saved model of tiny, pairwise different sizes with random weights, and its tokenizer."""
+    """A saved model with random weights, and its tokenizer."""
     tokenizer = assemble(ITEMS, ACTIONS, EDGES, num_new_items=3, max_length=WINDOW)
     tokenizer.describe_items([1] * len(ITEMS), ["Lamp", None, "A trap", "Chair", None, None, None])
-    torch.manual_seed(5)
-    model = BertForNextBehavior(
-        BehaviorConfig(
-            vocab_size=len(tokenizer),
-            num_new_items=tokenizer.num_new_items,
-            num_actions=tokenizer.num_actions,
-            num_time_gaps=tokenizer.num_time_gaps,
-            actions_without_item=[tokenizer.encode_action("search"), tokenizer.encode_action("login")],
-            hidden_size=20,
-            num_attention_heads=2,
-            num_hidden_layers=1,
-            intermediate_size=24,
-            max_position_embeddings=WINDOW,
-            initializer_range=0.5,
-            time_temperature=1.7,
-        )
-    )
+    without_item = [tokenizer.encode_action(action) for action in ("search", "login")]
+    model = tiny_model(tokenizer, actions_without_item=without_item, initializer_range=0.5, time_temperature=1.7)
     path = tmp_path_factory.mktemp("model")
     model.save_pretrained(path)
     tokenizer.save_pretrained(path)
@@ -62,8 +46,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def predict(folder: Path) -> NextBehaviorPipeline:
-    model = BertForNextBehavior.from_pretrained(folder).train()
-    return NextBehaviorPipeline(model=model, tokenizer=BehaviorTokenizer.from_pretrained(folder), device="cpu")
+    model, tokenizer = load(folder)
+    return NextBehaviorPipeline(model=model.train(), tokenizer=tokenizer, device="cpu")
 
 
 def total(answers: list[dict[str, Any]]) -> float:
@@ -185,8 +169,7 @@ def test_nothing_is_answered_when_everything_allowed_was_seen(predict: NextBehav
 @pytest.fixture(scope="module")
 def with_memory(folder: Path) -> NextBehaviorPipeline:
     """The same model after counting, so that all four paths take part, and with calibration that is not 1."""
-    model = BertForNextBehavior.from_pretrained(folder)
-    tokenizer = BehaviorTokenizer.from_pretrained(folder)
+    model, tokenizer = load(folder)
     orders = (("84", "5", "6"), ("84", "6"), ("7", "5"))
     walks = [[{"item": item, "action": "view"} for item in order] for order in orders]
     model.update_memory(**tokenizer(walks, return_tensors="pt"), pairs="all")
@@ -305,13 +288,8 @@ def test_a_worked_example_of_when() -> None:
 
 def test_a_model_without_time_says_nothing_of_when() -> None:
     tokenizer = assemble(["84", "5"], ["view"], [], num_new_items=1, max_length=WINDOW)
-    config = BehaviorConfig(
-        vocab_size=len(tokenizer), num_new_items=1, num_actions=tokenizer.num_actions,
-        num_time_gaps=tokenizer.num_time_gaps, hidden_size=20, num_attention_heads=2, num_hidden_layers=1,
-        intermediate_size=24, max_position_embeddings=WINDOW,
-    )  # fmt: skip
     tokenizer.describe_items([1, 1], [None, None])
-    predict = NextBehaviorPipeline(model=BertForNextBehavior(config), tokenizer=tokenizer, device="cpu")
+    predict = NextBehaviorPipeline(model=tiny_model(tokenizer), tokenizer=tokenizer, device="cpu")
     assert [answer["when"] for answer in predict({"events": HISTORY}, of="item", top_k=2)] == [None, None]
 
 
@@ -383,17 +361,11 @@ def test_a_clean_process_elsewhere_gives_the_same_answers_also_from_a_copy_it_sa
     folder: Path, predict: NextBehaviorPipeline, tmp_path: Path
 ) -> None:
     request = [{"events": HISTORY}, {"events": OTHER}]
-    environment = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "PATH": ""}
-    command = [sys.executable, "-I", "-c", REMOTE, str(folder), str(tmp_path / "copy"), json.dumps(request)]
-    done = subprocess.run(
-        command, cwd=tmp_path, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180
-    )
-    assert done.returncode == 0, done.stderr
+    done = run_python(tmp_path, "-I", "-c", REMOTE, str(folder), str(tmp_path / "copy"), json.dumps(request))
     for there, here in zip(json.loads(done.stdout), predict(request, top_k=3), strict=True):
         assert [(a["action"], a["item"], a["title"]) for a in there] == [
             (a["action"], a["item"], a["title"]) for a in here
         ]
         assert [a["probability"] for a in there] == pytest.approx([a["probability"] for a in here], abs=1e-5)
-    for name in ("modeling_behavior.py", "tokenization_behavior.py", "pipeline_behavior.py", "handler.py"):
+    for name in (*CODE_FILES, "vocabulary.tsv"):
         assert (tmp_path / "copy" / name).read_bytes() == (folder / name).read_bytes()
-    assert (tmp_path / "copy" / "vocabulary.tsv").read_bytes() == (folder / "vocabulary.tsv").read_bytes()

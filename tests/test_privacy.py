@@ -10,6 +10,7 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from tiny import tiny_model
 
 import publish
 from behavior.events import read_events
@@ -52,13 +53,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Publication:
     )
     titles = pl.DataFrame({"item_id": ["a", "x"], "title": ["Apple", "Xylophone"]})
     tokenizer = build_tokenizer(events.filter(pl.col("part") == TRAIN), titles, num_new_items=3, max_length=7)
-    torch.manual_seed(3)
-    config = BehaviorConfig(
-        vocab_size=len(tokenizer), num_new_items=3, num_actions=tokenizer.num_actions,
-        num_time_gaps=tokenizer.num_time_gaps, hidden_size=20, num_attention_heads=2, num_hidden_layers=1,
-        intermediate_size=24, max_position_embeddings=7, memory_distance=2,
-    )  # fmt: skip
-    model = BertForNextBehavior(config).eval()
+    model = tiny_model(tokenizer, memory_distance=2)
     histories = [[{"item": item} for item in items] for items in HISTORIES.values()]
     model.update_memory(**tokenizer(histories, return_tensors="pt"), pairs="all")
     folder = tmp_path_factory.mktemp("model")

@@ -9,8 +9,6 @@ import json
 import os
 import re
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,17 +17,15 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
-import torch
-from accelerate.state import AcceleratorState, GradientState
 from hub_server import HubServer
 from huggingface_hub import HfApi, ModelCard, constants
+from processes import run_python, run_training
+from tiny import load, write_events
 
 import publish
-import train_accelerate
 from modeling_behavior import CODE_FILES, BertForNextBehavior
 from publishing.check import Answers, answers_in_a_clean_process, check_answers, golden_answers, golden_histories
 from publishing.hub import SendError, content_ids, folder_files, send
-from tokenization_behavior import BehaviorTokenizer
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_ID, DATASET_ID = "ana/shop", "ana/shop-sequences"
@@ -56,23 +52,16 @@ def write_log(folder: Path) -> Path:
             place = (place + 1) % 30
             name = f"only for {user}" if step == 3 else f"item {place}"
             rows.append((f"customer-{user}", name, "buy" if place % 5 == 0 else "view", clock))
-    columns = ["user_id", "item_id", "action", "timestamp"]
-    pl.DataFrame(rows, schema=columns, orient="row").write_csv(folder / "events.csv")
     items = [{"item_id": "item 3", "title": "call +49 30 1234567"}, {"item_id": "item 4", "title": "Lamp"}]
     pl.DataFrame(items).write_csv(folder / "items.csv")
-    return folder / "events.csv"
+    return write_events(folder / "events.csv", rows)
 
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run that was trained, evaluated and saved as users do it."""
     folder = tmp_path_factory.mktemp("shop")
-    events = write_log(folder)
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
-    torch.set_num_threads(1)
-    train_accelerate.main(["--events", str(events), "--output_dir", str(folder / "model"), *SMALL])
-    return folder / "model"
+    return run_training(write_log(folder), folder / "model", *SMALL)
 
 
 @pytest.fixture
@@ -86,29 +75,23 @@ def online(hub: HubServer, monkeypatch: pytest.MonkeyPatch) -> HfApi:
     return HfApi(endpoint=hub.endpoint, token=hub.token)
 
 
-def run(hub: HubServer, home: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, str(ROOT / "publish.py"), *arguments]
-    return subprocess.run(command, env=hub.environment(home), cwd=home, capture_output=True, text=True, timeout=240)
-
-
 @pytest.fixture(scope="module")
 def published(hub: HubServer, trained: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     """The model and its sequences on the Hub, sent by a process of its own: what it printed and what it sent."""
     home = tmp_path_factory.mktemp("publisher")
-    done = run(
-        hub, home, "--model", str(trained), "--repo_id", MODEL_ID, "--tag", "v1", "--push_dataset",
-        "--output", str(home / "staged"), "--license", "apache-2.0", "--data_name", "Round trips",
+    done = run_python(
+        home, str(ROOT / "publish.py"), "--model", str(trained), "--repo_id", MODEL_ID, "--tag", "v1",
+        "--push_dataset", "--output", str(home / "staged"), "--license", "apache-2.0", "--data_name", "Round trips",
+        environment=hub.environment(home),
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr
     return {"said": done.stdout + done.stderr, "staged": home / "staged", "requests": hub.requests()}
 
 
 @pytest.fixture(scope="module")
 def golden(published: dict[str, Any]) -> tuple[list[Any], Answers]:
     """Histories, and what the published files answer to them here."""
-    tokenizer = BehaviorTokenizer.from_pretrained(published["staged"])
+    model, tokenizer = load(published["staged"])
     histories = golden_histories(tokenizer)
-    model = BertForNextBehavior.from_pretrained(published["staged"])
     return histories, golden_answers(model, tokenizer, histories)
 
 
@@ -224,12 +207,9 @@ def test_the_sequences_stream_and_train_a_model_again(
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    code = f"import sys; sys.path.insert(0, {str(ROOT)!r})\n{STREAM_AND_TRAIN}"
-    done = subprocess.run(
-        [sys.executable, "-c", code, str(tmp_path / "again"), *SMALL, "--max_epochs", "1"],
-        env=hub.environment(tmp_path), cwd=tmp_path, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    environment = {**hub.environment(tmp_path), "PYTHONPATH": str(ROOT)}
+    options = (str(tmp_path / "again"), *SMALL, "--max_epochs", "1")
+    done = run_python(tmp_path, "-c", STREAM_AND_TRAIN, *options, environment=environment)
     columns = ["action", "input_ids", "item_id", "part", "time_gap_ids", "timestamp", "token_type_ids", "user_id"]
     assert done.stdout.splitlines()[:2] == [f"40 {columns}", "400 40 40"]
     assert (tmp_path / "again" / "model.safetensors").is_file()
@@ -276,9 +256,7 @@ def check_snippets(hub: HubServer, home: Path) -> None:
     snippets = [re.findall(r"```python\n(.*?)```", card, flags=re.DOTALL)[0] for card in cards]
     printed = re.findall(r"```text\n(.*?)```", cards[0], flags=re.DOTALL)[0]
     code = "\n".join([*snippets, "print(ranked.probabilities.shape)"])
-    environment = hub.environment(home / "home")
-    done = subprocess.run([sys.executable, "-c", code], env=environment, cwd=home, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
+    done = run_python(home, "-I", "-c", code, environment=hub.environment(home / "home"))
     assert done.stdout == f"{printed}torch.Size([1, 5])\n"
 
 
@@ -391,9 +369,7 @@ def test_a_folder_of_another_version_is_published_only_if_it_answers_the_same(
     shutil.copytree(published["staged"], tmp_path / "old")
     with (tmp_path / "old" / "modeling_behavior.py").open("a") as code:
         code.write("# as it was once\n")
-    model = BertForNextBehavior.from_pretrained(tmp_path / "old")
-    tokenizer = BehaviorTokenizer.from_pretrained(tmp_path / "old")
-    trained = publish.Publication(model, tokenizer, [], None)  # type: ignore[arg-type]  # no log is looked at
+    trained = publish.Publication(*load(tmp_path / "old"), [], None)  # type: ignore[arg-type]  # no log is looked at
     found = golden[1]
     monkeypatch.setattr(publish, "answers_in_a_clean_process", lambda *_: found)
     publish.check_same_with_its_own_code(tmp_path / "old", trained)

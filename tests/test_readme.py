@@ -6,12 +6,12 @@ import re
 from pathlib import Path
 from typing import Any
 
-import torch
 from peft import LoraConfig, get_peft_model
+from tiny import tiny_model
 from transformers import AutoTokenizer
 
 from initial_model import LORA_TARGETS
-from modeling_behavior import BehaviorConfig, BertForNextBehavior
+from modeling_behavior import BertForNextBehavior
 from tokenizer_build import assemble
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -26,20 +26,8 @@ def blocks(language: str) -> list[str]:
 def shop_model(folder: Path) -> None:
     """A saved model with random weights that knows the ids of the README."""
     tokenizer = assemble(["84", "7", "9"], ["view", "cart", "buy"], [60.0, 3600.0], num_new_items=2, max_length=6)
-    torch.manual_seed(0)
-    config = BehaviorConfig(
-        vocab_size=len(tokenizer),
-        num_new_items=tokenizer.num_new_items,
-        num_actions=tokenizer.num_actions,
-        num_time_gaps=tokenizer.num_time_gaps,
-        hidden_size=12,
-        num_attention_heads=2,
-        num_hidden_layers=1,
-        intermediate_size=20,
-        max_position_embeddings=6,
-    )
     tokenizer.describe_items([3, 2, 1], ["Desk lamp", None, None])
-    BertForNextBehavior(config).save_pretrained(folder)
+    tiny_model(tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 
 

@@ -17,9 +17,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
+from tiny import tiny_model
 
-from modeling_behavior import BehaviorConfig, BertForNextBehavior
 from tokenizer_build import assemble
 
 pytest.importorskip("gradio", reason="needs the extra 'space': pip install '.[space]'")
@@ -37,23 +36,11 @@ def app() -> Any:
     return SimpleNamespace(**runpy.run_path(str(ROOT / "space" / "app.py")))
 
 
-def save_model(folder: Path, seed: int, items: list[str], titles: list[str | None]) -> Path:
+def save_model(folder: Path, items: list[str], titles: list[str | None]) -> Path:
     """A model with random weights and a memory."""
     tokenizer = assemble(items, ACTIONS, [60.0, 3600.0, 86400.0], num_new_items=3, max_length=8)
     tokenizer.describe_items([1] * len(items), titles)
-    torch.manual_seed(seed)
-    config = BehaviorConfig(
-        vocab_size=len(tokenizer),
-        num_new_items=tokenizer.num_new_items,
-        num_actions=tokenizer.num_actions,
-        num_time_gaps=tokenizer.num_time_gaps,
-        hidden_size=20,
-        num_attention_heads=2,
-        num_hidden_layers=1,
-        intermediate_size=24,
-        max_position_embeddings=8,
-    )
-    model = BertForNextBehavior(config)
+    model = tiny_model(tokenizer)
     walk = [{"item": item, "action": "view"} for item in items]
     model.update_memory(**tokenizer([walk], return_tensors="pt"), pairs="all")
     model.save_pretrained(folder)
@@ -63,13 +50,13 @@ def save_model(folder: Path, seed: int, items: list[str], titles: list[str | Non
 
 @pytest.fixture(scope="module")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return save_model(tmp_path_factory.mktemp("models") / "shop", 0, ITEMS, TITLES)
+    return save_model(tmp_path_factory.mktemp("models") / "shop", ITEMS, TITLES)
 
 
 @pytest.fixture(scope="module")
 def kiosk(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Another model that knows one of the shop's items."""
-    return save_model(tmp_path_factory.mktemp("models") / "kiosk", 1, ["84", "soap"], ["Lamp", None])
+    return save_model(tmp_path_factory.mktemp("models") / "kiosk", ["84", "soap"], ["Lamp", None])
 
 
 @pytest.fixture(scope="module")

@@ -6,8 +6,6 @@ import datetime
 import json
 import pickle
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 from typing import Any, TextIO
 
@@ -17,6 +15,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from processes import run_python
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
 import tokenization_behavior
@@ -422,31 +421,19 @@ print(tokenizer([{"item": "84"}])["input_ids"])
 """
 
 
-def run_elsewhere(program: str, folder: Path, *arguments: str, path: str = "") -> str:
-    """Output of a program in a process that starts in `folder` and sees the repository only if `path` names it."""
-    environment = {"HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "PYTHONPATH": path, "PATH": ""}
-    # Not -I, which would ignore PYTHONPATH; Python 3.10 has no -P, and finds nothing of ours in `folder`.
-    safe_path = ["-P"] if sys.version_info >= (3, 11) else []
-    command = [sys.executable, *safe_path, "-c", program, *arguments]
-    done = subprocess.run(
-        command, cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=120
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout.strip()
-
-
 def test_a_clean_process_elsewhere_loads_it_as_remote_code(
     tokenizer: BehaviorTokenizer, saved: Path, tmp_path: Path
 ) -> None:
-    printed = run_elsewhere(REMOTE, tmp_path, str(saved), str(tmp_path / "target"))
+    done = run_python(tmp_path, "-I", "-c", REMOTE, str(saved), str(tmp_path / "target"))
     batch = tokenizer([[{"item": "84", "action": "view"}, {"item": "x", "action": "buy"}], []])
-    assert printed == f"{[batch[name] for name in batch]} {tokenizer.title('84')!r}"
+    assert done.stdout == f"{[batch[name] for name in batch]} {tokenizer.title('84')!r}\n"
     for file in ("vocabulary.tsv", "tokenizer.json", "tokenization_behavior.py"):
         assert (tmp_path / "target" / file).read_bytes() == (saved / file).read_bytes()
 
 
 def test_importing_the_module_makes_trust_unnecessary(saved: Path, tmp_path: Path) -> None:
-    assert run_elsewhere(INSTALLED, tmp_path, str(saved), path=str(ROOT)) == "[[6]]"
+    done = run_python(tmp_path, "-c", INSTALLED, str(saved), environment={"PYTHONPATH": str(ROOT)})
+    assert done.stdout == "[[6]]\n"
 
 
 def test_loading_does_not_parse_the_vocabulary_twice(saved: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -4,11 +4,8 @@ from __future__ import annotations
 
 import copy
 import json
-import os
 import runpy
-import subprocess
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +14,11 @@ import polars as pl
 import pytest
 import torch
 from datasets import Dataset
+from processes import run_python
+from tiny import tiny_model
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments, pipeline
 
-from modeling_behavior import BehaviorConfig, BertForNextBehavior
+from modeling_behavior import CODE_FILES, BertForNextBehavior
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import assemble
 
@@ -28,15 +27,6 @@ SCRIPT = ROOT / "examples" / "finetune_with_trainer.py"
 ITEMS, ACTIONS, EDGES = [f"i{place}" for place in range(12)], ["view", "buy", "search"], [60.0, 3600.0]
 WINDOW, USERS = 10, 400
 LABELS = ["labels", "action_labels", "time_labels"]
-CODE_FILES = ("modeling_behavior.py", "tokenization_behavior.py", "pipeline_behavior.py", "handler.py")
-
-
-@pytest.fixture(autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def make_tokenizer() -> BehaviorTokenizer:
@@ -45,23 +35,18 @@ def make_tokenizer() -> BehaviorTokenizer:
     return tokenizer
 
 
-def make_model(tokenizer: BehaviorTokenizer, **changes: Any) -> BertForNextBehavior:
-    torch.manual_seed(2)
-    sizes: dict[str, Any] = {
-        "vocab_size": len(tokenizer), "num_new_items": tokenizer.num_new_items, "num_actions": tokenizer.num_actions,
-        "num_time_gaps": tokenizer.num_time_gaps, "actions_without_item": [tokenizer.encode_action("search")],
-        "hidden_size": 20, "num_attention_heads": 2, "num_hidden_layers": 1, "intermediate_size": 24,
-        "max_position_embeddings": WINDOW, "hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0,
-    }  # fmt: skip
-    return BertForNextBehavior(BehaviorConfig(**(sizes | changes)))
+def make_model() -> BertForNextBehavior:
+    tokenizer = make_tokenizer()
+    without_item = [tokenizer.encode_action("search")]
+    dropout = {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.0}
+    return tiny_model(tokenizer, actions_without_item=without_item, **dropout)
 
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("model")
-    tokenizer = make_tokenizer()
-    make_model(tokenizer).save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    make_model().save_pretrained(folder)
+    make_tokenizer().save_pretrained(folder)
     return folder
 
 
@@ -88,14 +73,7 @@ def other_log(path: Path) -> Path:
 def finetuned(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("finetuned")
     events = other_log(folder / "events.csv")
-    environment = {
-        **os.environ, "HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1",
-    }  # fmt: skip
-    done = subprocess.run(
-        [sys.executable, "-I", str(SCRIPT), str(saved), str(events), str(folder / "out")],
-        cwd=folder, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=200,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_python(folder, "-I", str(SCRIPT), str(saved), str(events), str(folder / "out"))
     return folder / "out"
 
 
@@ -219,7 +197,7 @@ def run(model: BertForNextBehavior, data: Dataset, output: Path, **options: Any)
 
 
 def test_a_trainer_checkpoint_is_a_model_folder_with_all_its_code(tmp_path: Path) -> None:
-    trainer = run(make_model(make_tokenizer()), random_rows(8), tmp_path, max_steps=2, save_steps=2)
+    trainer = run(make_model(), random_rows(8), tmp_path, max_steps=2, save_steps=2)
     checkpoint = tmp_path / "checkpoint-2"
     for name in CODE_FILES:
         assert (checkpoint / name).read_bytes() == (ROOT / name).read_bytes()
@@ -231,7 +209,7 @@ def test_a_trainer_checkpoint_is_a_model_folder_with_all_its_code(tmp_path: Path
 
 
 def test_eight_by_one_and_two_by_four_end_in_the_same_weights(tmp_path: Path) -> None:
-    model, data = make_model(make_tokenizer()), random_rows(16)
+    model, data = make_model(), random_rows(16)
     other = copy.deepcopy(model)
     start = copy.deepcopy(model.state_dict())
     shared: dict[str, Any] = {"max_steps": 2, "save_strategy": "no", "learning_rate": 0.3, "optim": "sgd"}
@@ -249,7 +227,7 @@ def test_eight_by_one_and_two_by_four_end_in_the_same_weights(tmp_path: Path) ->
 def test_evaluation_reports_the_loss_of_the_model(tmp_path: Path) -> None:
     data = random_rows(6)
     options: dict[str, Any] = {"max_steps": 1, "save_strategy": "no", "prediction_loss_only": True}
-    trainer = run(make_model(make_tokenizer()), data, tmp_path, **options)
+    trainer = run(make_model(), data, tmp_path, **options)
     found = trainer.evaluate()["eval_loss"]
     batch = trainer.data_collator([data[row] for row in range(6)])
     model: Any = trainer.model
@@ -262,5 +240,5 @@ def test_training_with_gradient_checkpointing_runs(tmp_path: Path) -> None:
     names = TrainingArguments.__dataclass_fields__
     checkpointing = "activation_checkpointing" if "activation_checkpointing" in names else "gradient_checkpointing"
     options: dict[str, Any] = {"max_steps": 2, "save_strategy": "no", checkpointing: True}
-    trainer = run(make_model(make_tokenizer()), random_rows(8), tmp_path, **options)
+    trainer = run(make_model(), random_rows(8), tmp_path, **options)
     assert all(np.isfinite(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)

@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +17,13 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
-from accelerate.state import AcceleratorState, GradientState
+from processes import reset_accelerate, run_python, run_training
+from tiny import write_events
 from transformers import AutoModel, AutoTokenizer
 
 import train_accelerate
 from behavior.events import ReadOptions
-from modeling_behavior import BertForNextBehavior
+from modeling_behavior import CODE_FILES, BertForNextBehavior
 from tokenization_behavior import BehaviorTokenizer
 from train_accelerate import Checkpoints, RunSettings, learning_rate, main, replace_directory
 
@@ -34,7 +34,6 @@ SMALL = [
     *("--tokens_per_batch", "200", "--warmup_steps", "5", "--learning_rate", "0.01", "--ema_decay", "0.9"),
     *("--precision", "no", "--cpu"),
 ]
-CODE_FILES = ("modeling_behavior.py", "tokenization_behavior.py", "pipeline_behavior.py", "handler.py")
 
 
 def write_log(path: Path, users: int = 60, seed: int = 0) -> Path:
@@ -51,39 +50,15 @@ def write_log(path: Path, users: int = 60, seed: int = 0) -> Path:
             if place % 7 == 0:
                 rows.append((f"u{user}", None, "search", clock + 10))
                 rows.append((f"u{user}", f"item {place}", "buy", clock + 20))
-    columns = ["user_id", "item_id", "action", "timestamp"]
-    pl.DataFrame(rows, schema=columns, orient="row").write_csv(path)
-    return path
-
-
-@pytest.fixture(autouse=True)
-def fresh_accelerate() -> Iterator[None]:
-    """One thread, so that results do not depend on the machine, and no state from another run in this process."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-    reset_accelerate()
-
-
-def reset_accelerate() -> None:
-    AcceleratorState._reset_state(reset_partial_state=True)
-    GradientState._reset_state()
+    return write_events(path, rows)
 
 
 def train(events: Path, output: Path, *options: str) -> Path:
-    reset_accelerate()
-    torch.set_num_threads(1)
-    main(["--events", str(events), "--output_dir", str(output), *SMALL, *options])
-    return output
+    return run_training(events, output, *SMALL, *options)
 
 
 def command(events: Path, output: Path, *options: str) -> list[str]:
-    script = str(ROOT / "train_accelerate.py")
-    return [sys.executable, script, "--events", str(events), "--output_dir", str(output), *SMALL, *options]
-
-
-ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+    return [train_accelerate.__file__, "--events", str(events), "--output_dir", str(output), *SMALL, *options]
 
 
 def weights(folder: Path) -> bytes:
@@ -187,13 +162,7 @@ def test_a_clean_process_elsewhere_gives_the_probabilities_of_training(trained: 
         {"action": "search", "timestamp": 1_700_000_200},
         {"item": "item 4", "action": "view", "timestamp": 1_700_000_300},
     ]
-    environment = {"HF_HOME": str(tmp_path / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
-    arguments = [str(trained), json.dumps(history), str(tmp_path / "answer.pt")]
-    done = subprocess.run(
-        [sys.executable, "-I", "-c", ELSEWHERE, *arguments], cwd=tmp_path, env=environment,
-        stdin=subprocess.DEVNULL, capture_output=True, text=True, timeout=180,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
+    run_python(tmp_path, "-I", "-c", ELSEWHERE, str(trained), json.dumps(history), str(tmp_path / "answer.pt"))
     there = torch.load(tmp_path / "answer.pt")
     model, tokenizer = AutoModel.from_pretrained(trained).eval(), BehaviorTokenizer.from_pretrained(trained)
     with torch.no_grad():
@@ -240,9 +209,7 @@ def test_a_log_without_actions_times_and_titles_trains(tmp_path: Path) -> None:
 def test_a_log_whose_held_out_events_name_no_item_trains(tmp_path: Path) -> None:
     rows = [(f"u{user}", f"{(user + step) % 9}" if step < 8 else None, "view" if step < 8 else "search",
              1_700_000_000 + 3600 * step + user) for user in range(30) for step in range(10)]  # fmt: skip
-    columns = ["user_id", "item_id", "action", "timestamp"]
-    pl.DataFrame(rows, schema=columns, orient="row").write_csv(tmp_path / "log.csv")
-    train(tmp_path / "log.csv", tmp_path / "out", "--max_epochs", "2")
+    train(write_events(tmp_path / "log.csv", rows), tmp_path / "out", "--max_epochs", "2")
     assert isinstance(AutoModel.from_pretrained(tmp_path / "out"), BertForNextBehavior)
 
 
@@ -336,8 +303,9 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(events: Pat
     whole = train(events, tmp_path / "whole", *options)
     killed = tmp_path / "killed"
     process = subprocess.Popen(
-        command(events, killed, *options), env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
-    )
+        [sys.executable, *command(events, killed, *options)], env=os.environ | {"OMP_NUM_THREADS": "1"},
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
     deadline = time.monotonic() + 120
     while not (killed / "checkpoints" / "last").exists() and process.poll() is None and time.monotonic() < deadline:
         time.sleep(0.01)
@@ -462,11 +430,7 @@ def test_events_and_output_are_required(capsys: Any) -> None:
 
 
 def test_a_bad_call_ends_in_one_line_without_a_traceback(tmp_path: Path) -> None:
-    done = subprocess.run(
-        command(tmp_path / "nowhere.csv", tmp_path / "out"),
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=120,
-    )  # fmt: skip
-    assert done.returncode == 1
+    done = run_python(tmp_path, *command(tmp_path / "nowhere.csv", tmp_path / "out"), status=1)
     assert "Traceback" not in done.stderr
     assert re.search(r"^train_accelerate.py: .*nowhere\.csv", done.stderr, re.MULTILINE)
 
@@ -476,12 +440,8 @@ def test_a_bad_call_ends_in_one_line_without_a_traceback(tmp_path: Path) -> None
 
 @pytest.mark.slow  # a check of the launcher and of gloo; the arithmetic of shares is tested above by accumulation
 def test_two_processes_train_one_model(events: Path, tmp_path: Path) -> None:
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    done = subprocess.run(
-        [*launch, *command(events, tmp_path, "--max_epochs", "6", "--tokens_per_batch", "100")[1:]],
-        env=ENVIRONMENT, capture_output=True, text=True, timeout=280,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    run_python(tmp_path, *launch, *command(events, tmp_path, "--max_epochs", "6", "--tokens_per_batch", "100"))
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert result["model"]["kept"]["items"]["all"]["ndcg@10"] > 0.4
 
@@ -489,9 +449,7 @@ def test_two_processes_train_one_model(events: Path, tmp_path: Path) -> None:
 def test_fewer_events_lose_their_item_in_training_where_items_repeat(tmp_path: Path) -> None:
     def share(items: list[list[str]]) -> float:
         rows = [(f"u{user}", item, "view", time) for user, row in enumerate(items) for time, item in enumerate(row)]
-        columns = ["user_id", "item_id", "action", "timestamp"]
-        path = tmp_path / "log.csv"
-        pl.DataFrame(rows, schema=columns, orient="row").write_csv(path)
+        path = write_events(tmp_path / "log.csv", rows)
         settings = RunSettings(events=str(path), output_dir=str(tmp_path), split="none")
         reset_accelerate()
         log = train_accelerate.prepare_log(settings, ReadOptions(), train_accelerate.make_accelerator(settings))
