@@ -362,7 +362,7 @@ class ItemNeighbours:
     note: str | None = None
     MAX_DISTANCE, MAX_HISTORY, COUNT_POWER = 30, 10, 0.1
     GRID = tuple(
-        itertools.product((0.9, 0.7), (0.3, 1.0), (0.3, 0.5), (0.5, 0.7)),
+        itertools.product((0.9, 0.7, 0.5), (0.3, 1.0), (0.3, 0.5), (0.5, 0.7)),
     )
 
     def __init__(self, constants: NeighbourConstants = NeighbourConstants(), choose: bool = True) -> None:
