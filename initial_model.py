@@ -137,7 +137,14 @@ def grown_tokenizer(
     if items is not None:
         added = added.join(items.unique("item_id", keep="first"), on="item_id", how="left", maintain_order="left")
     before = len(tokenizer)
-    model.add_items(tokenizer, added.to_dicts())
+    name = model.config.text_encoder
+    if name == DEFAULT_HUB_ID:
+        name = default_encoder()
+
+    def embed(texts: list[str]) -> torch.Tensor:
+        return torch.from_numpy(cached_embeddings(texts, load_encoder(str(name)))).float()
+
+    model.add_items(tokenizer, added.to_dicts(), embed=embed)
     return tokenizer, list(range(before, len(tokenizer)))
 
 
