@@ -60,6 +60,7 @@ GATE_NONE, GATE_REPEAT, GATE_NEW = range(3)
 
 # exp(MASKED) is zero in every float type, and unlike -inf it never turns a gradient into nan.
 MASKED = -1e4
+TINY = torch.finfo(torch.float32).tiny
 # The memory counts in whole numbers of 1 / COUNT_UNIT, so that sums do not depend on the order of updates.
 COUNT_UNIT = 1024
 # An optimizer moves a bias by its learning rate a step; scaled, the pointer's few biases settle within an epoch.
@@ -848,6 +849,25 @@ class LinearLogSumExp(torch.autograd.Function):
         return query_gradient.to(ctx.dtypes[0]), rows_gradient.to(ctx.dtypes[1]), None
 
 
+@dataclass(frozen=True)
+class NamedItems:
+    """How the paths name the next item, after B histories and for Q actions each.
+
+    Attributes:
+        generated: (B, Q, V - first) float32 logits, MASKED for the history's items; the temperature is not in them.
+        pointer: (B, Q, T) float32 log p(event is repeated).
+        neighbors: (B, M) int64 and associated: (B, Q, M) their probabilities, to be summed over equal ids.
+        gate: (B, Q, 3) float32 logits of none, repeat and new; features: (B, Q, 4), what it knows of the memory.
+    """
+
+    generated: torch.Tensor
+    pointer: torch.Tensor
+    neighbors: torch.Tensor
+    associated: torch.Tensor
+    gate: torch.Tensor
+    features: torch.Tensor
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # The model
 # ----------------------------------------------------------------------------------------------------------------------
@@ -986,13 +1006,9 @@ class BertForNextBehavior(PreTrainedModel):
         hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
         if labels is None and action_labels is None and time_labels is None:
             last = last_hidden(hidden, attention_mask)  # (B, H)
-            items, path_logits = self._item_probabilities(
-                hidden,
-                input_ids,
-                token_type_ids,
-                attention_mask,
-                torch.arange(self.config.num_actions).to(hidden.device),
-            )
+            actions = torch.arange(self.config.num_actions, device=hidden.device).expand(len(hidden), -1)
+            named = self._named_items(hidden, input_ids, token_type_ids, attention_mask, actions)
+            items, path_logits = self._mixture(named, input_ids)
             return NextBehaviorOutput(
                 action_logits=self._action_logits(last, calibrated=True),
                 item_logits=items.log(),
@@ -1382,37 +1398,43 @@ class BertForNextBehavior(PreTrainedModel):
             mean_score = (query @ table.mean(dim=0)).float()
         return (target_score - normaliser).masked_fill(~is_item, MASKED), mean_score - normaliser
 
-    def _item_probabilities(
+    def _named_items(
         self,
         hidden: torch.Tensor,
         input_ids: torch.Tensor,
         token_type_ids: torch.Tensor,
         attention_mask: torch.Tensor,
-        actions: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """p(item | history, action) (B, Q, V) and the paths' log-weights (B, Q, 4) at the last event, for the ids
-        `actions` (Q,)."""
-        first = self.config.first_item_id
-        last = last_index(attention_mask)  # (B,)
-        action_ids = actions.expand(len(hidden), -1)  # (B, Q)
+        action_ids: torch.Tensor,
+    ) -> NamedItems:
+        """What the paths say after the last event, for the actions (B, Q) int64."""
+        last = last_index(attention_mask)[:, None]  # (B, 1)
         query = self.item_query(last_hidden(hidden, attention_mask)[:, None, :], action_ids)  # (B, Q, H)
-        query_index = last[:, None].expand_as(action_ids)
-        pointer = self.repeat_path(query, action_ids, query_index, hidden, input_ids, token_type_ids, attention_mask)
-        can_repeat = pointer.amax(dim=-1) > MASKED  # (B, Q)
-        recent = self.associate_path.recent_items(input_ids, attention_mask, last[:, None])[:, 0]  # (B, K)
+        pointer = self.repeat_path(
+            query, action_ids, last.expand_as(action_ids), hidden, input_ids, token_type_ids, attention_mask
+        )
+        recent = self.associate_path.recent_items(input_ids, attention_mask, last)[:, 0]  # (B, K)
         seen = self._seen(input_ids)  # (B, V)
         neighbors, associated, features = self.associate_path.score_all(recent, action_ids, seen)
-        log_odds = self.associate_path.log_odds(features)
-        gate = path_log_weights(self._gate_logits(query, action_ids, can_repeat), log_odds)  # (B, Q, 4)
+        logits = (query @ self.item_table().T).float()  # (B, Q, V - first)
+        return NamedItems(
+            generated=logits.masked_fill(seen[:, None, self.config.first_item_id :], MASKED),
+            pointer=pointer,
+            neighbors=neighbors,
+            associated=associated,
+            gate=self._gate_logits(query, action_ids, pointer.amax(dim=-1) > MASKED),
+            features=features,
+        )
 
-        logits = (query @ self.item_table().T).float() / self.config.generate_temperature
-        generated = logits.masked_fill(seen[:, None, first:], MASKED).softmax(dim=-1)  # (B, Q, V - first)
-        probabilities = generated.new_zeros((*action_ids.shape, self.config.vocab_size))  # (B, Q, V)
-        probabilities[..., first:] = generated * gate[..., PATH_GENERATE, None].exp()
-        pointed_at = input_ids[:, None, :].expand_as(pointer)
-        probabilities.scatter_add_(2, pointed_at, (pointer + gate[..., PATH_REPEAT, None]).exp())
-        associated = associated * gate[..., PATH_ASSOCIATE, None].exp()
-        probabilities.scatter_add_(2, neighbors[:, None, :].expand_as(associated), associated)
+    def _mixture(self, named: NamedItems, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """p(item | history, action) (B, Q, V) and the paths' log-weights (B, Q, 4)."""
+        gate = path_log_weights(named.gate, self.associate_path.log_odds(named.features))  # (B, Q, 4)
+        generated = (named.generated / self.config.generate_temperature).softmax(dim=-1)  # (B, Q, V - first)
+        probabilities = generated.new_zeros((*generated.shape[:2], self.config.vocab_size))  # (B, Q, V)
+        probabilities[..., self.config.first_item_id :] = generated * gate[..., PATH_GENERATE, None].exp()
+        pointed_at = input_ids[:, None, :].expand_as(named.pointer)
+        probabilities.scatter_add_(2, pointed_at, (named.pointer + gate[..., PATH_REPEAT, None]).exp())
+        associated = named.associated * gate[..., PATH_ASSOCIATE, None].exp()
+        probabilities.scatter_add_(2, named.neighbors[:, None, :].expand_as(associated), associated)
         probabilities[..., :FIRST_NEW] = 0
         probabilities[..., NONE] = gate[..., PATH_NONE].exp()
         if self.config.retired_items:
@@ -1422,6 +1444,22 @@ class BertForNextBehavior(PreTrainedModel):
             probabilities = probabilities ** (1 / self.config.item_temperature)
             probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
         return probabilities, gate
+
+    def _by_path(self, named: NamedItems, input_ids: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
+        """(B, Q, k, 4) p(item | history, action, path) of the items (B, k) int64."""
+        first = self.config.first_item_id
+        generated = (named.generated / self.config.generate_temperature).softmax(dim=-1)
+        column = (item_ids - first).clamp(min=0)[:, None, :].expand(-1, generated.shape[1], -1)  # (B, Q, k)
+        is_none, is_item = (kind[:, None, :].expand_as(column) for kind in (item_ids == NONE, item_ids >= first))
+        return torch.stack(
+            [
+                is_none.float(),
+                generated.gather(2, column) * is_item,
+                named.pointer.exp() @ (input_ids[:, :, None] == item_ids[:, None, :]).float(),
+                named.associated @ (named.neighbors[:, :, None] == item_ids[:, None, :]).float() * is_item,
+            ],
+            dim=-1,
+        )
 
     @torch.no_grad()
     def path_log_probabilities(
@@ -1446,33 +1484,54 @@ class BertForNextBehavior(PreTrainedModel):
             knows of the memory, with nan in a row that the memory has nothing to say about.
         """
         hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
-        last = last_index(attention_mask)[:, None]
-        query = self.item_query(last_hidden(hidden, attention_mask), action_ids)  # (B, H)
-        pointer = self.repeat_path(
-            query[:, None], action_ids[:, None], last, hidden, input_ids, token_type_ids, attention_mask
-        )[:, 0]  # (B, T)
-        recent = self.associate_path.recent_items(input_ids, attention_mask, last)[:, 0]  # (B, K)
-        seen = self._seen(input_ids)  # (B, V)
-        neighbors, associated, features = self.associate_path.score_all(recent, action_ids[:, None], seen)
-        named = (associated[:, 0] * (neighbors == item_ids[:, None])).sum(dim=-1)
-        is_item = item_ids >= self.config.first_item_id
-        logits = (query @ self.item_table().T).float()  # (B, V - first)
-        logits = logits.masked_fill(seen[:, self.config.first_item_id :], MASKED)
-        is_new = is_item & ~seen.gather(1, item_ids[:, None])[:, 0]
+        named = self._named_items(hidden, input_ids, token_type_ids, attention_mask, action_ids[:, None])
+        by_path = self._by_path(named, input_ids, item_ids[:, None])[:, 0, 0]  # (B, 4)
+        logits = named.generated[:, 0]  # (B, V - first)
         score = logits.gather(1, (item_ids - self.config.first_item_id).clamp(min=0)[:, None])[:, 0]
         generated = torch.stack([score / t - (logits / t).logsumexp(dim=-1) for t in temperatures], dim=-1)
-        generated = generated.masked_fill(~is_new[:, None], MASKED)  # (B, C)
-        paths = torch.stack(
-            [
-                torch.zeros_like(named).masked_fill(item_ids != NONE, MASKED),
-                generated[:, 0],
-                pointer.masked_fill(input_ids != item_ids[:, None], MASKED).logsumexp(dim=-1),
-                torch.where((named > 0) & is_item, named.clamp(min=1e-12).log(), MASKED),
-            ],
-            dim=-1,
-        )
-        can_repeat = pointer.amax(dim=-1) > MASKED
-        return paths, generated, self._gate_logits(query, action_ids, can_repeat), features[:, 0]
+        names = (item_ids >= self.config.first_item_id) & (score > MASKED)
+        generated = generated.masked_fill(~names[:, None], MASKED)  # (B, C)
+        paths = torch.where(by_path > 0, by_path.clamp(min=1e-12).log(), MASKED)
+        paths[:, PATH_GENERATE] = generated[:, 0]
+        return paths, generated, named.gate[:, 0], named.features[:, 0]
+
+    @torch.no_grad()
+    def path_shares(
+        self,
+        input_ids: torch.Tensor,
+        token_type_ids: torch.Tensor,
+        time_gap_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        item_ids: torch.Tensor,
+        action_ids: torch.Tensor,
+    ) -> torch.Tensor:
+        """Which path named each answer: how p(item | history, action) is made up of the paths.
+
+        An answer over all actions (action id 0) weighs the actions by how probable they make the item. A calibrated
+        item temperature reshapes the mixture after the paths have met, so it changes probabilities and no share.
+
+        Args:
+            input_ids ... attention_mask: (B, T), as for `forward`; item_ids, action_ids: (B, k) int64, the answers.
+
+        Returns:
+            (B, k, 4) float32 shares in the order of `PATHS` that sum to one; zeros where no item is asked for, or one
+            of probability zero.
+        """
+        hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
+        actions = self._real_actions(hidden.device)
+        weights = self._action_logits(last_hidden(hidden, attention_mask), calibrated=True).softmax(dim=-1)  # (B, A)
+        shares = []
+        for row in torch.arange(len(hidden), device=hidden.device).split(1):  # (Q, V) numbers are held
+            named = self._named_items(
+                hidden[row], input_ids[row], token_type_ids[row], attention_mask[row], actions[None]
+            )
+            mixture, gate = self._mixture(named, input_ids[row])
+            parts = self._by_path(named, input_ids[row], item_ids[row])[0] * gate[0, :, None].exp()  # (Q, k, 4)
+            weight = mixture[0][:, item_ids[row][0]] * weights[row, FIRST_ACTION:].T  # (Q, k)
+            weight = weight * ((action_ids[row] == 0) | (actions[:, None] == action_ids[row]))
+            joint = (weight[..., None] * parts / parts.sum(dim=-1, keepdim=True).clamp(min=TINY)).sum(dim=0)  # (k, 4)
+            shares.append(joint / joint.sum(dim=-1, keepdim=True).clamp(min=TINY))
+        return torch.stack(shares)
 
     def _marginal(
         self,
@@ -1488,9 +1547,10 @@ class BertForNextBehavior(PreTrainedModel):
         total = hidden.new_empty((len(hidden), self.config.vocab_size), dtype=torch.float32)
         rows = max(1, MAX_CHUNK_ELEMENTS // (len(actions) * self.config.vocab_size))
         for part in torch.arange(len(hidden), device=hidden.device).split(rows):
-            items, _ = self._item_probabilities(
-                hidden[part], input_ids[part], token_type_ids[part], attention_mask[part], actions
-            )  # (b, Q, V)
+            named = self._named_items(
+                hidden[part], input_ids[part], token_type_ids[part], attention_mask[part], actions.expand(len(part), -1)
+            )
+            items, _ = self._mixture(named, input_ids[part])  # (b, Q, V)
             total[part] = (action_probabilities[part, None, FIRST_ACTION:] @ items)[:, 0]
         total[:, NONE] = 0
         return total / total.sum(dim=-1, keepdim=True)
@@ -1538,7 +1598,9 @@ class BertForNextBehavior(PreTrainedModel):
         if of == "item" and not action_given:
             joint = self._marginal(hidden, input_ids, token_type_ids, attention_mask)[:, None, :]  # (B, 1, V)
         else:
-            items, _ = self._item_probabilities(hidden, input_ids, token_type_ids, attention_mask, actions)
+            given = actions.expand(len(hidden), -1)
+            named = self._named_items(hidden, input_ids, token_type_ids, attention_mask, given)
+            items, _ = self._mixture(named, input_ids)
             joint = items if action_given else items * action_probabilities[:, actions, None]  # (B, Q, V)
         candidates = nameable[:, None, :].expand_as(joint).clone()
         if of == "pair":

@@ -19,14 +19,10 @@ import torch
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-PAD, NONE, FIRST_NEW, FIRST_GAP = 0, 2, 4, 2
+PAD, FIRST_NEW, FIRST_GAP = 0, 4, 2
 DEFAULT_BATCH_SIZE = 32
-FIRST_ACTION = 3
 PATHS = ("none", "generate", "repeat", "associate")
 OPTIONS = ("top_k", "of", "action", "exclude_seen", "allowed_items", "balanced", "paths")
-
-MASKED = -1e4
-TINY = torch.finfo(torch.float32).tiny
 
 HOUR, DAY = 3600.0, 86400.0
 HORIZONS = {
@@ -176,7 +172,7 @@ class NextBehaviorPipeline(Pipeline):
         in_order = [ranked[row] for row in range(len(seen_before))]
         return {
             "ranked": in_order,
-            "shares": path_shares(self.model, batch, in_order) if paths else None,
+            "shares": self._path_shares(batch, in_order) if paths else None,
             "time": self._time_probabilities(batch),
             "new_items": model_inputs["new_items"],
         }
@@ -237,65 +233,22 @@ class NextBehaviorPipeline(Pipeline):
         # `predict` wants at least one id. A [NEW_j] slot is excluded as seen, or not in the history.
         return left if len(left) else torch.tensor([first_item - 1], device=self.device)
 
+    def _path_shares(
+        self, batch: dict[str, torch.Tensor], ranked: list[tuple[list[int], list[int], list[float]]]
+    ) -> torch.Tensor:
+        """(B, k, 4) shares of the paths in each answer; zeros behind a row with fewer than k."""
+        most = max(len(item_ids) for item_ids, _, _ in ranked)
+        items, actions = (
+            torch.tensor([row[field] + [PAD] * (most - len(row[field])) for row in ranked], device=self.device)
+            for field in range(2)
+        )
+        return self.model.path_shares(**batch, item_ids=items, action_ids=actions)
+
     def _time_probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Calibrated p(bucket of the time to the next event), (B, buckets) float32."""
         hidden = self.model.bert(**batch)[:, -1]  # (B, H): padding stands on the left
         logits = self.model.time_head(hidden)[:, FIRST_GAP:].float()
         return (logits / self.model.config.time_temperature).softmax(dim=-1)
-
-
-def path_shares(
-    model: Any, batch: dict[str, torch.Tensor], ranked: list[tuple[list[int], list[int], list[float]]]
-) -> list[torch.Tensor]:
-    """Which path named each answer: how p(item | history, action) is made up of the gate's paths.
-
-    An answer over all actions (action id 0) weighs the actions by how probable they make the item. A calibrated item
-    temperature reshapes the mixture after the paths have met, so it changes probabilities and no share.
-
-    Args:
-        batch: input_ids, token_type_ids, time_gap_ids and attention_mask, (B, T) int64, padded on the left.
-        ranked: for each row item ids, action ids and probabilities, k of each.
-
-    Returns:
-        for each row (k, 4) float32 shares in the order of `PATHS` that sum to one; zeros where no item is asked for,
-        or one of probability zero.
-    """
-    first = model.config.first_item_id
-    hidden = model.bert(**batch)  # (B, T, H)
-    actions = torch.arange(FIRST_ACTION, model.config.num_actions, device=hidden.device)
-    action_logits = model.action_head(hidden[:, -1])[:, FIRST_ACTION:].float() / model.config.action_temperature
-    action_probabilities = action_logits.softmax(dim=-1)  # (B, Q)
-    table = model.item_table()  # (V - first, H)
-    shares = []
-    for row, (item_ids, action_ids, _) in enumerate(ranked):  # one at a time: (Q, V) numbers are held
-        items = torch.tensor(item_ids, device=hidden.device)  # (k,)
-        asked = torch.tensor(action_ids, device=hidden.device)  # (k,)
-        past = hidden[row : row + 1]
-        ids, types, mask = (batch[name][row : row + 1] for name in ("input_ids", "token_type_ids", "attention_mask"))
-        last = torch.full((1, 1), ids.shape[1] - 1, device=hidden.device)
-        query = model.item_query(past[:, -1:], actions[None])  # (1, Q, H)
-        pointer = model.repeat_path(query, actions[None], last.expand(1, len(actions)), past, ids, types, mask)[0]
-        recent = model.associate_path.recent_items(ids, mask, last)[:, 0]  # (1, K)
-        seen = model._seen(ids)  # (1, V)
-        neighbors, associated, _ = model.associate_path.score_all(recent, actions[None], seen)
-        generated = (query[0] @ table.T).float() / model.config.generate_temperature  # (Q, V - first)
-        generated = generated.masked_fill(seen[:, first:], MASKED)
-        mixture, gate = model._item_probabilities(past, ids, types, mask, actions)
-        by_path = torch.stack(
-            [
-                (items == NONE).float().expand(len(actions), -1),
-                generated.log_softmax(dim=-1)[:, (items - first).clamp(min=0)].exp() * (items >= first),
-                pointer.exp() @ (ids[0, :, None] == items).float(),
-                associated[0] @ (neighbors[0, :, None] == items).float(),
-            ],
-            dim=-1,
-        )  # (Q, k, 4)
-        named = by_path * gate[0].exp()[:, None, :]
-        weight = mixture[0][:, items] * action_probabilities[row][:, None]  # (Q, k)
-        weight = weight * ((asked == 0) | (actions[:, None] == asked))
-        joint = (weight[..., None] * named / named.sum(dim=-1, keepdim=True).clamp(min=TINY)).sum(dim=0)  # (k, 4)
-        shares.append(joint / joint.sum(dim=-1, keepdim=True).clamp(min=TINY))
-    return shares
 
 
 def events_of(one: Any, row: int) -> list[Any]:
