@@ -1491,7 +1491,7 @@ class BertForNextBehavior(PreTrainedModel):
         generated = torch.stack([score / t - (logits / t).logsumexp(dim=-1) for t in temperatures], dim=-1)
         names = (item_ids >= self.config.first_item_id) & (score > MASKED)
         generated = generated.masked_fill(~names[:, None], MASKED)  # (B, C)
-        paths = torch.where(by_path > 0, by_path.clamp(min=1e-12).log(), MASKED)
+        paths = torch.where(by_path > 0, by_path.clamp(min=TINY).log(), MASKED)
         paths[:, PATH_GENERATE] = generated[:, 0]
         return paths, generated, named.gate[:, 0], named.features[:, 0]
 
