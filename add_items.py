@@ -33,6 +33,8 @@ from train_accelerate import replace_directory
 
 # What `evaluate_behavior.py` and `publish.py` look for beside a model.
 RECORDS = ("split.json", "run.json")
+# The log in the token ids of the vocabulary it was read with; ids above it stand for unknown items.
+OF_THE_OLD_VOCABULARY = "prepared"
 
 
 @dataclass(frozen=True)
@@ -139,16 +141,18 @@ def change_catalogue(
     )
 
 
-def save(model: BertForNextBehavior, tokenizer: BehaviorTokenizer, source: Path, output: Path) -> None:
+def save(model: BertForNextBehavior, tokenizer: BehaviorTokenizer, source: Path, output: Path, grown: bool) -> None:
     """Writes model and tokenizer to `output`, whole or not at all. What else lies in `source` stays when that is the
-    folder itself; into another one goes only what the other scripts need."""
+    folder itself, but for the prepared log if the vocabulary has grown; into another folder goes only what the other
+    scripts need."""
     source, output = source.resolve(), output.resolve()
     unfinished = output.with_name(f".{output.name}.{os.getpid()}.unfinished")
     try:
         tokenizer.save_pretrained(unfinished)
         model.save_pretrained(unfinished)
         if source == output:
-            shutil.copytree(source, unfinished, symlinks=True, copy_function=keep, dirs_exist_ok=True)
+            outdated = shutil.ignore_patterns(OF_THE_OLD_VOCABULARY) if grown else None
+            shutil.copytree(source, unfinished, symlinks=True, ignore=outdated, copy_function=keep, dirs_exist_ok=True)
         else:
             for name in RECORDS:
                 if (source / name).is_file():
@@ -206,8 +210,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     model, tokenizer = load(args.model)
     items = None if args.items is None else read_items(args.items)
     change = change_catalogue(model, tokenizer, items, retire, args.text_encoder)
-    save(model, tokenizer, args.model, args.output_dir)
+    grown = change.with_text + change.without_text > 0
+    had_log = (args.model / OF_THE_OLD_VOCABULARY).is_dir()
+    save(model, tokenizer, args.model, args.output_dir, grown)
     print(summary(change, bool(model.config.text_size)))
+    if in_place and grown and had_log:
+        print("prepared/ was the log in the ids of the old vocabulary and is gone: publish with --events")
     if in_place and (args.output_dir / "adapter").is_dir():
         print("base/ and adapter/ keep the vocabulary that they were trained with")
     print(f"{len(tokenizer.item_vocabulary):,} items, {len(model.config.retired_items):,} of them retired, are in")

@@ -190,7 +190,10 @@ def without_rare(trained: Publication, how: str, privacy: Privacy) -> Publicatio
     memory = trained.model.associate_path
     first, keys = trained.tokenizer.first_item_id, memory.pair_keys.numpy()
     learned = learned_events(trained.sequences, how)
-    keep_items = users_per_item(trained.sequences, learned) >= privacy.min_item_users
+    users = users_per_item(trained.sequences, learned)
+    counted = np.pad(memory.item_counts.numpy(), (0, max(0, len(users) - len(memory.item_counts))))[: len(users)]
+    # What nobody has touched came in with `add_items`: a catalogue tells nothing of users.
+    keep_items = (users >= privacy.min_item_users) | ((users == 0) & (counted == 0))
     keep_pairs = np.ones(len(keys), dtype=bool)
     if privacy.min_pair_users > 1:
         distance = trained.model.config.memory_distance

@@ -153,6 +153,21 @@ def test_in_place_keeps_what_else_the_folder_holds(
     assert len(answer(folder)) == len(TITLES) + 2 + 7
 
 
+def test_the_log_in_old_ids_goes_only_when_the_vocabulary_grows(
+    shops: dict[str, Path], new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "shop"
+    shutil.copytree(shops["ids"], folder)
+    (folder / "prepared").mkdir()
+    (tmp_path / "gone.txt").write_text("item 1\n")
+    run(folder, folder, "--retire", str(tmp_path / "gone.txt"))
+    assert (folder / "prepared").is_dir()
+    assert "--events" not in capsys.readouterr().out
+    run(folder, folder, "--items", new)
+    assert not (folder / "prepared").exists()
+    assert "publish with --events" in capsys.readouterr().out
+
+
 def test_a_run_that_fails_leaves_the_folder_as_it_was(
     shops: dict[str, Path], new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -22,6 +22,7 @@ from huggingface_hub import HfApi, ModelCard, constants
 from processes import run_python, run_training
 from tiny import load, write_events
 
+import add_items
 import publish
 from modeling_behavior import CODE_FILES, BertForNextBehavior
 from publishing.check import Answers, answers_in_a_clean_process, check_answers, golden_answers, golden_histories
@@ -164,6 +165,20 @@ def test_a_dry_run_shows_files_and_sizes_needs_no_token_and_asks_nobody(
     assert all(re.search(rf"[\d,]+  {re.escape(name)}\n", said) for name in MODEL_FILES)
     assert "Dry run: nothing was sent." in said
     assert hub.requests() == []
+
+
+def test_items_that_were_added_and_never_touched_are_published(trained: Path, tmp_path: Path) -> None:
+    """A catalogue tells nothing of users; the forty items that one user alone touched still go."""
+    shop = shutil.copytree(trained, tmp_path / "shop", ignore=shutil.ignore_patterns("prepared", "checkpoints"))
+    (tmp_path / "new.csv").write_text("item_id,title\nfresh,Reading lamp\n")
+    add_items.main(["--model", str(shop), "--items", str(tmp_path / "new.csv"), "--output_dir", str(shop)])
+    events = str(trained.parent / "events.csv")
+    record = publish.Record.read(shop)
+    with_added = publish.load_trained(shop, record, events, publish.ReadOptions())
+    published = publish.without_rare(with_added, record.split.how, publish.Privacy(5, 2))
+    kept = published.tokenizer.item_vocabulary
+    assert "fresh" in kept
+    assert not [name for name in kept if name.startswith("only for")]
 
 
 # -- who can load it ---------------------------------------------------------------------------------------------------
