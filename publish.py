@@ -45,7 +45,7 @@ from behavior.sequences import TEST, Sequences
 from behavior.splits import Split, assign_parts
 from evaluate_behavior import MODEL, evaluate_model, format_table, recorded_split, tokenize_log
 from modeling_behavior import CODE_FILES, BertForNextBehavior
-from publishing.adapter import stage_adapter
+from publishing.adapter import check_vocabulary, stage_adapter
 from publishing.card import CardFacts, Provenance, draw_calibration, draw_results, model_card
 from publishing.check import (
     Answers,
@@ -409,7 +409,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def publish_adapter(args: argparse.Namespace, api: HfApi, staged: Path) -> None:
-    stage_adapter(args.model, args.repo_id, args.base_repo_id, args.license, staged)
+    base_id = stage_adapter(args.model, args.repo_id, args.base_repo_id, args.license, staged)
+    check_vocabulary(args.model, base_id, api)
     check_adapter(args.model, staged, api)
     publish(api, args, staged, "model", args.repo_id)
 

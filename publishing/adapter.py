@@ -13,9 +13,11 @@ import shutil
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import ModelCard, ModelCardData
+from huggingface_hub import HfApi, ModelCard, ModelCardData
 
+from publishing.card import results
 from publishing.hub import is_hub_id
+from tokenization_behavior import BehaviorTokenizer
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CARD = """---
@@ -39,7 +41,21 @@ history = [{"item": tokenizer.item_vocabulary[0], "action": tokenizer.action_voc
 ranked = model.predict(**tokenizer([history], return_tensors="pt"), top_k=5)
 ```
 
-Its own results were not recorded in its folder, so none are stated here.
+## Results
+
+{% if results -%}
+{{ results.protocol }}, merged into its base as it was trained.
+{% for table in results.tables %}
+{{ table.title }}
+
+{{ table.text }}
+{% endfor %}
+Against the best of the baselines:
+
+{{ results.verdict }}
+{%- else -%}
+Its own results were not recorded beside its folder, so none are stated here.
+{%- endif %}
 """
 
 
@@ -77,6 +93,7 @@ def stage_adapter(adapter: Path, repo_id: str, base_repo_id: str | None, license
         license=license,
         tags=["next-behavior", "recommendation", "bert-next-behavior"],
     )
+    evaluation = adapter.parent / "evaluation.json"  # train_accelerate.py puts adapters into the merged model's folder
     card = ModelCard.from_template(
         card_data,
         template_str=CARD,
@@ -85,6 +102,28 @@ def stage_adapter(adapter: Path, repo_id: str, base_repo_id: str | None, license
         base=base,
         what=f"{config['peft_type']}{rank} on {where}",
         size=f"{(staged / WEIGHTS).stat().st_size:,}",
+        results=results(json.loads(evaluation.read_text())) if evaluation.is_file() else None,
     )
     (staged / "README.md").write_text(str(card), encoding="utf-8")
     return base
+
+
+def check_vocabulary(adapter: Path, base_id: str, api: HfApi) -> None:
+    """An adapter that holds rows of added items knows them by their number: its base must have the same items.
+
+    Raises:
+        ValueError: the base on the Hub has others than the one the adapter was trained on.
+    """
+    config = json.loads((adapter / CONFIG).read_text())
+    local = Path(config["base_model_name_or_path"])
+    if not config.get("trainable_token_indices") or not local.is_dir():
+        return
+    mine = BehaviorTokenizer.from_pretrained(local).item_vocabulary
+    folder = api.snapshot_download(base_id, allow_patterns="tokenizer*")
+    theirs = BehaviorTokenizer.from_pretrained(folder).item_vocabulary
+    if mine != theirs:
+        raise ValueError(
+            f"got an adapter with rows of added items, trained on {len(mine):,} items, for the base {base_id} with "
+            f"{len(theirs):,}; expected the same items in the same order: publish the base with --min_item_users 1, or "
+            f"the merged model in {adapter.parent}."
+        )

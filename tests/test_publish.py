@@ -25,6 +25,7 @@ from tiny import load, write_events
 import add_items
 import publish
 from modeling_behavior import CODE_FILES, BertForNextBehavior
+from publishing.adapter import stage_adapter
 from publishing.check import Answers, answers_in_a_clean_process, check_answers, golden_answers, golden_histories
 from publishing.hub import SendError, content_ids, folder_files, send
 
@@ -262,7 +263,30 @@ def test_an_adapter_is_published_with_its_base_named_by_hub_id(
     assert card.data.to_dict() | {"base_model": MODEL_ID, "library_name": "peft"} == card.data.to_dict()
     assert str(tmp_path) not in str(card)
     assert "note:" not in capsys.readouterr().out  # the same answers as with the base that lies here
+    assert "Its own results were not recorded" in str(card)
     check_snippets(hub, tmp_path)
+
+
+def test_an_adapter_with_rows_of_added_items_needs_the_very_vocabulary_of_its_base(
+    hub: HubServer, published: dict[str, Any], trained: Path, tmp_path: Path
+) -> None:
+    """The published base has lost the rare items, and rows are known by their number."""
+    from peft import LoraConfig, get_peft_model
+
+    rows = {"embed_tokens": [70, 71]}
+    config = LoraConfig(task_type="FEATURE_EXTRACTION", r=2, target_modules=["query"], trainable_token_indices=rows)
+    shutil.copyfile(trained / "evaluation.json", tmp_path / "evaluation.json")
+    get_peft_model(BertForNextBehavior.from_pretrained(trained), config).save_pretrained(str(tmp_path / "adapter"))
+    failed = run_python(
+        tmp_path, str(ROOT / "publish.py"), "--model", str(tmp_path / "adapter"), "--repo_id", "ana/rows",
+        "--base_repo_id", MODEL_ID,
+        environment=hub.environment(tmp_path / "home"), status=1,
+    )  # fmt: skip
+    assert "publish the base with --min_item_users 1, or the merged model" in failed.stderr
+    assert "ana/rows" not in hub.repositories()
+
+    stage_adapter(tmp_path / "adapter", "ana/rows", MODEL_ID, None, tmp_path / "staged")
+    assert "| model " in (tmp_path / "staged" / "README.md").read_text()  # the results that lie beside the adapter
 
 
 def check_snippets(hub: HubServer, home: Path) -> None:
