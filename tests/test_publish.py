@@ -286,7 +286,8 @@ def test_an_adapter_with_rows_of_added_items_needs_the_very_vocabulary_of_its_ba
     assert "ana/rows" not in hub.repositories()
 
     stage_adapter(tmp_path / "adapter", "ana/rows", MODEL_ID, None, tmp_path / "staged")
-    assert "Against the best of the baselines" in (tmp_path / "staged" / "README.md").read_text()  # the results that lie beside the adapter
+    # The results that lie beside the adapter are in its card.
+    assert "Against the best of the baselines" in (tmp_path / "staged" / "README.md").read_text()
 
 
 def check_snippets(hub: HubServer, home: Path) -> None:
