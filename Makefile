@@ -36,7 +36,7 @@ $(STAMP): pyproject.toml constraints.txt
 	@touch $@
 
 demo: $(STAMP)  ## train on a grocery log, evaluate, print predictions for three users
-	$(BIN)/python demo/prepare.py --output $(DEMO)
+	$(BIN)/python demo/prepare.py --output $(DEMO) --households 500
 	$(BIN)/python train_accelerate.py --events $(DEMO)/events.parquet --items $(DEMO)/items.parquet \
 	  --output_dir $(DEMO)/model --max_minutes 6.5
 	$(BIN)/python demo/predict.py --model $(DEMO)/model --events $(DEMO)/events.parquet

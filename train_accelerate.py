@@ -305,6 +305,7 @@ def choose_sizes(settings: RunSettings, log: PreparedLog) -> Sizes:
     num_events = int((log.sequences.parts == 0).sum())
     num_items = log.sequences.vocab_size - log.sequences.first_item_id
     small = num_events < 300_000
+    largest = 16384 if torch.cuda.is_available() and not settings.cpu else 2048
 
     def given(value: int | None, default: int) -> int:
         return default if value is None else value
@@ -314,8 +315,9 @@ def choose_sizes(settings: RunSettings, log: PreparedLog) -> Sizes:
     while hidden_size % heads:
         heads -= 1
     return Sizes(
-        # About 150 steps an epoch: small logs need many small steps, large ones use the hardware better.
-        tokens_per_batch=given(settings.tokens_per_batch, int(np.clip(num_events // 150, 512, 16384))),
+        # About 150 steps an epoch: small logs need many small steps, large ones use the hardware better. A CPU is busy
+        # with 2,048 events, and learns more from more steps in its time.
+        tokens_per_batch=given(settings.tokens_per_batch, int(np.clip(num_events // 150, 512, largest))),
         hidden_size=hidden_size,
         num_hidden_layers=given(settings.num_hidden_layers, 1 if small else 2),
         num_attention_heads=given(settings.num_attention_heads, heads),

