@@ -659,8 +659,9 @@ def verdict(result: Result) -> str:
         doubt = "" if low_high is None else f" [{low_high[0]:+.4f}, {low_high[1]:+.4f}]"
         unclear = low_high is not None and low_high[0] <= 0 <= low_high[1]
         beats = "beats" if row["beats"] else "**does not beat**"
+        ours, best = row.get("ranker", MODEL), row["best_baseline"].replace("_", " ")
         lines.append(
-            f"- {row['metric']}, {where}: the {row['ranker']} {beats} {row['best_baseline'].replace('_', ' ')}: "
+            f"- {row['metric']}, {where}: the {ours} {beats} {best}: "
             f"{number(row['model'])} against {number(row['best'])}, difference {row['difference']:+.4f}{doubt}"
             f"{'; not certain, the interval holds 0' if unclear else ''}"
         )

@@ -18,7 +18,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from behavior.splits import Split
-from evaluate_behavior import MODEL, UPDATED, marked, number, table, verdict, with_interval
+from evaluate_behavior import BALANCED, MODEL, UPDATED, marked, number, table, verdict, with_interval
 
 TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"
 WAYS = {"kept": "Next item, seen items kept", "removed": "Next item, seen items removed"}
@@ -326,7 +326,12 @@ def results(result: Mapping[str, Any]) -> dict[str, Any]:
             ("ECE", marked([row["ece"] for row in rows], lower=True)),
         ]
         tables.append({"title": f"Next action ({rows[0]['count']:,} targets):", "text": ranker_table(names, columns)})
-    return {"protocol": protocol(result), "tables": tables, "verdict": verdict(shown)}
+    return {
+        "protocol": protocol(result),
+        "tables": tables,
+        "verdict": verdict(shown),
+        "balanced": BALANCED in result["rankers"],
+    }
 
 
 def protocol(result: Mapping[str, Any]) -> str:
@@ -357,8 +362,12 @@ def moment(microseconds: int | None) -> str:
     return datetime.fromtimestamp(microseconds / 1e6, tz=timezone.utc).strftime("%Y-%m-%d %H:%M UTC")
 
 
+def row_name(ranker: str) -> str:
+    return f"this {ranker}" if ranker in (MODEL, BALANCED) else ranker.replace("_", " ")
+
+
 def ranker_table(names: Sequence[str], columns: Sequence[tuple[str, Sequence[str]]]) -> str:
-    shown = ["this model" if name == MODEL else name.replace("_", " ") for name in names]
+    shown = [row_name(name) for name in names]
     rows = [list(row) for row in zip(shown, *(cells for _, cells in columns), strict=True)]
     return table(["", *(title for title, _ in columns)], rows)
 
@@ -576,7 +585,7 @@ def draw_results(result: Mapping[str, Any], path: Path) -> None:
             [max(0.0, value - low) for value, (low, _) in zip(values, ends, strict=True)],
             [max(0.0, high - value) for value, (_, high) in zip(values, ends, strict=True)],
         ]
-        labels = ["this model" if name == MODEL else name.replace("_", " ") for name in ordered]
+        labels = [row_name(name) for name in ordered]
         colors = [MODEL_COLOR if name == MODEL else BASELINE_COLOR for name in ordered]
         axis.barh(labels, values, color=colors, xerr=apart, ecolor=INK, capsize=2, error_kw={"linewidth": 0.9})
         reach = max((high for _, high in ends), default=0) or 1

@@ -248,3 +248,13 @@ def test_facts_are_not_changed_by_writing_the_card() -> None:
     before = json.dumps({"result": one.result, "privacy": one.privacy}, sort_keys=True)
     assert model_card(one) == model_card(replace(one))
     assert json.dumps({"result": one.result, "privacy": one.privacy}, sort_keys=True) == before
+
+
+def test_balanced_answers_have_a_row_and_are_explained() -> None:
+    assert "Balanced answers" not in model_card(facts())
+    rows = {"model, balanced": {"actions": row(0.2, True)["actions"]}}
+    text = model_card(
+        facts(result=result(**rows, rankers=["model", "model, balanced", "popularity", "item_neighbours"]))
+    )
+    assert "| this model, balanced |" in text
+    assert "Balanced answers (`predict(" in text
