@@ -206,8 +206,7 @@ def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertFo
         rows = item2vec_rows(log.sequences, sizes.hidden_size, settings.seed, std=std)
         first = model.config.first_item_id
         model.bert.embeddings.embed_tokens.weight.data[first:] = torch.from_numpy(rows[first:])
-    fill_memory(model, *training_item_events(log.sequences))
-    model.associate_path.settle()
+    fill_memory(model, *training_item_events(log.sequences), trained=True)
     if log.text is not None:
         fill_text(model, log.text)
     return model
@@ -244,8 +243,7 @@ def adapted(base: BertForNextBehavior, settings: RunSettings, sizes: Sizes, log:
     config.actions_without_item = sorted({*config.actions_without_item, *log.actions_without_item})
     config.num_negatives = sizes.num_negatives
     config.event_dropout, config.label_smoothing = sizes.event_dropout, settings.label_smoothing
-    fill_memory(model, *training_item_events(log.sequences))
-    model.associate_path.settle()
+    fill_memory(model, *training_item_events(log.sequences), trained=True)
     model.config.name_or_path = ""
     return model
 
@@ -302,11 +300,12 @@ def fill_text(model: BertForNextBehavior, text: EmbeddedText) -> None:
     model.associate_path.borrow(item_text)
 
 
-def fill_memory(model: BertForNextBehavior, items: np.ndarray, users: np.ndarray) -> None:
+def fill_memory(model: BertForNextBehavior, items: np.ndarray, users: np.ndarray, trained: bool) -> None:
     """Counts the neighbouring items of histories into the model's memory.
 
     Args:
         items, users: (N,) the items of all users' events in order, and whose they are.
+        trained: the model is trained on these events.
     """
     known = (items >= model.config.first_item_id) & (items < model.config.vocab_size)
     items, users = items[known], users[known]
@@ -314,7 +313,9 @@ def fill_memory(model: BertForNextBehavior, items: np.ndarray, users: np.ndarray
     starts_run[1:] = (items[1:] != items[:-1]) | (users[1:] != users[:-1])
     memory = model.associate_path
     memory.count(
-        torch.from_numpy(items[starts_run].astype(np.int64)), torch.from_numpy(users[starts_run].astype(np.int64))
+        torch.from_numpy(items[starts_run].astype(np.int64)),
+        torch.from_numpy(users[starts_run].astype(np.int64)),
+        trained=trained,
     )
     neighbors = int(np.clip(MEMORY_PAIRS // max(1, model.config.vocab_size), 16, model.config.memory_neighbors))
     if len(memory.pair_keys) > MEMORY_PAIRS:

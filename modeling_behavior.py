@@ -508,12 +508,13 @@ class AssociatePath(nn.Module):
         return run, items
 
     @torch.no_grad()
-    def count(self, items: torch.Tensor, owner: torch.Tensor, only_last: bool = False) -> None:
+    def count(self, items: torch.Tensor, owner: torch.Tensor, only_last: bool = False, trained: bool = False) -> None:
         """Adds the pairs of histories to the memory.
 
         Args:
             items, owner: (N,) int64, known items in order with runs removed, and the history each belongs to.
             only_last: count only what each history's last item adds.
+            trained: the weights are trained on these events too: their counts are not fresh.
         """
         if not len(items):
             return
@@ -540,13 +541,10 @@ class AssociatePath(nn.Module):
         self.item_counts, self.trained_counts = (
             F.pad(table, (0, size - len(table))) for table in (self.item_counts, self.trained_counts)
         )
-        self.item_counts += counted.bincount(minlength=size)
+        added = counted.bincount(minlength=size)
+        self.item_counts += added
+        self.trained_counts += added * trained
         self._changed()
-
-    def settle(self) -> None:
-        """Says that the weights are trained on all that is counted so far; what is counted later is fresh."""
-        self.trained_counts = self.item_counts.clone()
-        self._neighbors = None
 
     @torch.no_grad()
     def prune(self, neighbors: int) -> None:
@@ -1142,6 +1140,7 @@ class BertForNextBehavior(PreTrainedModel):
         time_gap_ids: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         pairs: str = "last",
+        trained: bool = False,
     ) -> None:
         """Learns item-to-item counts from histories, without training. Kept by `save_pretrained`; the outcome does not
         depend on the order of calls.
@@ -1149,6 +1148,8 @@ class BertForNextBehavior(PreTrainedModel):
         Args:
             pairs: "last" counts what the last event of each history adds: call it once for every new event;
                 "all" counts every pair of the history: call it once for every new history.
+            trained: the weights are trained on these events too. Otherwise they are news, and the memory is trusted
+                more where it has much of it (`config.memory_freshness`).
         """
         if pairs not in ("last", "all"):
             raise ValueError(f'pairs={pairs!r}, expected "last" or "all".')
@@ -1160,7 +1161,7 @@ class BertForNextBehavior(PreTrainedModel):
             before = run.gather(1, (last - 1).clamp(min=0)).where(last > 0, torch.zeros_like(last))
             items = items[(run.gather(1, last) > before)[:, 0]]
         owner = torch.arange(len(items), device=items.device)[:, None].expand_as(items)[items > 0]
-        self.associate_path.count(items[items > 0], owner, only_last=pairs == "last")
+        self.associate_path.count(items[items > 0], owner, only_last=pairs == "last", trained=trained)
 
     # -- a catalogue that changes --------------------------------------------------------------------------------------
 

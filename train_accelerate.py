@@ -141,7 +141,7 @@ class RunSettings:
     dropout: float | None = option(None, "Dropout. Default: by the size of the log.")
     label_smoothing: float = option(0.1, "Share of an item target that is spread over all items.")
     event_dropout: float | None = option(
-        None, "Share of the events whose item is hidden in training. Default: 0.2, less where items repeat."
+        None, "Share of the events whose item is hidden in training. Default: 0.2, none where a fifth of them repeat."
     )
     max_length: int | None = option(None, "Longest history in events. Default: by the log's users, at most 200.")
     num_negatives: int | None = option(None, "Negatives of the softmax, 0 for all. Default: 0 to 50,000 items.")
@@ -323,7 +323,7 @@ def choose_sizes(settings: RunSettings, log: PreparedLog) -> Sizes:
         num_attention_heads=given(settings.num_attention_heads, heads),
         dropout=(0.3 if small else 0.1) if settings.dropout is None else settings.dropout,
         # It makes up for few events of an item, but what repeats is found by the events themselves.
-        event_dropout=0.2 * log.novel_share if settings.event_dropout is None else settings.event_dropout,
+        event_dropout=max(0.0, log.novel_share - 0.8) if settings.event_dropout is None else settings.event_dropout,
         num_negatives=given(settings.num_negatives, 0 if num_items <= 50_000 else 4096),
         # Ranking costs targets x items; these bounds keep a validation to seconds and the final table to minutes.
         validation_targets=given(settings.validation_targets, int(np.clip(100_000_000 // num_items, 500, 4000))),
@@ -904,7 +904,8 @@ def main(arguments: list[str] | None = None) -> None:
         if settings.split == "none":
             # Nothing is evaluated any more: the memory learns the held-out users' events too.
             held_out = (log.sequences.parts == VALIDATION) & (log.sequences.items != NONE)
-            fill_memory(model, log.sequences.items[held_out], log.sequences.user_of_event()[held_out])
+            users = log.sequences.user_of_event()
+            fill_memory(model, log.sequences.items[held_out], users[held_out], trained=False)
         save_model(model, log, settings, sizes, options, time.monotonic() - started, trained.folder)
         if settings.split != "none":
             max_targets = sizes.test_targets or None

@@ -34,6 +34,7 @@ from behavior.sequences import FIRST_ACTION, FIRST_NEW, NONE, TRAIN, VALIDATION,
 RECENT_DAYS = 7
 # Validation targets that constants are chosen on, and the longest history then.
 CHOICE_TARGETS, CHOICE_WINDOW, CHOICE_ROWS = 2000, 200, 256
+BALANCE_TARGETS = 10_000
 CHOICE_METRIC = "validation NDCG@10"
 # Pairs counted by the neighbours at most; the distance shrinks for logs with more.
 MAX_PAIRS = 20_000_000
@@ -541,7 +542,7 @@ class BalancedActions:
     @classmethod
     def fit(cls, ranker: ActionRanker, sequences: Sequences) -> BalancedActions:
         """Chooses the weights on validation events."""
-        positions = target_positions(sequences, VALIDATION)
+        positions = target_positions(sequences, VALIDATION, BALANCE_TARGETS, seed=0)
         batches = list(evaluation_batches(sequences, VALIDATION, 1, CHOICE_ROWS, positions=positions))
         if not batches:
             balanced = cls(ranker, np.zeros(1))

@@ -33,7 +33,7 @@ def example(window: list[dict]) -> dict[str, list[int]]:
 
 
 # Which items follow each other is counted, not trained; in training every target leaves its own counts out.
-model.update_memory(**tokenizer(windows, return_tensors="pt"), pairs="all")
+model.update_memory(**tokenizer(windows, return_tensors="pt"), pairs="all", trained=True)
 labels = ["labels", "action_labels", "time_labels"]
 arguments = TrainingArguments(
     output, num_train_epochs=3, learning_rate=3e-4, label_names=labels, save_strategy="no",

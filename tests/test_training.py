@@ -456,4 +456,5 @@ def test_fewer_events_lose_their_item_in_training_where_items_repeat(tmp_path: P
         return train_accelerate.choose_sizes(settings, log).event_dropout
 
     assert share([list("abcd")] * 60) == pytest.approx(0.2)
-    assert share([list("aabb")] * 60) == pytest.approx(0.1)
+    assert share([list("abcdefghii")] * 60) == pytest.approx(0.1)
+    assert share([list("aabb")] * 60) == 0
