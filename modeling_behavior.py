@@ -909,8 +909,10 @@ class BertForNextBehavior(PreTrainedModel):
         # transformers never comes here for a module of ours that holds no weights of its own, so leaves are asked for.
         if module is self.bert.embeddings.embed_tokens:
             # At BERT's 0.02 the terms that all events share would drown the item in the event embedding, and logits
-            # would start flat; with this spread they start with a variance of one.
-            init.normal_(module.weight, std=self.config.hidden_size**-0.5)
+            # would start flat; with this spread they start with a variance of one. Where items have words, these have
+            # the spread: then the words are learned from first, and an id learns what its words do not say.
+            spread = self.config.hidden_size**-0.5 if text is None else self.config.initializer_range
+            init.normal_(module.weight, std=spread)
             init.zeros_(module.weight[PAD])
         elif text is not None and module is text.project:
             init.normal_(module.weight, std=self.config.hidden_size**-0.5)
