@@ -25,6 +25,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoConfig, PreTrainedConfig
 
 from behavior.baselines import training_item_events
+from behavior.batches import evaluation_batches, target_positions
 from behavior.item2vec import item2vec_rows
 from behavior.item_text import (
     DEFAULT_HUB_ID,
@@ -37,8 +38,9 @@ from behavior.item_text import (
     reduce_embeddings,
     text_columns,
 )
-from behavior.sequences import FIRST_ACTION
-from modeling_behavior import BehaviorConfig, BertForNextBehavior
+from behavior.metrics import ndcg_at_k, pessimistic_ranks
+from behavior.sequences import FIRST_ACTION, VALIDATION
+from modeling_behavior import MAX_CHUNK_ELEMENTS, BehaviorConfig, BertForNextBehavior, last_index
 from tokenization_behavior import BehaviorTokenizer
 
 if TYPE_CHECKING:
@@ -46,6 +48,11 @@ if TYPE_CHECKING:
 
 # Item pairs a saved memory holds, about: 16 bytes each.
 MEMORY_PAIRS = 4_000_000
+# How much links between similar texts may add to the memory, what they add where nothing can be validated, and the
+# validation targets that decide.
+TEXT_LINKS = (0.0, 0.035, 0.07, 0.14, 0.28)
+DEFAULT_LINKS = 0.14
+LINK_TARGETS = 3000
 # Items whose text vectors are worked on at a time.
 TEXT_ROWS = 65_536
 # What a BERT checkpoint decides about a model that starts from its encoder.
@@ -209,6 +216,7 @@ def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertFo
     fill_memory(model, *training_item_events(log.sequences), trained=True)
     if log.text is not None:
         fill_text(model, log.text)
+        fit_text_links(model, log)
     return model
 
 
@@ -298,6 +306,40 @@ def fill_text(model: BertForNextBehavior, text: EmbeddedText) -> None:
         rows = torch.arange(begin, min(begin + TEXT_ROWS, len(text.embeddings)))
         item_text.write(rows, torch.from_numpy(text.embeddings[begin : begin + TEXT_ROWS].astype(np.float32)))
     model.associate_path.borrow(item_text)
+
+
+@torch.no_grad()
+def fit_text_links(model: BertForNextBehavior, log: PreparedLog) -> None:
+    """Chooses how much links between items with similar texts add to the memory: what ranks the next item best on
+    validation events, by the memory alone."""
+    memory, sequences = model.associate_path, log.sequences
+    positions = target_positions(sequences, VALIDATION, LINK_TARGETS, seed=0)
+    positions = positions[sequences.items[positions] >= sequences.first_item_id]
+    model.config.memory_text = DEFAULT_LINKS
+    if not len(positions):
+        return
+    rows = max(1, min(256, MAX_CHUNK_ELEMENTS // sequences.vocab_size))
+    batches = list(evaluation_batches(sequences, VALIDATION, log.max_length, rows, positions=positions))
+    reached = []
+    for weight in TEXT_LINKS:
+        model.config.memory_text = weight
+        memory._changed()
+        gains = []
+        for batch in batches:
+            ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
+            action = torch.from_numpy(batch.target_action).clamp(min=0)[:, None]
+            recent = memory.recent_items(ids, mask, last_index(mask)[:, None])[:, 0]
+            neighbors, scores, _ = memory.score_all(recent, action, model._seen(ids))
+            table = torch.zeros(len(ids), sequences.vocab_size).scatter_add_(1, neighbors, scores[:, 0])
+            gains.append(ndcg_at_k(pessimistic_ranks(table, batch.target_item), 10))
+        reached.append(float(np.concatenate(gains).mean()))
+    model.config.memory_text = TEXT_LINKS[int(np.argmax(reached))]
+    memory._changed()
+    print(
+        "Links between items with similar texts: "
+        + ", ".join(f"{weight:g} NDCG@10 {value:.4f}" for weight, value in zip(TEXT_LINKS, reached, strict=True))
+        + f" by counts and words alone; {model.config.memory_text:g} is taken."
+    )
 
 
 def fill_memory(model: BertForNextBehavior, items: np.ndarray, users: np.ndarray, trained: bool) -> None:

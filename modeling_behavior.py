@@ -65,9 +65,11 @@ TINY = torch.finfo(torch.float32).tiny
 COUNT_UNIT = 1024
 # An optimizer moves a bias by its learning rate a step; scaled, the pointer's few biases settle within an epoch.
 BIAS_SCALE = 8.0
-# How sharply an item without counts prefers the likest texts, by cosine, and how much of each list it borrows.
+# How sharply an item prefers the likest texts, by cosine; how much of each list an item without counts borrows; among
+# how many items, the most counted ones, similar texts are looked for.
 TEXT_TEMPERATURE = 0.1
 LENT_NEIGHBORS = 16
+MOST_LINKED = 65_536
 EXACT_RECENCIES = 16
 NUM_RECENCIES = 32
 COUNT_BUCKET_MEANS = (1.0, 1.0, 2.0, 3.5, 6.5, 12.0)
@@ -105,7 +107,9 @@ class BehaviorConfig(BertConfig):
         action_loss_weight, time_loss_weight: weights beside the item loss.
         generate_loss_weight: weight of the generate path's own loss, on items that the history does not hold.
         memory_size, memory_vocab_size: stored item pairs and rows of item counts; empty until events are counted.
-        memory_borrowed: stored links from items without counts to counted items with similar texts.
+        memory_borrowed: stored links between items with similar texts.
+        memory_text: what such a link adds to the memory, in shares of an item's mean sum of counts; fitted on
+            validation data.
         memory_distance: pairs of items up to this many items apart are counted.
         memory_decay: a pair at distance d counts memory_decay ** (d - 1).
         memory_backward: weight of "x came after y" beside "x came before y" when y is scored.
@@ -124,7 +128,7 @@ class BehaviorConfig(BertConfig):
         text_columns, text_template, text_max_tokens: how an item's text is made of its columns, and how much is read.
         text_dropout: of the text vectors in training; id_dropout: in training, this share of the items is known by its
             text alone, as an added item will be.
-        text_neighbors: an item without counts borrows the neighbours of this many items with similar texts.
+        text_neighbors: items with similar texts that an item is linked to; without counts it borrows their neighbours.
         text_strength: how strongly it stands among them. More shows new items more often and the others less: with a
             tenth of beauty's items held out, Recall@10 of the new ones is .018, .042, .058, .073 at 1, 2, 3, 4, of the
             others .088, .087, .084, .083.
@@ -159,6 +163,7 @@ class BehaviorConfig(BertConfig):
     memory_size: int = 0
     memory_vocab_size: int = 1
     memory_borrowed: int = 1
+    memory_text: float = 0.0
     memory_distance: int = 30
     memory_decay: float = 0.9
     memory_backward: float = 0.3
@@ -470,7 +475,7 @@ class AssociatePath(nn.Module):
     pair_counts: torch.Tensor  # (P,) int64, in units of 1 / COUNT_UNIT
     item_counts: torch.Tensor  # (memory_vocab_size,) int64
     trained_counts: torch.Tensor  # (memory_vocab_size,) int64: of the events that the weights were trained on
-    borrow_ids: torch.Tensor  # (L, 2) int64: an item without counts, and a counted item whose text is like its own
+    borrow_ids: torch.Tensor  # (L, 2) int64: an item, and one whose text is like its own
     borrow_weights: torch.Tensor  # (L,) int64, in units of 1 / COUNT_UNIT
 
     def __init__(self, config: BehaviorConfig) -> None:
@@ -584,25 +589,28 @@ class AssociatePath(nn.Module):
 
     @torch.no_grad()
     def borrow(self, item_text: ItemText) -> None:
-        """Finds the counted items with the most similar texts for every item that has a text and no counts."""
+        """Links every item that has a text and no links yet to the items with the most similar texts."""
         size, first = self.config.vocab_size, self.config.first_item_id
         counts = F.pad(self.item_counts, (0, max(0, size - len(self.item_counts))))[:size]
         has_text = item_text.vectors.any(dim=-1)
         has_text[:first] = False
-        lenders, borrowers = ((has_text & (counts > 0)).nonzero()[:, 0], (has_text & (counts == 0)).nonzero()[:, 0])
-        lines = []
-        if len(lenders):
-            texts = F.normalize(item_text.read(lenders).float(), dim=-1)  # (L, D)
-            for part in borrowers.split(max(1, MAX_CHUNK_ELEMENTS // len(lenders))):
-                similarity = F.normalize(item_text.read(part).float(), dim=-1) @ texts.T  # (b, L)
-                best, place = similarity.topk(min(self.config.text_neighbors, len(lenders)), dim=-1)
-                likeness = best.clamp(min=0)
-                weight = self.config.text_strength * (likeness / TEXT_TEMPERATURE).softmax(dim=-1) * likeness
-                pair = torch.stack([part[:, None].expand_as(place), lenders[place]], dim=-1)  # (b, n, 2)
-                lines.append((pair.flatten(0, 1), (weight * COUNT_UNIT).round().long().flatten()))
+        linked = torch.zeros_like(has_text)
+        linked[self.borrow_ids[self.borrow_weights > 0, 0]] = True
+        others = has_text.nonzero()[:, 0]  # (L,)
+        others = others[counts[others].argsort(descending=True, stable=True)[:MOST_LINKED]]
         # A link of weight 0 where there is none: Accelerate takes two empty tensors for one and saves one of them.
-        none = self.borrow_ids.new_zeros(1, 2), self.borrow_weights.new_zeros(1)
-        self.borrow_ids, self.borrow_weights = (torch.cat(parts) for parts in zip(*(lines or [none]), strict=True))
+        ids, weights = [self.borrow_ids], [self.borrow_weights]
+        texts = F.normalize(item_text.read(others).float(), dim=-1)  # (L, D)
+        for part in (has_text & ~linked).nonzero()[:, 0].split(max(1, MAX_CHUNK_ELEMENTS // max(1, len(others)))):
+            similarity = F.normalize(item_text.read(part).float(), dim=-1) @ texts.T  # (b, L)
+            similarity = similarity.masked_fill(part[:, None] == others, -1)
+            best, place = similarity.topk(min(self.config.text_neighbors, len(others)), dim=-1)
+            likeness = best.clamp(min=0)
+            weight = (likeness / TEXT_TEMPERATURE).softmax(dim=-1) * likeness
+            pair = torch.stack([part[:, None].expand_as(place), others[place]], dim=-1)  # (b, n, 2)
+            ids.append(pair.flatten(0, 1))
+            weights.append((weight * COUNT_UNIT).round().long().flatten())
+        self.borrow_ids, self.borrow_weights = torch.cat(ids), torch.cat(weights)
         self._changed()
 
     def recent_items(
@@ -678,8 +686,8 @@ class AssociatePath(nn.Module):
 class Neighbors:
     """Neighbour lists of every item, scored with the config's constants and cut to `memory_neighbors`.
 
-    An item without counts takes its place beside the items whose text is like its own: it stands in the lists that
-    they stand in, and has their lists together, each at the weight of the likeness.
+    Items with similar texts stand in each other's lists. An item without counts also takes its place beside them: it
+    stands in the lists that they stand in, and has their lists together, each at the weight of the likeness.
     """
 
     def __init__(
@@ -694,7 +702,6 @@ class Neighbors:
     ) -> None:
         self.config = config
         low = 2**32 - 1
-        # An item that has been counted since stands for itself.
         size = max(len(item_counts), int(borrow_ids.max()) + 1) if len(borrow_ids) else len(item_counts)
         self.size = size
         item_counts = F.pad(item_counts, (0, size - len(item_counts)))
@@ -709,9 +716,15 @@ class Neighbors:
         value = strength * self.discount(keys >> 32, keys & low)
         kept = best_of_group(keys >> 32, value, config.memory_neighbors).sort().values
         self.keys, self.strength, self.value = keys[kept], strength[kept], value[kept]
-        still = (self.counts[borrow_ids[:, 0]] == 0) & (borrow_weights > 0)
-        if still.any():
-            self._lend(borrow_ids[still], borrow_weights[still].float() / COUNT_UNIT)
+        self.from_text = torch.zeros_like(self.value)  # the part of `value` that words add
+        mean_sum = self.value.sum() / (self.counts > 0).sum().clamp(min=1)
+        weight = borrow_weights.float() / COUNT_UNIT
+        # An item that has been counted since stands for itself.
+        lends = (self.counts[borrow_ids[:, 0]] == 0) & (self.counts[borrow_ids[:, 1]] > 0) & (weight > 0)
+        if lends.any():
+            self._lend(borrow_ids[lends], config.text_strength * weight[lends])
+        if config.memory_text and (weight > 0).any():
+            self._link(borrow_ids[weight > 0], config.memory_text * mean_sum * weight[weight > 0])
         rows = self.keys >> 32
         self.row_sum = torch.zeros(size, device=keys.device).index_add_(0, rows, self.value)  # (V,)
         lengths = rows.bincount(minlength=size)
@@ -738,6 +751,19 @@ class Neighbors:
         self.keys, order = torch.cat([self.keys, borrowed[kept]]).sort()
         self.value = torch.cat([self.value, value[kept]])[order]
         self.strength = torch.cat([self.strength, torch.zeros_like(value[kept])])[order]
+        self.from_text = torch.zeros_like(self.value)
+
+    def _link(self, ids: torch.Tensor, value: torch.Tensor) -> None:
+        """Adds `value` (L,) to the lists of both items of every link (L, 2)."""
+        x, y = ids.unbind(-1)
+        old = len(self.keys)
+        keys, index = torch.cat([self.keys, (x << 32) + y, (y << 32) + x]).unique(return_inverse=True)
+        empty = self.value.new_zeros(len(keys))
+        from_text = empty.index_add(0, index[old:], value.repeat(2))
+        total = from_text.index_add(0, index[:old], self.value)
+        kept = best_of_group(keys >> 32, total, self.config.memory_neighbors).sort().values
+        self.strength = empty.index_add(0, index[:old], self.strength)[kept]
+        self.keys, self.value, self.from_text = keys[kept], total[kept], from_text[kept]
 
     def discount(self, x: torch.Tensor, y: torch.Tensor, x_less: Any = 0.0, y_less: Any = 0.0) -> torch.Tensor:
         """total(x)^-degree_power * count(y)^-count_power, with `x_less` and `y_less` taken off the counts."""
@@ -780,7 +806,8 @@ class Neighbors:
         own = torch.where(added, torch.round(COUNT_UNIT * self.config.memory_decay**distance) / COUNT_UNIT, 0.0)
         strength_left = (strength - own).clamp(min=0) * found
         strength_left = torch.where(strength_left > 1e-3, strength_left, 0.0) * (self.counts[y] > 1)
-        left = strength_left * self.discount(recent, y, own, 1.0)
+        words = torch.where(found, self.from_text[entry], 0.0)
+        left = strength_left * self.discount(recent, y, own, 1.0) + words
         rescale = ((self.totals[recent] - own).clamp(min=1e-6) / self.totals[recent].clamp(min=1e-6)) ** (
             -self.config.memory_degree_power
         )
