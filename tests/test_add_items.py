@@ -17,7 +17,7 @@ import add_items
 from add_items import main
 from behavior.item_text import fit_reduction
 from initial_model import EmbeddedText, fill_text
-from modeling_behavior import BehaviorConfig, BertForNextBehavior, embed_texts
+from modeling_behavior import COUNT_UNIT, BehaviorConfig, BertForNextBehavior, embed_texts
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import assemble
 
@@ -197,6 +197,30 @@ def test_a_file_system_without_hard_links_is_served_by_copies(
     monkeypatch.setattr(add_items.os, "link", refuse)
     run(folder, folder, "--items", new)
     assert (folder / "evaluation.json").read_text() == "{}"
+
+
+def test_items_with_similar_words_stand_in_each_others_lists(shops: dict[str, Path]) -> None:
+    model, _ = load(shops["words"])
+    memory = model.associate_path
+
+    def lists(weight: float) -> torch.Tensor:
+        model.config.memory_text = weight
+        memory._changed()
+        found, table = memory.neighbors(), torch.zeros(model.config.vocab_size, model.config.vocab_size)
+        table[found.keys >> 32, found.keys & (2**32 - 1)] = found.value
+        return table
+
+    expected, counted = lists(0.0), lists(0.0)
+    mean_sum = expected.sum() / (memory.item_counts > 0).sum()
+    for (x, y), weight in zip(memory.borrow_ids.tolist(), (memory.borrow_weights / COUNT_UNIT).tolist(), strict=True):
+        expected[x, y] += 0.5 * mean_sum * weight
+        expected[y, x] += 0.5 * mean_sum * weight
+    torch.testing.assert_close(lists(0.5), expected)
+    # Words are no event: they stay when a training target's own event is taken out of the counts.
+    x, y = ((expected > 0) & (counted == 0)).nonzero()[0].tolist()
+    left, sums = memory.neighbors().leave_one_out(torch.tensor([[x]]), torch.tensor([y]))
+    torch.testing.assert_close(left[0, 0], expected[x, y])
+    assert float(sums[0, 0]) > float(left[0, 0])
 
 
 def test_borrowing_again_changes_nothing(shops: dict[str, Path]) -> None:
