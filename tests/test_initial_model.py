@@ -20,7 +20,7 @@ from tiny import WORDS, load, save_bert, write_events
 from transformers import BertModel
 
 from behavior.item_text import item_texts
-from initial_model import LORA_TARGETS
+from initial_model import LORA_TARGETS, TEXT_LINKS
 from modeling_behavior import text_of_item
 
 COLOURS, THINGS = WORDS[:3], WORDS[3:]
@@ -158,6 +158,12 @@ def test_the_row_of_an_added_item_is_its_projected_text(trained: dict[str, Path]
     other = tokenizer.encode_item("item 11")  # green nail
     likeness = torch.nn.functional.cosine_similarity(text.read(torch.tensor([twin, other])), text.read(first), dim=-1)
     assert likeness[0] > likeness[1]
+
+
+def test_what_links_between_words_add_is_chosen_on_validation_events(trained: dict[str, Path]) -> None:
+    for name in ("new+text", "bert+text"):
+        assert load(trained[name])[0].config.memory_text in TEXT_LINKS
+    assert load(trained["new"])[0].config.memory_text == 0
 
 
 @pytest.mark.parametrize("name", [name for name in COMBINATIONS if "+lora" in name])
