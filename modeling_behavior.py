@@ -1205,10 +1205,10 @@ class BertForNextBehavior(PreTrainedModel):
         """Gives items a row and a token at once, without training; model and tokenizer are then saved together.
 
         An item with text starts from its words: its row is the projected text, it is linked to the items whose texts
-        are like its own, and until it is counted it borrows their neighbours. An item without text gets the mean row of the items that
-        are there, so it is told apart only once it is trained or counted. What was known keeps its row and its
-        counts: within each path old items keep their proportions, only the normalisers change. A retired item comes
-        back; other known items are left as they are.
+        are like its own, and until it is counted it borrows their neighbours. An item without text gets the mean row of
+        the items that are there, so it is told apart only once it is trained or counted. What was known keeps its row
+        and its counts: within each path old items keep their proportions, only the normalisers change. A retired item
+        comes back; other known items are left as they are.
 
         Args:
             tokenizer: the model's `BehaviorTokenizer`; it learns the items too.
