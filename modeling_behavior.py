@@ -130,8 +130,8 @@ class BehaviorConfig(BertConfig):
             text alone, as an added item will be.
         text_neighbors: items with similar texts that an item is linked to; without counts it borrows their neighbours.
         text_strength: how strongly it stands among them. More shows new items more often and the others less: with a
-            tenth of beauty's items held out, Recall@10 of the new ones is .018, .042, .058, .073 at 1, 2, 3, 4, of the
-            others .088, .087, .084, .083.
+            tenth of beauty's items held out, Recall@10 of the new ones was .018, .042, .058, .073 at 1, 2, 3, 4, of the
+            others .088, .087, .084, .083, in a model without links (memory_text).
         retired_items: ids that are never answered any more.
         format_version: version of the file layout, for readers of later releases.
     """
