@@ -716,13 +716,13 @@ class Neighbors:
         value = strength * self.discount(keys >> 32, keys & low)
         kept = best_of_group(keys >> 32, value, config.memory_neighbors).sort().values
         self.keys, self.strength, self.value = keys[kept], strength[kept], value[kept]
-        self.from_text = torch.zeros_like(self.value)  # the part of `value` that words add
         mean_sum = self.value.sum() / (self.counts > 0).sum().clamp(min=1)
         weight = borrow_weights.float() / COUNT_UNIT
         # An item that has been counted since stands for itself.
         lends = (self.counts[borrow_ids[:, 0]] == 0) & (self.counts[borrow_ids[:, 1]] > 0) & (weight > 0)
         if lends.any():
             self._lend(borrow_ids[lends], config.text_strength * weight[lends])
+        self.from_text = torch.zeros_like(self.value)  # the part of `value` that links add
         if config.memory_text and (weight > 0).any():
             self._link(borrow_ids[weight > 0], config.memory_text * mean_sum * weight[weight > 0])
         rows = self.keys >> 32
@@ -751,7 +751,6 @@ class Neighbors:
         self.keys, order = torch.cat([self.keys, borrowed[kept]]).sort()
         self.value = torch.cat([self.value, value[kept]])[order]
         self.strength = torch.cat([self.strength, torch.zeros_like(value[kept])])[order]
-        self.from_text = torch.zeros_like(self.value)
 
     def _link(self, ids: torch.Tensor, value: torch.Tensor) -> None:
         """Adds `value` (L,) to the lists of both items of every link (L, 2)."""
