@@ -53,7 +53,15 @@ from behavior.metrics import balancing_weights, ndcg_at_k, pessimistic_ranks
 from behavior.provenance import provenance
 from behavior.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences, save_dataset
 from behavior.splits import Split, assign_parts, make_split
-from evaluate_behavior import ModelRanker, evaluate_model, format_table, rows_per_batch, tokenize_log, write_whole
+from evaluate_behavior import (
+    MAX_ROWS,
+    ModelRanker,
+    evaluate_model,
+    format_table,
+    rows_per_batch,
+    tokenize_log,
+    write_whole,
+)
 from initial_model import (
     EmbeddedText,
     build_model,
@@ -78,6 +86,8 @@ FEWEST_TEST_TARGETS = 500
 TEMPERATURES = np.geomspace(0.5, 2.0, 36)
 GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.5, 3.0])
 EVIDENCE_OFFSETS = (0.0, 0.7, 1.4, 2.1)
+# Validations within this share of the highest NDCG@10 are a draw, which the log-loss of actions and items decides.
+DRAW = 1e-3
 # Settings that decide when to stop and what is shown, not what is learned.
 MAY_CHANGE_ON_RESUME = {
     *("resume", "output_dir", "events", "items", "tracker"),
@@ -379,10 +389,25 @@ class RunState:
     epoch: int = 0
     step_in_epoch: int = 0
     best_metric: float = -1.0
-    best_step: int = 0
     best_loss: float = math.inf
+    kept_step: int = 0  # the validation whose weights are kept
+    kept_metric: float = -1.0
+    kept_loss: float = math.inf
     bad_validations: int = 0
     finished: bool = False
+
+    def judge(self, metric: float, loss: float) -> bool:
+        """Notes a validation; True where its weights are the best so far: the highest NDCG@10, and among those that
+        draw with it the lowest log-loss."""
+        # A falling log-loss goes on too: a network that has just begun to learn lowers the NDCG of the counts at first.
+        improved = metric > self.best_metric or loss < self.best_loss
+        self.bad_validations = 0 if improved else self.bad_validations + 1
+        self.best_metric, self.best_loss = max(self.best_metric, metric), min(self.best_loss, loss)
+        lowest = self.best_metric * (1 - DRAW)
+        keep = metric >= lowest and (self.kept_metric < lowest or loss < self.kept_loss)
+        if keep:
+            self.kept_step, self.kept_metric, self.kept_loss = self.step, metric, loss
+        return keep
 
     def state_dict(self) -> dict[str, Any]:
         return asdict(self)
@@ -517,6 +542,18 @@ def validation_ndcg(model: BertForNextBehavior, log: PreparedLog, positions: np.
         has_item = batch.target_item != NONE
         ranks.append(pessimistic_ranks(ranker.scores(batch), batch.target_item)[has_item])
     return float(np.mean(ndcg_at_k(np.concatenate(ranks), 10)))
+
+
+def action_log_loss(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> float:
+    """Mean of -log p(action | history) over the validation events at `positions`; 0 for a log of one action."""
+    ranker, total, count = ModelRanker(model), 0.0, 0
+    if model.config.num_actions == FIRST_ACTION + 1:
+        return total
+    for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, MAX_ROWS, positions=positions):
+        known = batch.target_action >= FIRST_ACTION
+        given = ranker.action_probabilities(batch)[known, batch.target_action[known]]
+        total, count = total - float(np.log(given.clip(min=1e-12)).sum()), count + int(known.sum())
+    return total / max(1, count)
 
 
 def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> float:
@@ -721,19 +758,16 @@ def train(
             averaged.swap(bare)
         bare.eval()
         learned = [(gate, copy.deepcopy(gate.state_dict())) for gate in (bare.path_gate, bare.associate_path.gate)]
-        log_loss = fit_gate(bare, log, positions)
+        item_loss = fit_gate(bare, log, positions)
         before = time.monotonic()
-        # Without a held-out event that names an item, the last weights are the best.
-        has_items = bool((log.sequences.items[positions] != NONE).any())
-        metric = validation_ndcg(bare, log, positions) if has_items else float(state.step)
-        seconds_per_target.append((time.monotonic() - before) / max(1, len(positions)))
-        if metric > state.best_metric:
-            state.best_metric, state.best_step = metric, state.step
+        if (log.sequences.items[positions] != NONE).any():
+            metric = validation_ndcg(bare, log, positions)
+            seconds_per_target.append((time.monotonic() - before) / len(positions))
+            loss = item_loss + action_log_loss(bare, log, positions)
+        else:  # Without a held-out event that names an item, the last weights are the best.
+            metric, loss = 0.0, -float(state.step)
+        if state.judge(metric, loss):
             checkpoints.save_best(bare, with_lora)
-        # A falling log-loss goes on too: a network that has just begun to learn lowers the NDCG of the counts at first.
-        improved = state.best_step == state.step or log_loss < state.best_loss
-        state.bad_validations = 0 if improved else state.bad_validations + 1
-        state.best_loss = min(state.best_loss, log_loss)
         for gate, weights in learned:
             gate.load_state_dict(weights)
         bare.config.generate_temperature = 1.0
@@ -742,12 +776,12 @@ def train(
             averaged.swap(bare)
         state.finished = state.bad_validations >= settings.patience or state.epoch >= settings.max_epochs
         checkpoints.save_last()
-        accelerator.log({"validation_ndcg@10": metric, "validation_log_loss": log_loss}, step=state.step)
+        accelerator.log({"validation_ndcg@10": metric, "validation_log_loss": loss}, step=state.step)
         bar.set_postfix_str(f"validation NDCG@10 {metric:.4f}, best {state.best_metric:.4f}")
         bar.write(
             f"epoch {state.epoch:>3}  step {state.step:>6}  loss {running_loss:.4f}  "
-            f"validation log-loss {log_loss:.4f}  NDCG@10 {metric:.4f}"
-            f"{'  best' if state.best_step == state.step else ''}"
+            f"validation log-loss {loss:.4f}  NDCG@10 {metric:.4f}"
+            f"{'  kept' if state.kept_step == state.step else ''}"
         )
 
     bar = tqdm(unit=" events", unit_scale=True, desc="training", mininterval=1, disable=not accelerator.is_main_process)
@@ -798,7 +832,7 @@ def train(
                 accelerator.reduce(torch.tensor(float(time.monotonic() > deadline), device=accelerator.device)) > 0
             )
         # When the time is up, a few steps since the last validation are not worth another.
-        is_worth_it = state.best_step == 0 or state.step - validated_at > steps_per_epoch // 20
+        is_worth_it = state.kept_step == 0 or state.step - validated_at > steps_per_epoch // 20
         if epoch_ends or state.step_in_epoch % settings.validation_steps == 0 or (out_of_time and is_worth_it):
             validate()
             validated_at = state.step
@@ -806,7 +840,7 @@ def train(
             checkpoints.save_last()
     bar.close()
     why = "the time is up" if out_of_time else f"after {state.epoch} epochs"
-    accelerator.print(f"Stopped {why}; best validation NDCG@10 {state.best_metric:.4f} at step {state.best_step}.")
+    accelerator.print(f"Stopped {why}; step {state.kept_step} is kept, validation NDCG@10 {state.kept_metric:.4f}.")
     return TrainedModel(checkpoints.best(), float(np.mean(seconds_per_target or [0.0])))
 
 

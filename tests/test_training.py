@@ -25,7 +25,7 @@ import train_accelerate
 from behavior.events import ReadOptions
 from modeling_behavior import CODE_FILES, BertForNextBehavior
 from tokenization_behavior import BehaviorTokenizer
-from train_accelerate import Checkpoints, RunSettings, learning_rate, main, replace_directory
+from train_accelerate import Checkpoints, RunSettings, RunState, learning_rate, main, replace_directory
 
 ROOT = Path(train_accelerate.__file__).parent
 NUM_ITEMS = 40
@@ -130,11 +130,20 @@ def test_the_saved_model_is_the_best_and_not_the_last(
 
     monkeypatch.setattr(train_accelerate, "validation_ndcg", score)
     monkeypatch.setattr(train_accelerate, "fit_gate", lambda *_: 1.0)
+    monkeypatch.setattr(train_accelerate, "action_log_loss", lambda *_: 0.0)
     monkeypatch.setattr(train_accelerate, "fit_evidence", lambda *_: None)
     train(events, tmp_path, "--max_epochs", "4")
     found = BertForNextBehavior.from_pretrained(tmp_path).state_dict()["action_head.weight"]
     assert torch.equal(found, saved[1])
     assert not torch.equal(found, saved[3])
+
+
+def test_where_rankings_draw_the_lower_log_loss_decides_and_a_higher_ranking_wins_over_any() -> None:
+    state, kept = RunState(), list[int]()
+    for state.step, metric, loss in [(1, 0.85, 0.9), (2, 0.8501, 0.8), (3, 0.8495, 0.7), (4, 0.84, 0.1), (5, 0.9, 2.0)]:
+        if state.judge(metric, loss):
+            kept.append(state.step)
+    assert kept == [1, 2, 3, 5]
 
 
 ELSEWHERE = """
@@ -224,6 +233,7 @@ def test_training_stops_when_validation_no_longer_improves(
 ) -> None:
     monkeypatch.setattr(train_accelerate, "validation_ndcg", lambda *_: 0.25)
     monkeypatch.setattr(train_accelerate, "fit_gate", lambda *_: 1.0)
+    monkeypatch.setattr(train_accelerate, "action_log_loss", lambda *_: 0.0)
     monkeypatch.setattr(train_accelerate, "fit_evidence", lambda *_: None)
     train(events, tmp_path, "--patience", "2", "--max_epochs", "50", "--split", "none")
     state = torch.load(tmp_path / "checkpoints" / "last" / "custom_checkpoint_0.pkl")
