@@ -1,7 +1,8 @@
 """BertForNextBehavior: which action a user takes next, on which item, and how soon.
 
 One position per event. The event embedding is BERT's own sum with one more term: item + action + position + time since
-the event before. The encoder is transformers' `BertEncoder`, causal. The head is a joint distribution,
+the event before; a short convolution adds what the few events before it were. The encoder is transformers'
+`BertEncoder`, causal. The head is a joint distribution,
 
     p(action, item | history) = p(action | history) * p(item | history, action),
 
@@ -20,7 +21,8 @@ This file is pushed to the Hub byte for byte and imports torch and transformers 
     ranked = model.predict(**tokenizer([history], return_tensors="pt"), top_k=10, of="pair")
 
 References: BERT (Devlin et al. 2019); next-item transformers (Kang & McAuley 2018); pointer mixtures (Merity et al.
-2017, See et al. 2017); non-parametric memories (Khandelwal et al. 2020); p(action) * p(item | action) as in MBGen
+2017, See et al. 2017); short convolutions before attention (Poli et al. 2023, Allen-Zhu 2025); non-parametric memories
+(Khandelwal et al. 2020); p(action) * p(item | action) as in MBGen
 (Liu et al. 2024).
 """
 
@@ -120,6 +122,7 @@ class BehaviorConfig(BertConfig):
         memory_freshness: how much the log-odds of associate against generate rise where the memory's counts are younger
             than the weights: at a share s of younger counts, by memory_freshness * s.
         num_negatives: shared uniform negatives of the training softmax; 0 trains on the full softmax.
+        convolution_size: events that an event's embedding is mixed from by channel, itself included; 0 for none.
         event_dropout: in training, this share of the events loses its item: their neighbours must speak for it.
         label_smoothing: of the generate path's own loss in training: this share of the target is spread over all items.
         text_size: components of the items' text vectors; 0 for a model without item text.
@@ -174,6 +177,7 @@ class BehaviorConfig(BertConfig):
     memory_neighbors: int = 128
     memory_freshness: float = 6.0
     num_negatives: int = 0
+    convolution_size: int = 0
     event_dropout: float = 0.0
     label_smoothing: float = 0.0
     text_size: int = 0
@@ -297,8 +301,26 @@ class ItemText(nn.Module):
         self.vectors[item_ids] = (reduced / self.unit).round().clamp(-127, 127).to(torch.int8)
 
 
+class ShortConvolution(nn.Module):
+    """Adds to each event a weighted sum of itself and the few before it, with weights of its own for every channel.
+
+    Attention must learn from few events that the latest ones matter most, and in which order they came; this knows.
+    """
+
+    def __init__(self, config: BehaviorConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(config.convolution_size, config.hidden_size))
+
+    def forward(self, embedded: torch.Tensor) -> torch.Tensor:
+        """(B, T, H) to (B, T, H); an event reads its past alone."""
+        mixed = embedded
+        for steps, weight in enumerate(self.weight):
+            mixed = mixed + F.pad(embedded, (0, 0, steps, 0))[:, : embedded.shape[1]] * weight
+        return mixed
+
+
 class BehaviorEmbeddings(nn.Module):
-    """item + action + position + time gap, LayerNorm, dropout: BERT's sum with one more term."""
+    """item + action + position + time gap, short convolution, LayerNorm, dropout: BERT's sum with two more terms."""
 
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
@@ -310,6 +332,7 @@ class BehaviorEmbeddings(nn.Module):
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.item_text: ItemText | None = ItemText(config) if config.text_size else None
+        self.convolution: ShortConvolution | None = ShortConvolution(config) if config.convolution_size else None
 
     def item_rows(self, item_ids: torch.Tensor) -> torch.Tensor:
         """id row + projected text, (..., H), for ids (...) int64."""
@@ -326,17 +349,21 @@ class BehaviorEmbeddings(nn.Module):
         input_ids: torch.Tensor,
         token_type_ids: torch.Tensor,
         time_gap_ids: torch.Tensor,
-        position_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
     ) -> torch.Tensor:
+        """(B, T, H) for channels of (B, T) each."""
         if self.training and self.config.event_dropout:
             dropped = torch.rand(input_ids.shape, device=input_ids.device) < self.config.event_dropout
             input_ids = input_ids.masked_fill(dropped, UNK)
+        position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         embedded = (
             self.item_rows(input_ids)
             + self.action_embeddings(token_type_ids)
             + self.position_embeddings(position_ids)
             + self.time_gap_embeddings(time_gap_ids)
         )  # (B, T, H)
+        if self.convolution is not None:
+            embedded = self.convolution(embedded * attention_mask[..., None])
         return self.dropout(self.LayerNorm(embedded))
 
 
@@ -356,8 +383,7 @@ class BehaviorEncoder(nn.Module):
         time_gap_ids: torch.Tensor,
         attention_mask: torch.Tensor,
     ) -> torch.Tensor:
-        position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        embedded = self.embeddings(input_ids, token_type_ids, time_gap_ids, position_ids)  # (B, T, H)
+        embedded = self.embeddings(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
         mask = create_causal_mask(self.config, embedded, attention_mask, None)
         return self.encoder(embedded, attention_mask=mask, use_cache=False).last_hidden_state
 
@@ -958,6 +984,8 @@ class BertForNextBehavior(PreTrainedModel):
             steps = torch.arange(self.config.memory_history, dtype=torch.float32)
             prior = steps * torch.log(torch.tensor(self.config.memory_history_decay))
             init.copy_(associate.history_weights.weight, prior.expand_as(associate.history_weights.weight))
+        elif module is self.bert.embeddings.convolution:
+            init.zeros_(module.weight)
         elif module is associate.gate:
             init.zeros_(associate.gate.weight)
             init.zeros_(associate.gate.bias)

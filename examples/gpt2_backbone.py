@@ -65,7 +65,7 @@ class Gpt2Encoder(nn.Module):
         attention_mask: torch.Tensor,
     ) -> torch.Tensor:
         position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
-        embedded = self.embeddings(input_ids, token_type_ids, time_gap_ids, position_ids)  # (B, T, H)
+        embedded = self.embeddings(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
         return self.decoder(
             inputs_embeds=embedded, attention_mask=attention_mask, position_ids=position_ids, use_cache=False
         ).last_hidden_state
