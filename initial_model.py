@@ -190,6 +190,7 @@ def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertFo
         hidden_dropout_prob=sizes.dropout,
         attention_probs_dropout_prob=sizes.dropout,
         **shape,
+        use_positions=settings.use_positions or isinstance(log.base, PreTrainedConfig),
         convolution_size=settings.convolution_size,
         num_negatives=sizes.num_negatives,
         event_dropout=sizes.event_dropout,

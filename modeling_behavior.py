@@ -1,8 +1,8 @@
 """BertForNextBehavior: which action a user takes next, on which item, and how soon.
 
-One position per event. The event embedding is BERT's own sum with one more term: item + action + position + time since
-the event before; a short convolution adds what the few events before it were. The encoder is transformers'
-`BertEncoder`, causal. The head is a joint distribution,
+One position per event. The event embedding is BERT's own sum with one more term: item + action + time since the event
+before, + position where asked for; a short convolution adds what the few events before it were. The encoder is
+transformers' `BertEncoder`, causal. The head is a joint distribution,
 
     p(action, item | history) = p(action | history) * p(item | history, action),
 
@@ -122,6 +122,7 @@ class BehaviorConfig(BertConfig):
         memory_freshness: how much the log-odds of associate against generate rise where the memory's counts are younger
             than the weights: at a share s of younger counts, by memory_freshness * s.
         num_negatives: shared uniform negatives of the training softmax; 0 trains on the full softmax.
+        use_positions: add an embedding of the event's place in the history, counted from the oldest, as BERT does.
         convolution_size: events that an event's embedding is mixed from by channel, itself included; 0 for none.
         event_dropout: in training, this share of the events loses its item: their neighbours must speak for it.
         label_smoothing: of the generate path's own loss in training: this share of the target is spread over all items.
@@ -177,6 +178,7 @@ class BehaviorConfig(BertConfig):
     memory_neighbors: int = 128
     memory_freshness: float = 6.0
     num_negatives: int = 0
+    use_positions: bool = True
     convolution_size: int = 0
     event_dropout: float = 0.0
     label_smoothing: float = 0.0
@@ -320,13 +322,15 @@ class ShortConvolution(nn.Module):
 
 
 class BehaviorEmbeddings(nn.Module):
-    """item + action + position + time gap, short convolution, LayerNorm, dropout: BERT's sum with two more terms."""
+    """item + action + time gap + position, short convolution, LayerNorm, dropout: BERT's sum with two more terms."""
 
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
         self.config = config
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=PAD)
-        self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.position_embeddings: nn.Embedding | None = None
+        if config.use_positions:
+            self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
         self.action_embeddings = nn.Embedding(config.num_actions, config.hidden_size, padding_idx=PAD)
         self.time_gap_embeddings = nn.Embedding(config.num_time_gaps, config.hidden_size, padding_idx=PAD)
         self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
@@ -355,13 +359,12 @@ class BehaviorEmbeddings(nn.Module):
         if self.training and self.config.event_dropout:
             dropped = torch.rand(input_ids.shape, device=input_ids.device) < self.config.event_dropout
             input_ids = input_ids.masked_fill(dropped, UNK)
-        position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
         embedded = (
-            self.item_rows(input_ids)
-            + self.action_embeddings(token_type_ids)
-            + self.position_embeddings(position_ids)
-            + self.time_gap_embeddings(time_gap_ids)
+            self.item_rows(input_ids) + self.action_embeddings(token_type_ids) + self.time_gap_embeddings(time_gap_ids)
         )  # (B, T, H)
+        if self.position_embeddings is not None:
+            position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+            embedded = embedded + self.position_embeddings(position_ids)
         if self.convolution is not None:
             embedded = self.convolution(embedded * attention_mask[..., None])
         return self.dropout(self.LayerNorm(embedded))

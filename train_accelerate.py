@@ -148,6 +148,9 @@ class RunSettings:
     hidden_size: int | None = option(None, "Width. Default: by the size of the log.")
     num_hidden_layers: int | None = option(None, "Depth. Default: by the size of the log.")
     num_attention_heads: int | None = option(None, "Attention heads. Default: one for every 64 of width.")
+    use_positions: bool = option(
+        False, "Embed each event's place in the history, counted from the oldest. A BERT checkpoint always does."
+    )
     convolution_size: int = option(4, "Events that the embedding of each is mixed from, itself included; 0 for none.")
     dropout: float | None = option(None, "Dropout. Default: by the size of the log.")
     label_smoothing: float = option(0.1, "Share of an item target that is spread over all items.")
@@ -191,6 +194,8 @@ class RunSettings:
             raise ValueError(f"--lora_r {self.lora_r} adapts a trained model: name it with --base_model.")
         if self.base_model is not None and (self.hidden_size or self.num_hidden_layers or self.num_attention_heads):
             raise ValueError("--base_model brings its width, depth and heads: leave out --hidden_size and the like.")
+        if not self.convolution_size and not self.use_positions and self.base_model is None:
+            raise ValueError("--convolution_size 0 leaves the order of events to --use_positions: give it, too.")
         if self.convolution_size < 0:
             raise ValueError(f"--convolution_size is {self.convolution_size}, expected 0 for none, or more.")
         for name, value in at_least_one.items():

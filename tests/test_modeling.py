@@ -329,6 +329,15 @@ def test_changing_later_events_changes_nothing_earlier(attention: str, padding: 
             assert (changed > 1e-3).all(), "the changed events must be seen from their own place on"
 
 
+def test_without_position_embeddings_order_is_seen_by_the_convolution_alone() -> None:
+    histories = torch.tensor([[7, 8, 9, 10, 11, 12], [9, 7, 8, 10, 11, 12]])  # alike in the last four events
+    silent, short = (random_model(use_positions=False, num_hidden_layers=1, convolution_size=size) for size in (0, 3))
+    assert not [name for name in silent.state_dict() if "position" in name]
+    for model, alike in ((silent, True), (short, False)):
+        first, other = model.bert(histories, *(torch.ones_like(histories) for _ in range(3)))[:, -1]
+        assert torch.allclose(first, other, atol=1e-5) == alike
+
+
 def test_the_convolution_adds_weighted_earlier_events_and_starts_at_nothing() -> None:
     convolution = ShortConvolution(small_config())
     events = torch.arange(80.0).reshape(1, 4, 20)  # (B, T, H)
