@@ -15,6 +15,7 @@ import logging
 import os
 import string
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,6 +23,7 @@ import numpy as np
 import polars as pl
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
+from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedConfig
 
 from behavior.baselines import training_item_events
@@ -307,7 +309,8 @@ def fill_text(model: BertForNextBehavior, text: EmbeddedText) -> None:
     for begin in range(0, len(text.embeddings), TEXT_ROWS):
         rows = torch.arange(begin, min(begin + TEXT_ROWS, len(text.embeddings)))
         item_text.write(rows, torch.from_numpy(text.embeddings[begin : begin + TEXT_ROWS].astype(np.float32)))
-    model.associate_path.borrow(item_text)
+    progress = partial(tqdm, desc="linking similar texts", unit=" chunks", delay=2)
+    model.associate_path.borrow(item_text, progress)
 
 
 @torch.no_grad()

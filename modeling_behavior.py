@@ -617,8 +617,12 @@ class AssociatePath(nn.Module):
         return self._neighbors
 
     @torch.no_grad()
-    def borrow(self, item_text: ItemText) -> None:
-        """Links every item that has a text and no links yet to the items with the most similar texts."""
+    def borrow(self, item_text: ItemText, progress: Callable[[Any], Any] = iter) -> None:
+        """Links every item that has a text and no links yet to the items with the most similar texts.
+
+        Args:
+            progress: wraps the chunks of items that the work is done in (`tqdm`): a million items take minutes.
+        """
         size, first = self.config.vocab_size, self.config.first_item_id
         counts = F.pad(self.item_counts, (0, max(0, size - len(self.item_counts))))[:size]
         has_text = item_text.vectors.any(dim=-1)
@@ -630,7 +634,8 @@ class AssociatePath(nn.Module):
         # A link of weight 0 where there is none: Accelerate takes two empty tensors for one and saves one of them.
         ids, weights = [self.borrow_ids], [self.borrow_weights]
         texts = F.normalize(item_text.read(others).float(), dim=-1)  # (L, D)
-        for part in (has_text & ~linked).nonzero()[:, 0].split(max(1, MAX_CHUNK_ELEMENTS // max(1, len(others)))):
+        rows = max(1, MAX_CHUNK_ELEMENTS // max(1, len(others)))
+        for part in progress((has_text & ~linked).nonzero()[:, 0].split(rows)):
             similarity = F.normalize(item_text.read(part).float(), dim=-1) @ texts.T  # (b, L)
             similarity = similarity.masked_fill(part[:, None] == others, -1)
             best, place = similarity.topk(min(self.config.text_neighbors, len(others)), dim=-1)
