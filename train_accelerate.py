@@ -87,7 +87,7 @@ TEMPERATURES = np.geomspace(0.5, 2.0, 36)
 GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.5, 3.0])
 EVIDENCE_OFFSETS = (0.0, 0.7, 1.4, 2.1)
 # Validations within this share of the highest NDCG@10 are a draw, which the log-loss of actions and items decides.
-DRAW = 1e-3
+DRAW = 3e-4
 # Settings that decide when to stop and what is shown, not what is learned.
 MAY_CHANGE_ON_RESUME = {
     *("resume", "output_dir", "events", "items", "tracker"),
