@@ -140,7 +140,8 @@ def test_the_saved_model_is_the_best_and_not_the_last(
 
 def test_where_rankings_draw_the_lower_log_loss_decides_and_a_higher_ranking_wins_over_any() -> None:
     state, kept = RunState(), list[int]()
-    for state.step, metric, loss in [(1, 0.85, 0.9), (2, 0.8501, 0.8), (3, 0.8499, 0.7), (4, 0.8495, 0.1), (5, 0.9, 2.0)]:
+    scores = [(1, 0.85, 0.9), (2, 0.8501, 0.8), (3, 0.8499, 0.7), (4, 0.8495, 0.1), (5, 0.9, 2.0)]
+    for state.step, metric, loss in scores:
         if state.judge(metric, loss):
             kept.append(state.step)
     assert kept == [1, 2, 3, 5]
