@@ -66,7 +66,8 @@ STOCK_STEPS = 60
 RECBOLE = {"train_batch_size": 256}
 AS_ESASREC = "--hidden_size 64 --num_hidden_layers 1 --num_attention_heads 1 --num_negatives 256"
 AS_SASREC = "--hidden_size 128 --num_hidden_layers 1 --num_attention_heads 1 --num_negatives 0"
-AS_PEER = "--dropout 0.2 --max_length 50 --max_epochs 3 --test_targets 500"
+# The peers read order from positions, and have no convolution.
+AS_PEER = "--use_positions --convolution_size 0 --dropout 0.2 --max_length 50 --max_epochs 3 --test_targets 500"
 
 # In which environment each system runs; `make_system` builds it.
 ENVIRONMENTS = {
