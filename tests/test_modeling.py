@@ -924,16 +924,13 @@ def test_the_memory_is_saved_with_the_model_and_goes_on_counting(tmp_path: Path)
 
 
 def test_counting_makes_a_neighbour_more_probable_without_training() -> None:
-    model = random_model(memory=False)
-    with torch.no_grad():  # random gates might hardly ask the memory
-        for weight in (*model.path_gate.parameters(), *model.associate_path.gate.parameters()):
-            weight.zero_()
+    model = random_model(memory=False, convolution_size=0)  # its random gate asks the memory
     batch = padded([[7, 9]])
     before = model.item_log_probabilities(**batch).exp()[0]
     for _ in range(5):
         model.update_memory(**padded([[9, 15], [9, 15]]), pairs="last")
     after = model.item_log_probabilities(**batch).exp()[0]
-    assert after[15] > before[15] + 0.1
+    assert after[15] > 3 * before[15]
 
 
 def test_the_associate_path_names_the_neighbours_by_the_documented_formula() -> None:
