@@ -105,12 +105,13 @@ def embed_items(settings: RunSettings, items: pl.DataFrame, tokenizer: BehaviorT
     )
 
 
-def load_base(name: str | None) -> BertForNextBehavior | PreTrainedConfig | None:
+def load_base(settings: RunSettings) -> BertForNextBehavior | PreTrainedConfig | None:
     """A trained behaviour model, or the config of a BERT checkpoint.
 
     Raises:
-        ValueError: there is no such checkpoint, or it is neither of both.
+        ValueError: there is no such checkpoint, it is neither of both, or the settings want its shape changed.
     """
+    name = settings.base_model
     if name is None:
         return None
     try:
@@ -120,6 +121,13 @@ def load_base(name: str | None) -> BertForNextBehavior | PreTrainedConfig | None
             f"--base_model {name} cannot be loaded, expected a Hub id or a folder with config.json: {error}"
         ) from error
     if isinstance(config, BehaviorConfig):
+        if (settings.use_positions and not config.use_positions) or (
+            settings.convolution_size not in (None, config.convolution_size)
+        ):
+            raise ValueError(
+                f"--base_model {name} has use_positions={config.use_positions} and convolution_size="
+                f"{config.convolution_size}, and keeps them: leave out --use_positions and --convolution_size."
+            )
         return BertForNextBehavior.from_pretrained(name, dtype=torch.float32)
     if config.model_type != "bert":
         raise ValueError(
@@ -193,7 +201,7 @@ def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertFo
         attention_probs_dropout_prob=sizes.dropout,
         **shape,
         use_positions=settings.use_positions or isinstance(log.base, PreTrainedConfig),
-        convolution_size=settings.convolution_size,
+        convolution_size=sizes.convolution_size,
         num_negatives=sizes.num_negatives,
         event_dropout=sizes.event_dropout,
         label_smoothing=settings.label_smoothing,
@@ -328,18 +336,18 @@ def fit_text_links(model: BertForNextBehavior, log: PreparedLog) -> None:
     reached = []
     for weight in TEXT_LINKS:
         model.config.memory_text = weight
-        memory._changed()
+        memory.changed()
         gains = []
         for batch in batches:
             ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
             action = torch.from_numpy(batch.target_action).clamp(min=0)[:, None]
             recent = memory.recent_items(ids, mask, last_index(mask)[:, None])[:, 0]
-            neighbors, scores, _ = memory.score_all(recent, action, model._seen(ids))
+            neighbors, scores, _ = memory.score_all(recent, action, model.seen_items(ids))
             table = torch.zeros(len(ids), sequences.vocab_size).scatter_add_(1, neighbors, scores[:, 0])
             gains.append(ndcg_at_k(pessimistic_ranks(table, batch.target_item), 10))
         reached.append(float(np.concatenate(gains).mean()))
     model.config.memory_text = TEXT_LINKS[int(np.argmax(reached))]
-    memory._changed()
+    memory.changed()
     print(
         "Links between items with similar texts: "
         + ", ".join(f"{weight:g} NDCG@10 {value:.4f}" for weight, value in zip(TEXT_LINKS, reached, strict=True))

@@ -35,7 +35,7 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
@@ -261,6 +261,19 @@ class RankedBehaviors(ModelOutput):
     probabilities: torch.Tensor | None = None
 
 
+class Events(NamedTuple):
+    """Histories as the model reads them, (B, T) int64 each: items, actions, times since the event before, and 1 where
+    there is an event."""
+
+    items: torch.Tensor
+    actions: torch.Tensor
+    time_gaps: torch.Tensor
+    mask: torch.Tensor
+
+    def rows(self, chosen: torch.Tensor) -> Events:
+        return Events(*(channel[chosen] for channel in self))
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Event embedding and encoder
 # ----------------------------------------------------------------------------------------------------------------------
@@ -437,15 +450,13 @@ class RepeatPath(nn.Module):
         target_action: torch.Tensor,
         query_index: torch.Tensor,
         hidden: torch.Tensor,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
+        events: Events,
     ) -> torch.Tensor:
         """Log-weights of the events.
 
         Args:
             query: (B, Q, H); target_action: (B, Q) int64; query_index: (B, Q) int64, the position asked from.
-            hidden: (B, T, H); input_ids, token_type_ids, attention_mask: (B, T) int64.
+            hidden: (B, T, H), the events' states.
 
         Returns:
             (B, Q, T) float32, log-softmax over the latest events, up to the query's position, of the items that can be
@@ -454,19 +465,19 @@ class RepeatPath(nn.Module):
         length = hidden.shape[1]
         position = torch.arange(length, device=hidden.device)
         with torch.no_grad():
-            same_item = input_ids[:, :, None] == input_ids[:, None, :]  # (B, T, T)
+            same_item = events.items[:, :, None] == events.items[:, None, :]  # (B, T, T)
             later = position[:, None] < position
             next_same = torch.where(same_item & later, position, length).amin(dim=-1)  # (B, T)
             past = position <= query_index[:, :, None]  # (B, Q, T)
-            nameable = (input_ids >= FIRST_NEW) & (attention_mask != 0)
+            nameable = (events.items >= FIRST_NEW) & (events.mask != 0)
             latest = nameable[:, None, :] & past & (next_same[:, None, :] > query_index[:, :, None])
             more_recent = latest.flip(-1).cumsum(dim=-1).flip(-1) - 1  # (B, Q, T): distinct items after event j
             same_item = same_item.to(hidden.dtype)
             count = past.to(hidden.dtype) @ same_item  # (B, Q, T): events up to the query with the item of event j
-            with_action = past & (token_type_ids[:, None, :] == target_action[:, :, None])
+            with_action = past & (events.actions[:, None, :] == target_action[:, :, None])
             done = with_action.to(hidden.dtype) @ same_item
 
-        was_action = F.one_hot(token_type_ids, self.num_actions).to(hidden.dtype)  # (B, T, A)
+        was_action = F.one_hot(events.actions, self.num_actions).to(hidden.dtype)  # (B, T, A)
         bias = self.action_bias(target_action) @ was_action.transpose(1, 2)  # (B, Q, T)
         bias = bias + self.recency_bias(target_action).gather(2, recency_bucket(more_recent))
         bias = bias + self.count_bias(target_action).gather(2, count_bucket(count))
@@ -578,7 +589,7 @@ class AssociatePath(nn.Module):
         added = counted.bincount(minlength=size)
         self.item_counts += added
         self.trained_counts += added * trained
-        self._changed()
+        self.changed()
 
     @torch.no_grad()
     def prune(self, neighbors: int) -> None:
@@ -587,9 +598,9 @@ class AssociatePath(nn.Module):
         for item in (self.pair_keys >> 32, self.pair_keys & (2**32 - 1)):
             keep[best_of_group(item, self.pair_counts, neighbors)] = True
         self.pair_keys, self.pair_counts = self.pair_keys[keep], self.pair_counts[keep]
-        self._changed()
+        self.changed()
 
-    def _changed(self) -> None:
+    def changed(self) -> None:
         self.config.memory_size, self.config.memory_vocab_size = len(self.pair_keys), len(self.item_counts)
         self.config.memory_borrowed = len(self.borrow_ids)
         self._neighbors = None
@@ -598,7 +609,7 @@ class AssociatePath(nn.Module):
         """Takes over what another memory has counted."""
         for name, table in other.named_buffers(recurse=False):
             setattr(self, name, table.clone())
-        self._changed()
+        self.changed()
 
     # -- naming --------------------------------------------------------------------------------------------------------
 
@@ -645,7 +656,7 @@ class AssociatePath(nn.Module):
             ids.append(pair.flatten(0, 1))
             weights.append((weight * COUNT_UNIT).round().long().flatten())
         self.borrow_ids, self.borrow_weights = torch.cat(ids), torch.cat(weights)
-        self._changed()
+        self.changed()
 
     def recent_items(
         self, input_ids: torch.Tensor, attention_mask: torch.Tensor, query_index: torch.Tensor
@@ -912,7 +923,7 @@ class NamedItems:
     """How the paths name the next item, after B histories and for Q actions each.
 
     Attributes:
-        generated: (B, Q, V - first) float32 logits, MASKED for the history's items; the temperature is not in them.
+        generated: (B, Q, V - first) float32 logits, MASKED for the history's items.
         pointer: (B, Q, T) float32 log p(event is repeated).
         neighbors: (B, M) int64 and associated: (B, Q, M) their probabilities, to be summed over equal ids.
         gate: (B, Q, 3) float32 logits of none, repeat and new; features: (B, Q, 4), what it knows of the memory.
@@ -1062,15 +1073,13 @@ class BertForNextBehavior(PreTrainedModel):
         """
         if inputs_embeds is not None:
             raise ValueError("inputs_embeds cannot stand for events: pass input_ids.")
-        input_ids, token_type_ids, time_gap_ids, attention_mask = self._complete(
-            input_ids, token_type_ids, time_gap_ids, attention_mask
-        )
-        hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
+        events = self._complete(input_ids, token_type_ids, time_gap_ids, attention_mask)
+        hidden = self.bert(*events)  # (B, T, H)
         if labels is None and action_labels is None and time_labels is None:
-            last = last_hidden(hidden, attention_mask)  # (B, H)
+            last = last_hidden(hidden, events.mask)  # (B, H)
             actions = torch.arange(self.config.num_actions, device=hidden.device).expand(len(hidden), -1)
-            named = self._named_items(hidden, input_ids, token_type_ids, attention_mask, actions)
-            items, path_logits = self._mixture(named, input_ids)
+            named = self._named_items(hidden, events, actions)
+            items, path_logits = self._mixture(named, events.items)
             return NextBehaviorOutput(
                 action_logits=self._action_logits(last, calibrated=True),
                 item_logits=items.log(),
@@ -1078,7 +1087,7 @@ class BertForNextBehavior(PreTrainedModel):
                 path_logits=path_logits,
             )
 
-        ignored = torch.full_like(input_ids, IGNORED)
+        ignored = torch.full_like(events.items, IGNORED)
         labels = ignored if labels is None else labels
         action_labels = ignored if action_labels is None else action_labels
         time_labels = ignored if time_labels is None else time_labels
@@ -1087,10 +1096,7 @@ class BertForNextBehavior(PreTrainedModel):
         count = (labels != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         action_logits = self._action_logits(hidden, calibrated=False)
         time_logits = self._time_logits(hidden, calibrated=False)
-        item_loss, generate_loss = (
-            part / count
-            for part in self._item_losses(hidden, input_ids, token_type_ids, attention_mask, labels, action_labels)
-        )
+        item_loss, generate_loss = (part / count for part in self._item_losses(hidden, events, labels, action_labels))
         action_loss = summed_cross_entropy(action_logits, action_labels) / count
         time_loss = summed_cross_entropy(time_logits, time_labels) / count
         loss = item_loss + self.config.action_loss_weight * action_loss + self.config.time_loss_weight * time_loss
@@ -1152,27 +1158,24 @@ class BertForNextBehavior(PreTrainedModel):
                 "balanced=True needs config.action_weights, and this model has none: its training had no validation "
                 "events, or one action."
             )
-        input_ids, token_type_ids, time_gap_ids, attention_mask = self._complete(
-            input_ids, token_type_ids, time_gap_ids, attention_mask
-        )
+        events = self._complete(input_ids, token_type_ids, time_gap_ids, attention_mask)
         allowed = None
         if allowed_items is not None:
-            allowed = torch.as_tensor(allowed_items, device=input_ids.device, dtype=torch.long)
+            allowed = torch.as_tensor(allowed_items, device=events.items.device, dtype=torch.long)
             if allowed.numel() == 0 or allowed.min() < FIRST_NEW or allowed.max() >= self.config.vocab_size:
                 raise ValueError(
                     f"allowed_items must be item ids from {FIRST_NEW} to {self.config.vocab_size - 1} and at least "
                     f"one, got {allowed.tolist()[:10]}: use tokenizer.encode_item(item)."
                 )
-        hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
+        hidden = self.bert(*events)  # (B, T, H)
         if of == "action":
-            return self._ranked_actions(last_hidden(hidden, attention_mask), top_k, balanced)
+            return self._ranked_actions(last_hidden(hidden, events.mask), top_k, balanced)
         actions = self._real_actions(hidden.device) if action is None else torch.tensor([action], device=hidden.device)
         rows = max(1, MAX_CHUNK_ELEMENTS // (len(actions) * self.config.vocab_size))
         answers = [
-            self._ranked(hidden[part], input_ids[part], token_type_ids[part], attention_mask[part],
-                         actions, action is not None, top_k, of, exclude_seen, allowed)
+            self._ranked(hidden[part], events.rows(part), actions, action is not None, top_k, of, exclude_seen, allowed)
             for part in torch.arange(len(hidden), device=hidden.device).split(rows)
-        ]  # fmt: skip
+        ]
         width = max(probabilities.shape[1] for _, _, probabilities in answers)
         item_ids, action_ids, probabilities = (
             torch.cat([F.pad(answer[field], (0, width - answer[field].shape[1])) for answer in answers])
@@ -1190,11 +1193,9 @@ class BertForNextBehavior(PreTrainedModel):
     ) -> torch.Tensor:
         """(B, V) float32: log p(item | history, the next event names an item), summed over actions; -inf for ids
         that are no candidates. Holds (B, V), and all actions for a few rows at a time."""
-        input_ids, token_type_ids, time_gap_ids, attention_mask = self._complete(
-            input_ids, token_type_ids, time_gap_ids, attention_mask
-        )
-        hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
-        return self._marginal(hidden, input_ids, token_type_ids, attention_mask).log()
+        events = self._complete(input_ids, token_type_ids, time_gap_ids, attention_mask)
+        hidden = self.bert(*events)  # (B, T, H)
+        return self._marginal(hidden, events).log_()
 
     @torch.no_grad()
     def update_memory(
@@ -1217,11 +1218,11 @@ class BertForNextBehavior(PreTrainedModel):
         """
         if pairs not in ("last", "all"):
             raise ValueError(f'pairs={pairs!r}, expected "last" or "all".')
-        input_ids, _, _, attention_mask = self._complete(input_ids, token_type_ids, time_gap_ids, attention_mask)
-        run, items = self.associate_path.runs(input_ids, attention_mask)
+        events = self._complete(input_ids, token_type_ids, time_gap_ids, attention_mask)
+        run, items = self.associate_path.runs(events.items, events.mask)
         if pairs == "last":
             # An event that continues a run, or names no known item, adds nothing.
-            last = last_index(attention_mask)[:, None]
+            last = last_index(events.mask)[:, None]
             before = run.gather(1, (last - 1).clamp(min=0)).where(last > 0, torch.zeros_like(last))
             items = items[(run.gather(1, last) > before)[:, 0]]
         owner = torch.arange(len(items), device=items.device)[:, None].expand_as(items)[items > 0]
@@ -1325,7 +1326,7 @@ class BertForNextBehavior(PreTrainedModel):
         token_type_ids: torch.Tensor | None,
         time_gap_ids: torch.Tensor | None,
         attention_mask: torch.Tensor | None,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    ) -> Events:
         """Checks the batch and fills in the channels that were left out."""
         if input_ids.ndim != 2:
             raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, expected (batch, events).")
@@ -1341,9 +1342,9 @@ class BertForNextBehavior(PreTrainedModel):
             token_type_ids = torch.full_like(input_ids, UNKNOWN_ACTION) * attention_mask
         if time_gap_ids is None:
             time_gap_ids = torch.ones_like(input_ids) * attention_mask
-        return input_ids, token_type_ids, time_gap_ids, attention_mask
+        return Events(input_ids, token_type_ids, time_gap_ids, attention_mask)
 
-    def _seen(self, input_ids: torch.Tensor) -> torch.Tensor:
+    def seen_items(self, input_ids: torch.Tensor) -> torch.Tensor:
         """(B, V) bool: the items of the history. Naming them is the repeat path's part alone."""
         seen = torch.zeros((len(input_ids), self.config.vocab_size), dtype=torch.bool, device=input_ids.device)
         return seen.scatter_(1, input_ids, True)
@@ -1376,9 +1377,7 @@ class BertForNextBehavior(PreTrainedModel):
     def _item_losses(
         self,
         hidden: torch.Tensor,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
+        events: Events,
         labels: torch.Tensor,
         action_labels: torch.Tensor,
     ) -> tuple[torch.Tensor, torch.Tensor]:
@@ -1387,9 +1386,9 @@ class BertForNextBehavior(PreTrainedModel):
         actions = action_labels.masked_fill(action_labels == IGNORED, UNKNOWN_ACTION)
         query = self.item_query(hidden, actions)  # (B, T, H)
         index = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
-        pointer = self.repeat_path(query, actions, index, hidden, input_ids, token_type_ids, attention_mask)
-        pointed = pointer.masked_fill(input_ids[:, None, :] != labels[:, :, None], MASKED)  # (B, T, T)
-        recent = self.associate_path.recent_items(input_ids, attention_mask, index)  # (B, T, K)
+        pointer = self.repeat_path(query, actions, index, hidden, events)
+        pointed = pointer.masked_fill(events.items[:, None, :] != labels[:, :, None], MASKED)  # (B, T, T)
+        recent = self.associate_path.recent_items(events.items, events.mask, index)  # (B, T, K)
 
         scored = labels != IGNORED
         target, action, query = labels[scored], actions[scored], query[scored]  # (N,), (N,), (N, H)
@@ -1397,7 +1396,7 @@ class BertForNextBehavior(PreTrainedModel):
         history = None
         if not self.training:
             past = index[:, None, :] <= index[:, :, None]  # (B, T, T)
-            history = (input_ids[:, None, :] * past)[scored]  # (N, T)
+            history = (events.items[:, None, :] * past)[scored]  # (N, T)
         can_repeat = pointer[scored].amax(dim=-1) > MASKED
         associated, log_odds = self.associate_path.score_targets(recent[scored], target, action, history)
         gate = path_log_weights(self._gate_logits(query, action, can_repeat), log_odds)  # (N, 4)
@@ -1443,7 +1442,7 @@ class BertForNextBehavior(PreTrainedModel):
             mean_score = (query @ table.mean(dim=0)).float()
             normaliser = torch.cat(
                 [
-                    (part @ table.T).float().masked_fill(self._seen(seen)[:, first:], MASKED).logsumexp(-1)
+                    (part @ table.T).float().masked_fill(self.seen_items(seen)[:, first:], MASKED).logsumexp(-1)
                     for part, seen in zip(query.split(rows), history.split(rows), strict=True)
                 ]
             )
@@ -1463,24 +1462,15 @@ class BertForNextBehavior(PreTrainedModel):
             mean_score = (query @ table.mean(dim=0)).float()
         return (target_score - normaliser).masked_fill(~is_item, MASKED), mean_score - normaliser
 
-    def _named_items(
-        self,
-        hidden: torch.Tensor,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        action_ids: torch.Tensor,
-    ) -> NamedItems:
+    def _named_items(self, hidden: torch.Tensor, events: Events, action_ids: torch.Tensor) -> NamedItems:
         """What the paths say after the last event, for the actions (B, Q) int64."""
-        last = last_index(attention_mask)[:, None]  # (B, 1)
-        query = self.item_query(last_hidden(hidden, attention_mask)[:, None, :], action_ids)  # (B, Q, H)
-        pointer = self.repeat_path(
-            query, action_ids, last.expand_as(action_ids), hidden, input_ids, token_type_ids, attention_mask
-        )
-        recent = self.associate_path.recent_items(input_ids, attention_mask, last)[:, 0]  # (B, K)
-        seen = self._seen(input_ids)  # (B, V)
+        last = last_index(events.mask)[:, None]  # (B, 1)
+        query = self.item_query(last_hidden(hidden, events.mask)[:, None, :], action_ids)  # (B, Q, H)
+        pointer = self.repeat_path(query, action_ids, last.expand_as(action_ids), hidden, events)
+        recent = self.associate_path.recent_items(events.items, events.mask, last)[:, 0]  # (B, K)
+        seen = self.seen_items(events.items)  # (B, V)
         neighbors, associated, features = self.associate_path.score_all(recent, action_ids, seen)
-        logits = (query @ self.item_table().T).float()  # (B, Q, V - first)
+        logits = (query / self.config.generate_temperature @ self.item_table().T).float()  # (B, Q, V - first)
         return NamedItems(
             generated=logits.masked_fill(seen[:, None, self.config.first_item_id :], MASKED),
             pointer=pointer,
@@ -1493,7 +1483,7 @@ class BertForNextBehavior(PreTrainedModel):
     def _mixture(self, named: NamedItems, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """p(item | history, action) (B, Q, V) and the paths' log-weights (B, Q, 4)."""
         gate = path_log_weights(named.gate, self.associate_path.log_odds(named.features))  # (B, Q, 4)
-        generated = (named.generated / self.config.generate_temperature).softmax(dim=-1)  # (B, Q, V - first)
+        generated = named.generated.softmax(dim=-1)  # (B, Q, V - first)
         probabilities = generated.new_zeros((*generated.shape[:2], self.config.vocab_size))  # (B, Q, V)
         probabilities[..., self.config.first_item_id :] = generated * gate[..., PATH_GENERATE, None].exp()
         pointed_at = input_ids[:, None, :].expand_as(named.pointer)
@@ -1502,18 +1492,17 @@ class BertForNextBehavior(PreTrainedModel):
         probabilities.scatter_add_(2, named.neighbors[:, None, :].expand_as(associated), associated)
         probabilities[..., :FIRST_NEW] = 0
         probabilities[..., NONE] = gate[..., PATH_NONE].exp()
-        if self.config.retired_items:
-            probabilities[..., self.config.retired_items] = 0
-            probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
+        probabilities[..., self.config.retired_items] = 0
         if self.config.item_temperature != 1.0:
             probabilities = probabilities ** (1 / self.config.item_temperature)
+        if self.config.retired_items or self.config.item_temperature != 1.0:
             probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
         return probabilities, gate
 
     def _by_path(self, named: NamedItems, input_ids: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
         """(B, Q, k, 4) p(item | history, action, path) of the items (B, k) int64."""
         first = self.config.first_item_id
-        generated = (named.generated / self.config.generate_temperature).softmax(dim=-1)
+        generated = named.generated.softmax(dim=-1)
         column = (item_ids - first).clamp(min=0)[:, None, :].expand(-1, generated.shape[1], -1)  # (B, Q, k)
         is_none, is_item = (kind[:, None, :].expand_as(column) for kind in (item_ids == NONE, item_ids >= first))
         return torch.stack(
@@ -1548,12 +1537,13 @@ class BertForNextBehavior(PreTrainedModel):
             temperature; (B, C) the generate path's at each temperature; (B, 3) gate logits; (B, 4) what the gate
             knows of the memory, with nan in a row that the memory has nothing to say about.
         """
-        hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
-        named = self._named_items(hidden, input_ids, token_type_ids, attention_mask, action_ids[:, None])
+        events = Events(input_ids, token_type_ids, time_gap_ids, attention_mask)
+        named = self._named_items(self.bert(*events), events, action_ids[:, None])
         by_path = self._by_path(named, input_ids, item_ids[:, None])[:, 0, 0]  # (B, 4)
         logits = named.generated[:, 0]  # (B, V - first)
         score = logits.gather(1, (item_ids - self.config.first_item_id).clamp(min=0)[:, None])[:, 0]
-        generated = torch.stack([score / t - (logits / t).logsumexp(dim=-1) for t in temperatures], dim=-1)
+        ratios = temperatures / self.config.generate_temperature
+        generated = torch.stack([score / t - (logits / t).logsumexp(dim=-1) for t in ratios], dim=-1)
         names = (item_ids >= self.config.first_item_id) & (score > MASKED)
         generated = generated.masked_fill(~names[:, None], MASKED)  # (B, C)
         paths = torch.where(by_path > 0, by_path.clamp(min=TINY).log(), MASKED)
@@ -1582,14 +1572,13 @@ class BertForNextBehavior(PreTrainedModel):
             (B, k, 4) float32 shares in the order of `PATHS` that sum to one; zeros where no item is asked for, or one
             of probability zero.
         """
-        hidden = self.bert(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
+        events = Events(input_ids, token_type_ids, time_gap_ids, attention_mask)
+        hidden = self.bert(*events)  # (B, T, H)
         actions = self._real_actions(hidden.device)
         weights = self._action_logits(last_hidden(hidden, attention_mask), calibrated=True).softmax(dim=-1)  # (B, A)
         shares = []
         for row in torch.arange(len(hidden), device=hidden.device).split(1):  # (Q, V) numbers are held
-            named = self._named_items(
-                hidden[row], input_ids[row], token_type_ids[row], attention_mask[row], actions[None]
-            )
+            named = self._named_items(hidden[row], events.rows(row), actions[None])
             mixture, gate = self._mixture(named, input_ids[row])
             parts = self._by_path(named, input_ids[row], item_ids[row])[0] * gate[0, :, None].exp()  # (Q, k, 4)
             weight = mixture[0][:, item_ids[row][0]] * weights[row, FIRST_ACTION:].T  # (Q, k)
@@ -1598,27 +1587,19 @@ class BertForNextBehavior(PreTrainedModel):
             shares.append(joint / joint.sum(dim=-1, keepdim=True).clamp(min=TINY))
         return torch.stack(shares)
 
-    def _marginal(
-        self,
-        hidden: torch.Tensor,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-    ) -> torch.Tensor:
+    def _marginal(self, hidden: torch.Tensor, events: Events) -> torch.Tensor:
         """(B, V) p(item | history, the event names an item), in chunks of rows."""
-        last = last_hidden(hidden, attention_mask)  # (B, H)
+        last = last_hidden(hidden, events.mask)  # (B, H)
         action_probabilities = self._action_logits(last, calibrated=True).softmax(dim=-1)  # (B, A)
         actions = self._real_actions(hidden.device)
         total = hidden.new_empty((len(hidden), self.config.vocab_size), dtype=torch.float32)
         rows = max(1, MAX_CHUNK_ELEMENTS // (len(actions) * self.config.vocab_size))
         for part in torch.arange(len(hidden), device=hidden.device).split(rows):
-            named = self._named_items(
-                hidden[part], input_ids[part], token_type_ids[part], attention_mask[part], actions.expand(len(part), -1)
-            )
-            items, _ = self._mixture(named, input_ids[part])  # (b, Q, V)
+            named = self._named_items(hidden[part], events.rows(part), actions.expand(len(part), -1))
+            items, _ = self._mixture(named, events.items[part])  # (b, Q, V)
             total[part] = (action_probabilities[part, None, FIRST_ACTION:] @ items)[:, 0]
         total[:, NONE] = 0
-        return total / total.sum(dim=-1, keepdim=True)
+        return total.div_(total.sum(dim=-1, keepdim=True))
 
     def _ranked_actions(self, last: torch.Tensor, top_k: int, balanced: bool) -> RankedBehaviors:
         """The actions after the hidden states (B, H)."""
@@ -1635,9 +1616,7 @@ class BertForNextBehavior(PreTrainedModel):
     def _ranked(
         self,
         hidden: torch.Tensor,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
+        events: Events,
         actions: torch.Tensor,
         action_given: bool,
         top_k: int,
@@ -1646,26 +1625,26 @@ class BertForNextBehavior(PreTrainedModel):
         allowed: torch.Tensor | None,
     ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
         """item_ids, action_ids and probabilities, each (B, k), of one chunk of rows."""
-        last = last_hidden(hidden, attention_mask)  # (B, H)
+        last = last_hidden(hidden, events.mask)  # (B, H)
         action_probabilities = self._action_logits(last, calibrated=True).softmax(dim=-1)  # (B, A)
         # Which ids may be named: items, the new items of this history, and [NONE] where an action comes without one.
         nameable = torch.zeros((len(hidden), self.config.vocab_size), dtype=torch.bool, device=hidden.device)
         nameable[:, self.config.first_item_id :] = True
-        nameable.scatter_(1, input_ids, True)
+        nameable.scatter_(1, events.items, True)
         if allowed is not None:
             only = torch.zeros(self.config.vocab_size, dtype=torch.bool, device=hidden.device)
             only[allowed] = True
             nameable &= only
         if exclude_seen:
-            nameable.scatter_(1, input_ids, False)
+            nameable.scatter_(1, events.items, False)
         nameable[:, :FIRST_NEW] = False
 
         if of == "item" and not action_given:
-            joint = self._marginal(hidden, input_ids, token_type_ids, attention_mask)[:, None, :]  # (B, 1, V)
+            joint = self._marginal(hidden, events)[:, None, :]  # (B, 1, V)
         else:
             given = actions.expand(len(hidden), -1)
-            named = self._named_items(hidden, input_ids, token_type_ids, attention_mask, given)
-            items, _ = self._mixture(named, input_ids)
+            named = self._named_items(hidden, events, given)
+            items, _ = self._mixture(named, events.items)
             joint = items if action_given else items * action_probabilities[:, actions, None]  # (B, Q, V)
         candidates = nameable[:, None, :].expand_as(joint).clone()
         if of == "pair":

@@ -151,7 +151,9 @@ class RunSettings:
     use_positions: bool = option(
         False, "Embed each event's place in the history, counted from the oldest. A BERT checkpoint always does."
     )
-    convolution_size: int = option(4, "Events that the embedding of each is mixed from, itself included; 0 for none.")
+    convolution_size: int | None = option(
+        None, "Events that the embedding of each is mixed from, itself included; 0 for none. Default: 4."
+    )
     dropout: float | None = option(None, "Dropout. Default: by the size of the log.")
     label_smoothing: float = option(0.1, "Share of an item target that is spread over all items.")
     event_dropout: float | None = option(
@@ -194,9 +196,9 @@ class RunSettings:
             raise ValueError(f"--lora_r {self.lora_r} adapts a trained model: name it with --base_model.")
         if self.base_model is not None and (self.hidden_size or self.num_hidden_layers or self.num_attention_heads):
             raise ValueError("--base_model brings its width, depth and heads: leave out --hidden_size and the like.")
-        if not self.convolution_size and not self.use_positions and self.base_model is None:
+        if self.convolution_size == 0 and not self.use_positions and self.base_model is None:
             raise ValueError("--convolution_size 0 leaves the order of events to --use_positions: give it, too.")
-        if self.convolution_size < 0:
+        if self.convolution_size is not None and self.convolution_size < 0:
             raise ValueError(f"--convolution_size is {self.convolution_size}, expected 0 for none, or more.")
         for name, value in at_least_one.items():
             if value is not None and value < 1:
@@ -244,7 +246,7 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
     lengths = vocabulary_events.group_by("user_id").len()["len"].to_numpy()
     max_length = settings.max_length or int(np.clip(math.ceil(np.quantile(lengths, 0.99) / 8) * 8, 16, 200))
     items = None if settings.items is None else read_items(settings.items)
-    base, new_items = load_base(settings.base_model), list[int]()
+    base, new_items = load_base(settings), list[int]()
     if isinstance(base, BertForNextBehavior):
         tokenizer, new_items = grown_tokenizer(settings, base, vocabulary_events, items)
     else:
@@ -311,6 +313,7 @@ class Sizes:
     hidden_size: int
     num_hidden_layers: int
     num_attention_heads: int
+    convolution_size: int
     dropout: float
     event_dropout: float
     num_negatives: int
@@ -339,6 +342,7 @@ def choose_sizes(settings: RunSettings, log: PreparedLog) -> Sizes:
         hidden_size=hidden_size,
         num_hidden_layers=given(settings.num_hidden_layers, 1 if small else 2),
         num_attention_heads=given(settings.num_attention_heads, heads),
+        convolution_size=given(settings.convolution_size, 4),
         dropout=(0.3 if small else 0.1) if settings.dropout is None else settings.dropout,
         # It makes up for few events of an item, but what repeats is found by the events themselves.
         event_dropout=max(0.0, log.novel_share - 0.8) if settings.event_dropout is None else settings.event_dropout,

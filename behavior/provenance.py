@@ -1,6 +1,6 @@
 """Where a run took place and what it read: recorded with the run, printed in the model's card.
 
-    record = {**settings, **provenance("events.parquet")}
+record = {**settings, **provenance("events.parquet")}
 """
 
 from __future__ import annotations

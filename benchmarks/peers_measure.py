@@ -195,7 +195,9 @@ def measure(name: str, folder: Path, seed: int, limit: float) -> dict[str, Any]:
         result["test"] = score(system.rows, task, task.test)
         result["scoring_seconds"] = time.process_time() - before
     draw = np.random.default_rng(0)
-    sample = draw.choice(task.test, min(len(task.test), LATENCY_CALLS + LATENCY_WARM_UP), replace=False)
+    # Not every public call answers a user without history.
+    known = np.array([position for position in task.test.tolist() if len(task.history(position))])
+    sample = draw.choice(known, min(len(known), LATENCY_CALLS + LATENCY_WARM_UP), replace=False)
     result["latency"] = latency(system, sample)
     result["agreement"] = agreement(system, task, sample[:AGREEMENT_USERS])
     return result

@@ -205,7 +205,7 @@ def test_items_with_similar_words_stand_in_each_others_lists(shops: dict[str, Pa
 
     def lists(weight: float) -> torch.Tensor:
         model.config.memory_text = weight
-        memory._changed()
+        memory.changed()
         found, table = memory.neighbors(), torch.zeros(model.config.vocab_size, model.config.vocab_size)
         table[found.keys >> 32, found.keys & (2**32 - 1)] = found.value
         return table

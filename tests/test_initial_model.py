@@ -289,6 +289,15 @@ def test_settings_that_contradict_one_another_are_refused(
         run_training(events, tmp_path / "out", *RUN, *options)
 
 
+@pytest.mark.parametrize("option", [["--use_positions"], ["--convolution_size", "2"]])
+def test_a_trained_model_keeps_how_it_reads_the_order_of_events(
+    option: list[str], trained: dict[str, Path], tmp_path: Path
+) -> None:
+    events = write_log(tmp_path / "log.csv", 0, 20, 0)
+    with pytest.raises(ValueError, match="use_positions=False and convolution_size=4, and keeps them"):
+        run_training(events, tmp_path / "out", *RUN, "--base_model", str(trained["new"]), *option)
+
+
 @torch.no_grad()
 def test_the_kept_item_table_follows_every_change_of_what_it_is_made_of(trained: dict[str, Path]) -> None:
     model, tokenizer = load(trained["new+text"])

@@ -841,7 +841,7 @@ def test_fresh_counts_raise_the_odds_of_the_memory_by_their_share() -> None:
 
     assert odds(6.0) - odds(0.0) == pytest.approx(6 * share, rel=1e-3)
     memory.trained_counts = memory.item_counts
-    memory._changed()
+    memory.changed()
     assert odds(6.0) == pytest.approx(odds(0.0))
 
 
@@ -956,7 +956,7 @@ def test_the_associate_path_names_the_neighbours_by_the_documented_formula() -> 
     last = torch.tensor([[len(history) - 1]])
     found_recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[0]
     assert found_recent.tolist() == [recent]
-    seen = model._seen(batch["input_ids"])
+    seen = model.seen_items(batch["input_ids"])
     ids, probabilities, features = model.associate_path.score_all(found_recent, torch.tensor([[action]]), seen)
     assert features.isfinite().all()
     found = torch.zeros(VOCAB).scatter_add(0, ids[0], probabilities[0, 0].detach())
@@ -971,7 +971,7 @@ def test_lists_cut_to_the_strongest_neighbours_still_sum_to_one() -> None:
     last = torch.full((3, 1), 11)
     recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
     actions = torch.tensor(ACTIONS).expand(3, -1)
-    ids, probabilities, features = model.associate_path.score_all(recent, actions, model._seen(batch["input_ids"]))
+    ids, probabilities, features = model.associate_path.score_all(recent, actions, model.seen_items(batch["input_ids"]))
     can_name = features.isfinite().all(dim=-1)
     torch.testing.assert_close(probabilities.sum(dim=-1)[can_name], torch.ones(int(can_name.sum())))
     assert can_name.any()

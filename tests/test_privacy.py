@@ -121,7 +121,7 @@ def test_answers_are_what_they_were_but_for_what_is_gone(trained: Publication) -
     bare = Publication(copy.deepcopy(trained.model), trained.tokenizer, trained.item_facts, trained.sequences)
     memory = bare.model.associate_path
     memory.pair_keys, memory.pair_counts = memory.pair_keys[:0], memory.pair_counts[:0]
-    memory._changed()
+    memory.changed()
     published = without(bare, "x")
     history = [{"item": "a", "action": "view"}, {"item": "d", "action": "buy"}]
     odds = []
