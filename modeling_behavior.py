@@ -429,14 +429,16 @@ class ItemQuery(nn.Module):
 class RepeatPath(nn.Module):
     """A pointer over the distinct items of the user's own history, each at its latest event.
 
-    The score of event j for a query is a dot product plus four learned biases, each for the target action: how many
-    distinct items are more recent, which action the event was, how often its item occurred, and how often its item has
-    had the target action already (an item that is in the cart is rarely put there again).
+    The score of event j for a query is a dot product plus five learned biases, each for the target action: how many
+    distinct items are more recent, which action the event was, how often its item occurred, how often its item has
+    had the target action already (an item that is in the cart is rarely put there again), and what time has passed
+    since, as the sum of one number for each gap between events: a night takes more off a score than ten seconds.
     """
 
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
         self.num_actions = config.num_actions
+        self.gap_bias = nn.Parameter(torch.zeros(config.num_actions, config.num_time_gaps))
         self.query = nn.Linear(config.hidden_size, config.hidden_size)
         self.key = nn.Linear(config.hidden_size, config.hidden_size)
         self.recency_bias = nn.Embedding(config.num_actions, NUM_RECENCIES)
@@ -482,6 +484,9 @@ class RepeatPath(nn.Module):
         bias = bias + self.recency_bias(target_action).gather(2, recency_bucket(more_recent))
         bias = bias + self.count_bias(target_action).gather(2, count_bucket(count))
         bias = bias + self.done_bias(target_action).gather(2, count_bucket(done))
+        elapsed = self.gap_bias.T[events.time_gaps].cumsum(dim=1).transpose(1, 2)  # (B, A, T)
+        elapsed = elapsed.gather(1, target_action[:, :, None].expand(-1, -1, length))  # (B, Q, T)
+        bias = bias + elapsed.gather(2, query_index[:, :, None]) - elapsed
         scores = self.query(query) @ self.key(hidden).transpose(1, 2) / hidden.shape[-1] ** 0.5  # (B, Q, T)
         scores = scores + BIAS_SCALE * bias
         return scores.float().masked_fill(~latest, MASKED).log_softmax(dim=-1).masked_fill(~latest, MASKED)
@@ -959,6 +964,7 @@ class BertForNextBehavior(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _tied_weights_keys = {"lm_head.weight": "bert.embeddings.embed_tokens.weight"}  # noqa: RUF012
+    _keys_to_ignore_on_load_missing = [r"repeat_path\.gap_bias"]  # noqa: RUF012 (models saved before it: zeros)
     _can_record_outputs = {"hidden_states": BertLayer, "attentions": BertSelfAttention}  # noqa: RUF012
 
     def __init__(self, config: BehaviorConfig) -> None:
@@ -999,6 +1005,8 @@ class BertForNextBehavior(PreTrainedModel):
             init.copy_(repeat.count_bias.weight, prior.expand_as(repeat.count_bias.weight))
         elif module is repeat.action_bias or module is repeat.done_bias:
             init.zeros_(module.weight)
+        elif module is repeat:
+            init.zeros_(repeat.gap_bias)
         elif module is associate.history_weights:
             steps = torch.arange(self.config.memory_history, dtype=torch.float32)
             prior = steps * torch.log(torch.tensor(self.config.memory_history_decay))

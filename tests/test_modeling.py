@@ -16,6 +16,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import run_python
+from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
@@ -27,6 +28,7 @@ from modeling_behavior import (
     PATH_GENERATE,
     BehaviorConfig,
     BertForNextBehavior,
+    Events,
     LinearLogSumExp,
     ShortConvolution,
 )
@@ -620,6 +622,25 @@ def test_a_history_longer_than_the_model_is_refused(model: BertForNextBehavior) 
         model(torch.ones(5, dtype=torch.long))
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("padding", [0, 2])
+def test_the_pointer_adds_up_what_every_gap_since_an_event_takes_off(padding: int) -> None:
+    repeat = BertForNextBehavior(small_config()).repeat_path
+    for weight in repeat.parameters():
+        weight.zero_()
+    repeat.gap_bias.copy_(torch.randn(NUM_ACTIONS, NUM_GAPS, generator=torch.Generator().manual_seed(5)))
+    items, gaps = [7, 8, 9, 10], [1, 3, 5, 2]
+    channels = (items, [3] * 4, gaps, [1] * 4)
+    events = Events(*(torch.tensor([[0] * padding + channel]) for channel in channels))
+    asked = torch.tensor([[padding + 3, padding + 2]])  # after all four events, and after the first three
+    found = repeat(torch.zeros(1, 2, 20), torch.tensor([[4, 6]]), asked, torch.zeros(1, 4 + padding, 20), events)
+    for query, (action, last) in enumerate(((4, 3), (6, 2))):
+        scores = torch.stack(
+            [BIAS_SCALE * repeat.gap_bias[action, gaps[j + 1 : last + 1]].sum() for j in range(last + 1)]
+        )
+        torch.testing.assert_close(found[0, query, padding : padding + last + 1], scores.log_softmax(dim=0))
+
+
 # -- files and loading -------------------------------------------------------------------------------------------------
 
 
@@ -778,6 +799,21 @@ def test_a_bert_checkpoint_loads_under_its_own_names(tmp_path: Path) -> None:
     labels = make_labels(batch)
     one, two = model.eval()(**batch, **labels), model(**late, **labels)
     torch.testing.assert_close(one.action_logits[:, :-1], two.action_logits[:, :-1])
+
+
+def test_a_model_saved_before_gaps_counted_in_the_pointer_answers_as_it_did(tmp_path: Path) -> None:
+    model = random_model()
+    with torch.no_grad():
+        model.repeat_path.gap_bias.zero_()
+    model.save_pretrained(tmp_path)
+    weights = load_file(tmp_path / "model.safetensors")
+    del weights["repeat_path.gap_bias"]
+    save_file(weights, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    loaded: Any = BertForNextBehavior.from_pretrained(tmp_path, output_loading_info=True)
+    older, report = loaded
+    batch = make_batch([9, 6])
+    torch.testing.assert_close(older.eval()(**batch).item_logits, model(**batch).item_logits)
+    assert not report["missing_keys"]
 
 
 # -- the memory --------------------------------------------------------------------------------------------------------
