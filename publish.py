@@ -250,6 +250,18 @@ def measure(published: Publication) -> dict[str, Any] | None:
     }
 
 
+def local_settings(run: dict[str, Any]) -> list[str]:
+    """The settings that named a file or folder where the run took place: to others it is only a name."""
+    # Runs before November 2026 did not note it.
+    return run.get("files", ["events"] if run["events_sha256"] else [])
+
+
+def hub_id(run: dict[str, Any], setting: str) -> str | None:
+    """What a setting of a run names on the Hub; None if it named a file or folder where the run took place."""
+    name = run["settings"].get(setting) or ""
+    return name if setting not in local_settings(run) and is_hub_id(name) else None
+
+
 def command_of(run: dict[str, Any] | None) -> str | None:
     """The command that repeats a run: what differs from the defaults, with file names instead of paths."""
     if run is None:
@@ -260,8 +272,8 @@ def command_of(run: dict[str, Any] | None) -> str | None:
             value = settings.get(entry.name, entry.default)
             if value == entry.default or entry.name == "resume":
                 continue
-            if entry.name in ("events", "items", "output_dir"):
-                value = value if entry.name == "events" and is_hub_id(value) else Path(value).name
+            if entry.name in ("items", "output_dir", *local_settings(run)):
+                value = Path(value).name
             parts.append(f"--{entry.name}" if value is True else f"--{entry.name} {value}")
     return " ".join(parts)
 
@@ -460,15 +472,14 @@ def look_for_persons(trained: Publication, published: Publication, privacy: Priv
 
 def provenance_of(args: argparse.Namespace, record: Record, dataset_id: str) -> Provenance:
     """What the publisher says of the data, and which Hub ids the run names."""
-    settings = {} if record.run is None else record.run["settings"]
-    events, base_model = settings.get("events") or "", settings.get("base_model") or ""
+    run = record.run
     return Provenance(
         license=args.license,
         data_name=args.data_name,
         data_source=args.data_source,
         data_license=args.data_license,
-        data_id=dataset_id if args.push_dataset else events if is_hub_id(events) else None,
-        base_model=base_model if is_hub_id(base_model) else None,
+        data_id=dataset_id if args.push_dataset else hub_id(run, "events") if run else None,
+        base_model=hub_id(run, "base_model") if run else None,
     )
 
 

@@ -73,7 +73,7 @@ from initial_model import (
     save_with_adapter,
     with_adapters,
 )
-from modeling_behavior import MASKED, PATH_GENERATE, BertForNextBehavior, path_log_weights
+from modeling_behavior import MASKED, PATH_GENERATE, STATIC_ENCODER, BertForNextBehavior, path_log_weights
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import build_tokenizer
 
@@ -878,11 +878,15 @@ def save_model(
     output = Path(settings.output_dir)
     log.tokenizer.save_pretrained(output)
     (output / "split.json").write_text(json.dumps(log.split.to_dict(), indent=1))
+    encoder = (settings.text_encoder or "").removeprefix(STATIC_ENCODER)
+    named = {"events": settings.events, "base_model": settings.base_model, "text_encoder": encoder}
     run = {
         "settings": asdict(settings),
         "sizes": asdict(sizes),
         "read_options": asdict(options),
         "seconds": round(seconds, 1),
+        # These named files here, and nothing on the Hub, whatever lies here when the run is read again.
+        "files": [name for name, value in named.items() if value and Path(value).exists()],
         **provenance(settings.events),
     }
     (output / "run.json").write_text(json.dumps(run, indent=1))

@@ -235,7 +235,20 @@ def test_the_command_of_a_run_names_files_and_what_differs_from_the_defaults() -
     assert publish.command_of(None) is None
     hub = json.loads(json.dumps(RUN))
     hub["settings"]["events"] = "ana/shop-log"
+    hub["events_sha256"] = {}
     assert "--events ana/shop-log " in str(publish.command_of(hub))
+
+
+def test_a_file_of_the_run_is_no_data_set_on_the_hub_even_where_it_is_missing_now() -> None:
+    run = json.loads(json.dumps(RUN))
+    run["settings"] |= {"events": "logs/march", "base_model": "out/shop", "text_encoder": "encoders/small"}
+    assert [publish.hub_id(run, name) for name in ("events", "base_model")] == [None, "out/shop"]
+    run["files"] = ["events", "base_model", "text_encoder"]
+    assert [publish.hub_id(run, name) for name in ("events", "base_model")] == [None, None]
+    command = str(publish.command_of(run))
+    assert all(part in command for part in ("--events march ", "--base_model shop ", "--text_encoder small "))
+    run["files"] = []
+    assert [publish.hub_id(run, name) for name in ("events", "base_model")] == ["logs/march", "out/shop"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (95, "2 min"), (3 * 3600, "3 h 0 min")])
