@@ -21,8 +21,10 @@ import numpy as np
 
 CUTOFF = 10
 CHUNK = 256
-# Validations without a better NDCG@10 before a training stops.
+# A training stops after this many validations without a better NDCG@10, and, where it counts its batches, not before
+# this many of them: with few batches in an epoch, five epochs are too short to tell.
 PATIENCE = 5
+PATIENCE_BATCHES = 500
 # The first batches of a training, which pay for allocation, are left out of its throughput.
 WARM_UP_BATCHES = 5
 NO_ITEM = -1
@@ -184,7 +186,7 @@ class Clock:
         self.best = -1.0
         self.curve: list[dict[str, float]] = []
         self.training_seconds: float | None = None  # where not all the time is training
-        self._batches, self._targets, self._seconds = 0, 0, 0.0
+        self._batches, self._best_batches, self._targets, self._seconds = 0, 0, 0, 0.0
         self._batch_ended: float | None = None
 
     def add(self, targets: int, seconds: float) -> None:
@@ -219,9 +221,10 @@ class Clock:
         self.curve.append({"epoch": self.epoch, "seconds": round(seconds, 2), "ndcg@10": ndcg})
         print(f"epoch {self.epoch}  {seconds:.1f} s  validation NDCG@10 {ndcg:.4f}", flush=True)
         if ndcg > self.best:
-            self.best, self.best_epoch = ndcg, self.epoch
+            self.best, self.best_epoch, self._best_batches = ndcg, self.epoch, self._batches
             return True
         return False
 
     def is_finished(self) -> bool:
-        return self.is_over() or self.epoch - self.best_epoch >= PATIENCE
+        enough = self._batches == 0 or self._batches - self._best_batches >= PATIENCE_BATCHES
+        return self.is_over() or (enough and self.epoch - self.best_epoch >= PATIENCE)

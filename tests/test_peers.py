@@ -21,7 +21,17 @@ from behavior.metrics import ranking_metrics as metrics_of_ranks
 from behavior.splits import assign_parts, make_split
 from benchmarks import peers, peers_report
 from benchmarks.peers_measure import ENVIRONMENTS, make_system
-from benchmarks.peers_scoring import NO_ITEM, PATIENCE, Clock, Task, ranking_metrics, ranks, score, top_items
+from benchmarks.peers_scoring import (
+    NO_ITEM,
+    PATIENCE,
+    PATIENCE_BATCHES,
+    Clock,
+    Task,
+    ranking_metrics,
+    ranks,
+    score,
+    top_items,
+)
 from benchmarks.peers_systems import padded
 from benchmarks.peers_task import make_task, prepare
 
@@ -165,6 +175,15 @@ def test_training_stops_without_a_better_validation_or_in_time() -> None:
         assert clock.is_finished() == (epoch == PATIENCE)
     assert clock.best_epoch == 1
     assert Clock(small_task(), limit=0).is_finished()
+
+
+def test_short_epochs_do_not_stop_a_training_early() -> None:
+    clock = Clock(small_task(), limit=1e9)
+    for epoch in range(2 * PATIENCE):
+        for _ in range(PATIENCE_BATCHES // 7):
+            clock.batch(1)
+        clock.validate(lambda positions: np.ones((len(positions), 4)))
+        assert clock.is_finished() == (epoch >= 8)
 
 
 def test_throughput_leaves_warm_up_and_validation_out() -> None:
