@@ -71,6 +71,8 @@ BIAS_SCALE = 8.0
 # how many items, the most counted ones, similar texts are looked for.
 TEXT_TEMPERATURE = 0.1
 LENT_NEIGHBORS = 16
+# A link of an item without counts weighs UNCOUNTED_LINK * text_strength times what others weigh (benchmarks/README.md).
+UNCOUNTED_LINK = 2.0
 MOST_LINKED = 65_536
 EXACT_RECENCIES = 16
 NUM_RECENCIES = 32
@@ -133,9 +135,8 @@ class BehaviorConfig(BertConfig):
         text_dropout: of the text vectors in training; id_dropout: in training, this share of the items is known by its
             text alone, as an added item will be.
         text_neighbors: items with similar texts that an item is linked to; without counts it borrows their neighbours.
-        text_strength: how strongly it stands among them. More shows new items more often and the others less: with a
-            tenth of beauty's items held out, Recall@10 of the new ones was .028, .047, .065 at 2, 4, 8, of the others
-            .118, .118, .115.
+        text_strength: how strongly it stands among them, and by half of what factor its links count more than others.
+            More shows new items more often and the others less.
         retired_items: ids that are never answered any more.
         format_version: version of the file layout, for readers of later releases.
     """
@@ -736,8 +737,9 @@ class AssociatePath(nn.Module):
 class Neighbors:
     """Neighbour lists of every item, scored with the config's constants and cut to `memory_neighbors`.
 
-    Items with similar texts stand in each other's lists. An item without counts also takes its place beside them: it
-    stands in the lists that they stand in, and has their lists together, each at the weight of the likeness.
+    Items with similar texts stand in each other's lists, by words alone where one of them has no counts, therefore more
+    strongly. An item without counts also takes its place beside them: it stands in the lists that they stand in, and has
+    their lists together, each at the weight of the likeness.
     """
 
     def __init__(
@@ -767,14 +769,17 @@ class Neighbors:
         kept = best_of_group(keys >> 32, value, config.memory_neighbors).sort().values
         self.keys, self.strength, self.value = keys[kept], strength[kept], value[kept]
         mean_sum = self.value.sum() / (self.counts > 0).sum().clamp(min=1)
-        weight = borrow_weights.float() / COUNT_UNIT
+        linked = borrow_weights > 0
+        links, weight = borrow_ids[linked], borrow_weights[linked].float() / COUNT_UNIT  # (L, 2), (L,)
         # An item that has been counted since stands for itself.
-        lends = (self.counts[borrow_ids[:, 0]] == 0) & (self.counts[borrow_ids[:, 1]] > 0) & (weight > 0)
+        uncounted = self.counts[links] == 0  # (L, 2)
+        lends = uncounted[:, 0] & ~uncounted[:, 1]
         if lends.any():
-            self._lend(borrow_ids[lends], config.text_strength * weight[lends])
+            self._lend(links[lends], config.text_strength * weight[lends])
         self.from_text = torch.zeros_like(self.value)  # the part of `value` that links add
-        if config.memory_text and (weight > 0).any():
-            self._link(borrow_ids[weight > 0], config.memory_text * mean_sum * weight[weight > 0])
+        if config.memory_text and len(links):
+            times = torch.where(uncounted.any(dim=1), UNCOUNTED_LINK * config.text_strength, 1.0)
+            self._link(links, config.memory_text * mean_sum * times * weight)
         rows = self.keys >> 32
         self.row_sum = torch.zeros(size, device=keys.device).index_add_(0, rows, self.value)  # (V,)
         lengths = rows.bincount(minlength=size)

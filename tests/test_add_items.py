@@ -17,7 +17,7 @@ import add_items
 from add_items import main
 from behavior.item_text import fit_reduction
 from initial_model import EmbeddedText, fill_text
-from modeling_behavior import COUNT_UNIT, BehaviorConfig, BertForNextBehavior, embed_texts
+from modeling_behavior import COUNT_UNIT, UNCOUNTED_LINK, BehaviorConfig, BertForNextBehavior, embed_texts
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import assemble
 
@@ -199,9 +199,13 @@ def test_a_file_system_without_hard_links_is_served_by_copies(
     assert (folder / "evaluation.json").read_text() == "{}"
 
 
-def test_items_with_similar_words_stand_in_each_others_lists(shops: dict[str, Path]) -> None:
-    model, _ = load(shops["words"])
+@pytest.mark.parametrize("added", [False, True])
+def test_items_with_similar_words_stand_in_each_others_lists(shops: dict[str, Path], added: bool) -> None:
+    model, tokenizer = load(shops["words"])
     memory = model.associate_path
+    mean_sum = memory.neighbors().value.sum() / (memory.item_counts > 0).sum()
+    if added:
+        model.add_items(tokenizer, [{"item_id": "fresh 1", "title": "red lip"}, {"item_id": "fresh 2", "title": "nail"}])
 
     def lists(weight: float) -> torch.Tensor:
         model.config.memory_text = weight
@@ -211,10 +215,11 @@ def test_items_with_similar_words_stand_in_each_others_lists(shops: dict[str, Pa
         return table
 
     expected, counted = lists(0.0), lists(0.0)
-    mean_sum = expected.sum() / (memory.item_counts > 0).sum()
+    counts = torch.nn.functional.pad(memory.item_counts, (0, 9))  # room for what was added
     for (x, y), weight in zip(memory.borrow_ids.tolist(), (memory.borrow_weights / COUNT_UNIT).tolist(), strict=True):
-        expected[x, y] += 0.5 * mean_sum * weight
-        expected[y, x] += 0.5 * mean_sum * weight
+        times = 1.0 if counts[[x, y]].all() else UNCOUNTED_LINK * model.config.text_strength
+        expected[x, y] += 0.5 * mean_sum * times * weight
+        expected[y, x] += 0.5 * mean_sum * times * weight
     torch.testing.assert_close(lists(0.5), expected)
     # Words are no event: they stay when a training target's own event is taken out of the counts.
     x, y = ((expected > 0) & (counted == 0)).nonzero()[0].tolist()
