@@ -50,6 +50,8 @@ if TYPE_CHECKING:
 
 # Item pairs a saved memory holds, about: 16 bytes each.
 MEMORY_PAIRS = 4_000_000
+# The memory's unit in shares of an item's mean sum of scores, until it is fitted on validation events.
+MEMORY_UNIT = 0.003
 # How much links between similar texts may add to the memory, what they add where nothing can be validated, and the
 # validation targets that decide.
 TEXT_LINKS = (0.0, 0.035, 0.07, 0.14, 0.28)
@@ -226,6 +228,7 @@ def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertFo
         first = model.config.first_item_id
         model.bert.embeddings.embed_tokens.weight.data[first:] = torch.from_numpy(rows[first:])
     fill_memory(model, *training_item_events(log.sequences), trained=True)
+    model.config.memory_unit = max(1e-6, MEMORY_UNIT * model.associate_path.neighbors().mean_sum)
     if log.text is not None:
         fill_text(model, log.text)
         fit_text_links(model, log)
@@ -340,10 +343,9 @@ def fit_text_links(model: BertForNextBehavior, log: PreparedLog) -> None:
         gains = []
         for batch in batches:
             ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
-            action = torch.from_numpy(batch.target_action).clamp(min=0)[:, None]
             recent = memory.recent_items(ids, mask, last_index(mask)[:, None])[:, 0]
-            neighbors, scores, _ = memory.score_all(recent, action, model.seen_items(ids))
-            table = torch.zeros(len(ids), sequences.vocab_size).scatter_add_(1, neighbors, scores[:, 0])
+            neighbors, scores = memory.score(recent, model.seen_items(ids))
+            table = torch.zeros(len(ids), sequences.vocab_size).scatter_add_(1, neighbors, scores)
             gains.append(ndcg_at_k(pessimistic_ranks(table, batch.target_item), 10))
         reached.append(float(np.concatenate(gains).mean()))
     model.config.memory_text = TEXT_LINKS[int(np.argmax(reached))]

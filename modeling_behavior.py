@@ -13,7 +13,9 @@ whose item factor mixes several ways to name an item, weighted by a gate that re
     repeat    a pointer over the user's own events, also at items the vocabulary does not know ([NEW_1], [NEW_2] ...)
     associate neighbours of the recent items in a sparse memory of item-to-item counts; counting needs no training
 
-Generate and associate name what is new to the history, repeat what is in it.
+Generate and associate name what is new to the history, repeat what is in it. Associate makes an item that the memory
+has seen beside the recent ones more probable than the network alone does, by a factor that grows with the counts: the
+two agree on an answer as experts do whose opinions are multiplied, and their shares in it follow from the factor.
 
 This file is pushed to the Hub byte for byte and imports torch and transformers alone.
 
@@ -22,8 +24,7 @@ This file is pushed to the Hub byte for byte and imports torch and transformers 
 
 References: BERT (Devlin et al. 2019); next-item transformers (Kang & McAuley 2018); pointer mixtures (Merity et al.
 2017, See et al. 2017); short convolutions before attention (Poli et al. 2023, Allen-Zhu 2025); non-parametric memories
-(Khandelwal et al. 2020); p(action) * p(item | action) as in MBGen
-(Liu et al. 2024).
+(Khandelwal et al. 2020); products of experts (Hinton 2002); p(action) * p(item | action) as in MBGen (Liu et al. 2024).
 """
 
 from __future__ import annotations
@@ -56,7 +57,7 @@ IGNORED = -100
 
 PATHS = ("none", "generate", "repeat", "associate")
 PATH_NONE, PATH_GENERATE, PATH_REPEAT, PATH_ASSOCIATE = range(4)
-# The gate decides in two steps: what the history decides, and within "new" what the memory's evidence decides.
+# What the gate decides; within "new", counts decide between generate and associate.
 GATE = ("none", "repeat", "new")
 GATE_NONE, GATE_REPEAT, GATE_NEW = range(3)
 
@@ -78,6 +79,8 @@ EXACT_RECENCIES = 16
 NUM_RECENCIES = 32
 COUNT_BUCKET_MEANS = (1.0, 1.0, 2.0, 3.5, 6.5, 12.0)
 NUM_COUNTS = len(COUNT_BUCKET_MEANS)
+# Of the saved files. 2: counts multiply what the network says; before, the two were mixed by a learned weight.
+FORMAT_VERSION = 2
 # Rows x candidates held at once when ranking: 2**24 floats are 64 MiB.
 MAX_CHUNK_ELEMENTS = 2**24
 
@@ -109,7 +112,6 @@ class BehaviorConfig(BertConfig):
         action_weights: (num_actions,) log-weights under which naming the best action has a high macro-F1, fitted on
             validation data: `predict(of="action", balanced=True)`.
         action_loss_weight, time_loss_weight: weights beside the item loss.
-        generate_loss_weight: weight of the generate path's own loss, on items that the history does not hold.
         memory_size, memory_vocab_size: stored item pairs and rows of item counts; empty until events are counted.
         memory_borrowed: stored links between items with similar texts.
         memory_text: what such a link adds to the memory, in shares of an item's mean sum of counts; fitted on
@@ -119,10 +121,12 @@ class BehaviorConfig(BertConfig):
         memory_backward: weight of "x came after y" beside "x came before y" when y is scored.
         memory_degree_power, memory_count_power: a neighbour's score is divided by the recent item's total count and by
             its own frequency, to these powers.
-        memory_history: how many recent items are looked up; memory_history_decay: where their weights start.
+        memory_history: how many recent items are looked up; the k-th from the end weighs memory_history_decay ** k.
         memory_neighbors: most neighbours of an item that take part.
-        memory_freshness: how much the log-odds of associate against generate rise where the memory's counts are younger
-            than the weights: at a share s of younger counts, by memory_freshness * s.
+        memory_power, memory_unit: an item that the memory scores s is (1 + s / memory_unit) ** memory_power times as
+            probable as the network alone says; fitted on validation data.
+        memory_freshness: how many times the pairs of an event count that the weights were not trained on: the network
+            knows nothing of them yet.
         num_negatives: shared uniform negatives of the training softmax; 0 trains on the full softmax.
         use_positions: add an embedding of the event's place in the history, counted from the oldest, as BERT does.
         convolution_size: events that an event's embedding is mixed from by channel, itself included; 0 for none.
@@ -164,7 +168,6 @@ class BehaviorConfig(BertConfig):
     action_weights: list[float] | None = None
     action_loss_weight: float = 1.0
     time_loss_weight: float = 0.1
-    generate_loss_weight: float = 1.0
     memory_size: int = 0
     memory_vocab_size: int = 1
     memory_borrowed: int = 1
@@ -177,7 +180,9 @@ class BehaviorConfig(BertConfig):
     memory_history: int = 10
     memory_history_decay: float = 0.5
     memory_neighbors: int = 128
-    memory_freshness: float = 6.0
+    memory_power: float = 0.7
+    memory_unit: float = 0.03
+    memory_freshness: float = 2.0
     num_negatives: int = 0
     use_positions: bool = True
     convolution_size: int = 0
@@ -194,10 +199,16 @@ class BehaviorConfig(BertConfig):
     text_neighbors: int = 8
     text_strength: float = 4.0
     retired_items: list[int] | None = None
-    format_version: int = 1
+    format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:
         super().__post_init__(**kwargs)
+        if self.format_version != FORMAT_VERSION:
+            raise ValueError(
+                f"this model was saved in format {self.format_version}, and this code reads format {FORMAT_VERSION}. "
+                "The folder holds the code that wrote it: load it with trust_remote_code=True in a process that has "
+                "not imported this package, or train it again."
+            )
         # A BERT checkpoint's config says is_decoder=False; with it the encoder would see the future.
         self.is_decoder = True
         self.use_cache = False
@@ -511,28 +522,23 @@ class AssociatePath(nn.Module):
     the same item count as one item; events without a known item are passed over. The score of y after the recent
     items x_0 (newest), x_1 ... is
 
-        sum over k of w_k * (C[x_k, y] + backward * C[y, x_k]) / total(x_k)^degree_power / count(y)^count_power
+        sum over k of decay^k * (C[x_k, y] + backward * C[y, x_k]) / total(x_k)^degree_power / count(y)^count_power
 
-    with learned history weights w_k for each action. Divided by its sum over y it is a probability. The constants are
-    in the config. In training a target is scored by the counts of all other events: its own pairs are subtracted.
+    and makes y (1 + score / unit)^power times as probable. The constants are in the config; no weights are trained.
     """
 
     pair_keys: torch.Tensor  # (P,) int64, ascending: x * 2**32 + y
     pair_counts: torch.Tensor  # (P,) int64, in units of 1 / COUNT_UNIT
     item_counts: torch.Tensor  # (memory_vocab_size,) int64
-    trained_counts: torch.Tensor  # (memory_vocab_size,) int64: of the events that the weights were trained on
     borrow_ids: torch.Tensor  # (L, 2) int64: an item, and one whose text is like its own
     borrow_weights: torch.Tensor  # (L,) int64, in units of 1 / COUNT_UNIT
 
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
         self.config = config
-        self.history_weights = nn.Embedding(config.num_actions, config.memory_history)
-        self.gate = nn.Linear(3, 1)
         self.register_buffer("pair_keys", torch.zeros(config.memory_size, dtype=torch.long))
         self.register_buffer("pair_counts", torch.zeros(config.memory_size, dtype=torch.long))
         self.register_buffer("item_counts", torch.zeros(config.memory_vocab_size, dtype=torch.long))
-        self.register_buffer("trained_counts", torch.zeros(config.memory_vocab_size, dtype=torch.long))
         self.register_buffer("borrow_ids", torch.zeros(config.memory_borrowed, 2, dtype=torch.long))
         self.register_buffer("borrow_weights", torch.zeros(config.memory_borrowed, dtype=torch.long))
         self._neighbors: Neighbors | None = None
@@ -565,12 +571,13 @@ class AssociatePath(nn.Module):
         Args:
             items, owner: (N,) int64, known items in order with runs removed, and the history each belongs to.
             only_last: count only what each history's last item adds.
-            trained: the weights are trained on these events too: their counts are not fresh.
+            trained: the weights are trained on these events too; others' pairs count `memory_freshness` times.
         """
         if not len(items):
             return
         keys, counts = [self.pair_keys], [self.pair_counts]
         is_last = F.pad(owner[1:] != owner[:-1], (0, 1), value=True)
+        unit = COUNT_UNIT * (1.0 if trained else self.config.memory_freshness)
         for distance in range(1, self.config.memory_distance + 1):
             near = owner[distance:] == owner[:-distance]
             if only_last:
@@ -580,7 +587,7 @@ class AssociatePath(nn.Module):
             first, second = items[:-distance][near], items[distance:][near]
             other = first != second
             pair = (first[other] << 32) + second[other]
-            weight = round(COUNT_UNIT * self.config.memory_decay ** (distance - 1))
+            weight = round(unit * self.config.memory_decay ** (distance - 1))
             merged, occurrences = pair.unique(return_counts=True)
             keys.append(merged)
             counts.append(occurrences * weight)
@@ -589,12 +596,7 @@ class AssociatePath(nn.Module):
         self.pair_counts = total.index_add_(0, index, torch.cat(counts))
         counted = items[is_last] if only_last else items
         size = max(len(self.item_counts), int(items.max()) + 1)
-        self.item_counts, self.trained_counts = (
-            F.pad(table, (0, size - len(table))) for table in (self.item_counts, self.trained_counts)
-        )
-        added = counted.bincount(minlength=size)
-        self.item_counts += added
-        self.trained_counts += added * trained
+        self.item_counts = F.pad(self.item_counts, (0, size - len(self.item_counts))) + counted.bincount(minlength=size)
         self.changed()
 
     @torch.no_grad()
@@ -627,7 +629,6 @@ class AssociatePath(nn.Module):
                 self.pair_keys,
                 self.pair_counts,
                 self.item_counts,
-                self.trained_counts,
                 self.borrow_ids,
                 self.borrow_weights,
             )
@@ -673,73 +674,41 @@ class AssociatePath(nn.Module):
         recent = items.gather(1, back.clamp(min=0).flatten(1)).view_as(back)  # (B, Q, K)
         return recent * (recent < self.neighbors().size)
 
-    def weights(self, recent: torch.Tensor, action: torch.Tensor) -> torch.Tensor:
-        """(..., K) float32 history weights for recent items (..., K) and target actions (...)."""
-        return self.history_weights(action).float().exp() * (recent > 0)
+    def weights(self, recent: torch.Tensor) -> torch.Tensor:
+        """(..., K) float32 history weights for recent items (..., K)."""
+        steps = torch.arange(recent.shape[-1], device=recent.device)
+        return self.config.memory_history_decay**steps * (recent > 0)
 
-    def gate_features(self, totals: torch.Tensor, recent: torch.Tensor, weights: torch.Tensor) -> torch.Tensor:
-        """What the gate knows of the memory, (..., 4) float32: its evidence, how often the newest item was counted, how
-        many recent items there are, and which share of their counts is fresh; from list sums, recent items and history
-        weights (..., K)."""
-        evidence = (totals * weights).sum(dim=-1)
-        fresh = (self.neighbors().fresh[recent] * weights).sum(dim=-1) / weights.sum(dim=-1).clamp(min=1e-9)
-        newest = self.neighbors().counts[recent[..., 0]].expand_as(evidence)
-        known = (recent > 0).sum(dim=-1).float().expand_as(evidence)
-        features = torch.stack([torch.log(evidence + 1e-3), torch.log1p(newest), torch.log1p(known), fresh], dim=-1)
-        return features.to(self.gate.weight.dtype)
-
-    def log_odds(self, features: torch.Tensor) -> torch.Tensor:
-        """(...,) float32: the gate's log-odds of associate against generate from its features (..., 4), MASKED where
-        they are nan: without evidence. How much freshness counts is not learned: no training event knows it."""
-        silent, known = features.isnan().any(dim=-1), features.nan_to_num()
-        fresh = self.config.memory_freshness * known[..., 3].float()
-        return (self.gate(known[..., :3])[..., 0].float() + fresh).masked_fill(silent, MASKED)
-
-    def score_targets(
-        self, recent: torch.Tensor, target: torch.Tensor, action: torch.Tensor, history: torch.Tensor | None
+    def score(
+        self, recent: torch.Tensor, seen: torch.Tensor, rescale: torch.Tensor | None = None
     ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Training: log p(target | associate) (N,), MASKED where it is not named; the log-odds of associate against
-        generate (N,), MASKED where nothing is named; with the target's own event left out of the counts.
+        """The neighbours of recent items (B, K) int64: ids (B, M) int64 and scores (B, M) float32. An id that stands
+        there several times has its whole score at one place and 0 at the others; so has an id that is not named.
 
         Args:
-            recent: (N, K) int64; target, action: (N,) int64.
-            history: (N, T) int64, items that are not named and leave the lists' sums; None skips that.
+            seen: (B, V) bool, items that are not named.
+            rescale: (B, K) factors of the recent items' lists.
         """
-        weights = self.weights(recent, action)  # (N, K)
-        with torch.no_grad():
-            named, totals = self.neighbors().leave_one_out(recent, target, history)  # (N, K), (N, K)
-        total = (totals * weights).sum(dim=-1)
-        probability = (named * weights).sum(dim=-1) / total.clamp(min=1e-9)
-        log_probability = torch.where(probability > 0, probability.clamp(min=1e-12).log(), MASKED)
-        features = self.gate_features(totals, recent, weights).masked_fill(total[..., None] <= 0, torch.nan)
-        return log_probability, self.log_odds(features)
+        ids, values = self.neighbors().rows(recent)  # (B, K, N)
+        weights = self.weights(recent) if rescale is None else self.weights(recent) * rescale
+        scores = (values * weights[..., None]).flatten(1)  # (B, M)
+        ids = ids.flatten(1)
+        sums = torch.zeros(seen.shape, device=ids.device).scatter_add_(1, ids, scores)  # (B, V)
+        place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
+        chosen = torch.zeros_like(seen, dtype=torch.long).scatter_(1, ids, place).gather(1, ids) == place
+        return ids, sums.gather(1, ids) * (chosen & ~seen.gather(1, ids))
 
-    def score_all(
-        self, recent: torch.Tensor, action: torch.Tensor, seen: torch.Tensor
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """Inference: neighbours (B, K * M) int64 and their probabilities (B, Q, K * M), to be summed over equal ids;
-        and what the gate knows of the memory (B, Q, 4), nan where nothing is named.
-
-        Args:
-            recent: (B, K) int64; action: (B, Q) int64; seen: (B, V) bool, items that are not named.
-        """
-        ids, values = self.neighbors().rows(recent)  # (B, K, M)
-        ids = ids.flatten(1)  # (B, K * M)
-        values = values * ~seen.gather(1, ids).view_as(values)
-        weights = self.weights(recent[:, None, :], action)  # (B, Q, K)
-        totals = values.sum(dim=-1)[:, None, :]  # (B, 1, K)
-        total = (totals * weights).sum(dim=-1)  # (B, Q)
-        scores = (values[:, None] * weights[..., None]).flatten(2)  # (B, Q, K * M)
-        features = self.gate_features(totals, recent[:, None, :].expand(-1, action.shape[1], -1), weights)
-        return ids, scores / total.clamp(min=1e-9)[..., None], features.masked_fill(total[..., None] <= 0, torch.nan)
+    def boost(self, scores: torch.Tensor) -> torch.Tensor:
+        """The logarithm of how many times as probable scores (...) make an item."""
+        return self.config.memory_power * torch.log1p(scores / self.config.memory_unit)
 
 
 class Neighbors:
     """Neighbour lists of every item, scored with the config's constants and cut to `memory_neighbors`.
 
     Items with similar texts stand in each other's lists, by words alone where one of them has no counts, therefore more
-    strongly. An item without counts also takes its place beside them: it stands in the lists that they stand in, and has
-    their lists together, each at the weight of the likeness.
+    strongly. An item without counts also takes its place beside them: it stands in the lists that they stand in, and
+    has their lists together, each at the weight of the likeness.
     """
 
     def __init__(
@@ -748,7 +717,6 @@ class Neighbors:
         pair_keys: torch.Tensor,
         pair_counts: torch.Tensor,
         item_counts: torch.Tensor,
-        trained_counts: torch.Tensor,
         borrow_ids: torch.Tensor,
         borrow_weights: torch.Tensor,
     ) -> None:
@@ -762,13 +730,11 @@ class Neighbors:
         strength = torch.zeros(len(keys), device=keys.device)
         strength.index_add_(0, index, torch.cat([counts, config.memory_backward * counts]))
         self.counts = item_counts.float()  # (V,)
-        trained = F.pad(trained_counts, (0, size - len(trained_counts))).float()
-        self.fresh = (1 - trained / self.counts.clamp(min=1)).clamp(min=0) * (self.counts > 0)  # (V,)
         self.totals = torch.zeros(size, device=keys.device).index_add_(0, keys >> 32, strength)  # (V,)
         value = strength * self.discount(keys >> 32, keys & low)
         kept = best_of_group(keys >> 32, value, config.memory_neighbors).sort().values
         self.keys, self.strength, self.value = keys[kept], strength[kept], value[kept]
-        mean_sum = self.value.sum() / (self.counts > 0).sum().clamp(min=1)
+        self.mean_sum = float(self.value.sum() / (self.counts > 0).sum().clamp(min=1))
         linked = borrow_weights > 0
         links, weight = borrow_ids[linked], borrow_weights[linked].float() / COUNT_UNIT  # (L, 2), (L,)
         # An item that has been counted since stands for itself.
@@ -779,10 +745,8 @@ class Neighbors:
         self.from_text = torch.zeros_like(self.value)  # the part of `value` that links add
         if config.memory_text and len(links):
             times = torch.where(uncounted.any(dim=1), UNCOUNTED_LINK * config.text_strength, 1.0)
-            self._link(links, config.memory_text * mean_sum * times * weight)
-        rows = self.keys >> 32
-        self.row_sum = torch.zeros(size, device=keys.device).index_add_(0, rows, self.value)  # (V,)
-        lengths = rows.bincount(minlength=size)
+            self._link(links, config.memory_text * self.mean_sum * times * weight)
+        lengths = (self.keys >> 32).bincount(minlength=size)
         self.starts = lengths.cumsum(0) - lengths
         self.lengths = lengths
         self.longest = int(lengths.max()) if size else 0
@@ -835,45 +799,30 @@ class Neighbors:
         entry = (self.starts[items][..., None] + offset).clamp(max=len(self.keys) - 1)
         return (self.keys[entry] & (2**32 - 1)) * inside, self.value[entry] * inside
 
-    def leave_one_out(
-        self, recent: torch.Tensor, target: torch.Tensor, history: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The target's value in each recent item's list and each list's sum, (N, K) both, without the pairs that the
-        target event itself has added.
+    def leave_one_out(self, recent: torch.Tensor, target: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """The lists of recent items without the pairs that the target event itself has added: the target's value in
+        each, and the factor by which the other values change; (N, K) float32 both.
 
         Args:
             recent: (N, K) int64, the newest first; target: (N,) int64.
-            history: (N, T) int64, further items to leave out of the sums.
         """
         if not len(self.keys):
-            return torch.zeros(recent.shape, device=recent.device), torch.zeros(recent.shape, device=recent.device)
+            return torch.zeros(recent.shape, device=recent.device), torch.ones(recent.shape, device=recent.device)
         y = (target * (target < len(self.counts)))[:, None].expand_as(recent)
         key = (recent << 32) + y
         entry = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
-        found = self.keys[entry] == key
-        strength = torch.where(found, self.strength[entry], 0.0)
-        value = torch.where(found, self.value[entry], 0.0)
+        found = (self.keys[entry] == key) & (recent > 0)
         # A target that continues the newest run has added nothing.
         added = (y != recent) & (y != recent[:, :1]) & (y > 0) & (recent > 0)
         distance = torch.arange(recent.shape[1], device=recent.device)
         added &= distance < self.config.memory_distance
         own = torch.where(added, torch.round(COUNT_UNIT * self.config.memory_decay**distance) / COUNT_UNIT, 0.0)
-        strength_left = (strength - own).clamp(min=0) * found
-        strength_left = torch.where(strength_left > 1e-3, strength_left, 0.0) * (self.counts[y] > 1)
-        words = torch.where(found, self.from_text[entry], 0.0)
-        left = strength_left * self.discount(recent, y, own, 1.0) + words
-        rescale = ((self.totals[recent] - own).clamp(min=1e-6) / self.totals[recent].clamp(min=1e-6)) ** (
-            -self.config.memory_degree_power
-        )
-        rest = self.row_sum[recent] - value
-        if history is not None:
-            ordered = history.sort(dim=-1).values
-            once = F.pad(ordered[:, 1:] != ordered[:, :-1], (1, 0), value=True) & (ordered != target[:, None])
-            key = (recent[:, :, None] << 32) + (ordered * once)[:, None, :]  # (N, K, T)
-            entry = torch.searchsorted(self.keys, key).clamp(max=len(self.keys) - 1)
-            rest = rest - torch.where(self.keys[entry] == key, self.value[entry], 0.0).sum(dim=-1)
-        sums = (rest.clamp(min=0) * rescale + left) * (recent > 0)
-        return left, sums
+        left = (self.strength[entry] - own).clamp(min=0)
+        left = torch.where(left > 1e-3, left, 0.0) * (self.counts[y] > 1)
+        left = (left * self.discount(recent, y, own, 1.0) + self.from_text[entry]) * found
+        # Words do not change with the counts, but they are few and the factor is near one.
+        totals = self.totals[recent].clamp(min=1e-6)
+        return left, ((totals - own).clamp(min=1e-6) / totals) ** -self.config.memory_degree_power
 
 
 def best_of_group(group: torch.Tensor, value: torch.Tensor, count: int) -> torch.Tensor:
@@ -933,18 +882,16 @@ class NamedItems:
     """How the paths name the next item, after B histories and for Q actions each.
 
     Attributes:
-        generated: (B, Q, V - first) float32 logits, MASKED for the history's items.
+        generated: (B, Q, V - first) float32 logits of the network alone, MASKED for the history's items.
+        boost: (B, V - first) float32, zero or more: what the memory adds to them.
         pointer: (B, Q, T) float32 log p(event is repeated).
-        neighbors: (B, M) int64 and associated: (B, Q, M) their probabilities, to be summed over equal ids.
-        gate: (B, Q, 3) float32 logits of none, repeat and new; features: (B, Q, 4), what it knows of the memory.
+        gate: (B, Q, 3) float32 logits of none, repeat and new.
     """
 
     generated: torch.Tensor
+    boost: torch.Tensor
     pointer: torch.Tensor
-    neighbors: torch.Tensor
-    associated: torch.Tensor
     gate: torch.Tensor
-    features: torch.Tensor
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1012,15 +959,8 @@ class BertForNextBehavior(PreTrainedModel):
             init.zeros_(module.weight)
         elif module is repeat:
             init.zeros_(repeat.gap_bias)
-        elif module is associate.history_weights:
-            steps = torch.arange(self.config.memory_history, dtype=torch.float32)
-            prior = steps * torch.log(torch.tensor(self.config.memory_history_decay))
-            init.copy_(associate.history_weights.weight, prior.expand_as(associate.history_weights.weight))
         elif module is self.bert.embeddings.convolution:
             init.zeros_(module.weight)
-        elif module is associate.gate:
-            init.zeros_(associate.gate.weight)
-            init.zeros_(associate.gate.bias)
         elif module is associate:
             # A checkpoint without a memory (BERT's) would leave these as uninitialised storage.
             for table in associate.buffers():
@@ -1092,12 +1032,11 @@ class BertForNextBehavior(PreTrainedModel):
             last = last_hidden(hidden, events.mask)  # (B, H)
             actions = torch.arange(self.config.num_actions, device=hidden.device).expand(len(hidden), -1)
             named = self._named_items(hidden, events, actions)
-            items, path_logits = self._mixture(named, events.items)
             return NextBehaviorOutput(
                 action_logits=self._action_logits(last, calibrated=True),
-                item_logits=items.log(),
+                item_logits=self._mixture(named, events.items).log(),
                 time_logits=self._time_logits(last, calibrated=True),
-                path_logits=path_logits,
+                path_logits=self._path_log_weights(named),
             )
 
         ignored = torch.full_like(events.items, IGNORED)
@@ -1109,11 +1048,10 @@ class BertForNextBehavior(PreTrainedModel):
         count = (labels != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
         action_logits = self._action_logits(hidden, calibrated=False)
         time_logits = self._time_logits(hidden, calibrated=False)
-        item_loss, generate_loss = (part / count for part in self._item_losses(hidden, events, labels, action_labels))
+        item_loss = self._item_loss(hidden, events, labels, action_labels) / count
         action_loss = summed_cross_entropy(action_logits, action_labels) / count
         time_loss = summed_cross_entropy(time_logits, time_labels) / count
         loss = item_loss + self.config.action_loss_weight * action_loss + self.config.time_loss_weight * time_loss
-        loss = loss + self.config.generate_loss_weight * generate_loss
         return NextBehaviorOutput(
             loss=loss,
             item_loss=item_loss.detach(),
@@ -1226,8 +1164,8 @@ class BertForNextBehavior(PreTrainedModel):
         Args:
             pairs: "last" counts what the last event of each history adds: call it once for every new event;
                 "all" counts every pair of the history: call it once for every new history.
-            trained: the weights are trained on these events too. Otherwise they are news, and the memory is trusted
-                more where it has much of it (`config.memory_freshness`).
+            trained: the weights are trained on these events too. Otherwise they are news, and their pairs count
+                `config.memory_freshness` times.
         """
         if pairs not in ("last", "all"):
             raise ValueError(f'pairs={pairs!r}, expected "last" or "all".')
@@ -1387,79 +1325,54 @@ class BertForNextBehavior(PreTrainedModel):
         possible = torch.stack([without_item[action_ids], can_repeat, torch.ones_like(can_repeat)], dim=-1)
         return self.path_gate(query).float().masked_fill(~possible, MASKED)
 
-    def _item_losses(
+    def _item_loss(
         self,
         hidden: torch.Tensor,
         events: Events,
         labels: torch.Tensor,
         action_labels: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """Sums over the labelled positions of -log p(item | history, action), and of -log p(item | generate) where
-        the item is not in the history."""
+    ) -> torch.Tensor:
+        """The sum over the labelled positions of -log p(item | history, action).
+
+        In training the network answers for new items alone, without the memory: what counts know already it must learn
+        too, or it would lean on counts that hold the very target.
+        """
         actions = action_labels.masked_fill(action_labels == IGNORED, UNKNOWN_ACTION)
         query = self.item_query(hidden, actions)  # (B, T, H)
         index = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
         pointer = self.repeat_path(query, actions, index, hidden, events)
         pointed = pointer.masked_fill(events.items[:, None, :] != labels[:, :, None], MASKED)  # (B, T, T)
-        recent = self.associate_path.recent_items(events.items, events.mask, index)  # (B, T, K)
 
         scored = labels != IGNORED
         target, action, query = labels[scored], actions[scored], query[scored]  # (N,), (N,), (N, H)
-        # In training the history's items take part as negatives: that is cheaper, and they are few.
-        history = None
-        if not self.training:
-            past = index[:, None, :] <= index[:, :, None]  # (B, T, T)
-            history = (events.items[:, None, :] * past)[scored]  # (N, T)
         can_repeat = pointer[scored].amax(dim=-1) > MASKED
-        associated, log_odds = self.associate_path.score_targets(recent[scored], target, action, history)
-        gate = path_log_weights(self._gate_logits(query, action, can_repeat), log_odds)  # (N, 4)
-        # The mixture's loss does not reach the generate path: a gate that favours the memory early would starve it.
-        generated, spread = self._generate_log_probability(query, target, history)
+        gate = self._gate_logits(query, action, can_repeat).log_softmax(dim=-1)  # (N, 3)
         repeated = torch.logsumexp(pointed[scored], dim=-1)
         is_new = (target >= self.config.first_item_id) & (repeated <= MASKED / 2)
-        paths = torch.stack(
-            [
-                torch.zeros_like(gate[:, 0]).masked_fill(target != NONE, MASKED),
-                generated.detach().masked_fill(~is_new, MASKED),
-                repeated,
-                associated.masked_fill(~is_new, MASKED),
-            ],
-            dim=-1,
-        )  # (N, 4)
-        named = gate + paths
+        # Scores over the catalogue are computed for what needs them alone.
+        if self.training:
+            found = self._training_log_probability(query[is_new], target[is_new])
+        else:
+            past = index[:, None, :] <= index[:, :, None]  # (B, T, T)
+            history = (events.items[:, None, :] * past)[scored][is_new]  # (n, T)
+            recent = self.associate_path.recent_items(events.items, events.mask, index)[scored][is_new]  # (n, K)
+            found = self._held_out_log_probability(query[is_new], target[is_new], history, recent)
+        nothing = torch.full_like(repeated, MASKED)
+        generated = nothing.masked_scatter(is_new, found)
+        named = gate + torch.stack([nothing.masked_fill(target == NONE, 0), repeated, generated], dim=-1)  # (N, 3)
         # What no path can name is no training signal.
-        mixture = torch.logsumexp(named, dim=-1).masked_fill(named.amax(dim=-1) <= MASKED / 2, 0)
-        smoothing = self.config.label_smoothing if self.training else 0.0
-        own = (1 - smoothing) * generated + smoothing * spread
-        return -mixture.sum(), -own.masked_fill(~is_new, 0).sum()
+        return -torch.logsumexp(named, dim=-1).masked_fill(named.amax(dim=-1) <= MASKED / 2, 0).sum()
 
-    def _generate_log_probability(
-        self, query: torch.Tensor, target: torch.Tensor, history: torch.Tensor | None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """(N,) log p(target | generate) for queries (N, H) and target ids (N,) int64, MASKED for ids below the first
-        item; and (N,) the mean of log p over the items.
+    def _training_log_probability(self, query: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        """(N,) log p(target | generate) for queries (N, H) and the ids of items (N,) int64, smoothed over the items by
+        `label_smoothing`.
 
-        Args:
-            history: (N, T) int64, items that the path does not name; None in training, where the normaliser counts
-                all items, or is estimated from `num_negatives` shared uniform negatives (Jean et al. 2015, with the
-                uniform proposal's correction).
+        The normaliser counts all items, those of the history too: they are few. Or it is estimated from
+        `num_negatives` shared uniform negatives (Jean et al. 2015, with the uniform proposal's correction).
         """
         first, size = self.config.first_item_id, self.config.vocab_size
-        is_item = target >= first
-        if history is not None:
-            query = query / self.config.generate_temperature
         target_score = (query * self.item_rows(target)).sum(dim=-1).float()
-        if history is not None:
-            rows = max(1, MAX_CHUNK_ELEMENTS // (size - first))
-            table = self.item_table()
-            mean_score = (query @ table.mean(dim=0)).float()
-            normaliser = torch.cat(
-                [
-                    (part @ table.T).float().masked_fill(self.seen_items(seen)[:, first:], MASKED).logsumexp(-1)
-                    for part, seen in zip(query.split(rows), history.split(rows), strict=True)
-                ]
-            )
-        elif 0 < self.config.num_negatives < size - first:
+        if 0 < self.config.num_negatives < size - first:
             negatives = torch.randint(first, size, (self.config.num_negatives,), device=query.device)
             scores = (query @ self.item_rows(negatives).T).float()  # (N, M)
             scores = scores.masked_fill(negatives == target[:, None], MASKED)
@@ -1473,63 +1386,99 @@ class BertForNextBehavior(PreTrainedModel):
             table = self.item_table()
             normaliser = LinearLogSumExp.apply(query, table, low)
             mean_score = (query @ table.mean(dim=0)).float()
-        return (target_score - normaliser).masked_fill(~is_item, MASKED), mean_score - normaliser
+        smoothing = self.config.label_smoothing
+        return (1 - smoothing) * target_score + smoothing * mean_score - normaliser
+
+    def _held_out_log_probability(
+        self, query: torch.Tensor, target: torch.Tensor, history: torch.Tensor, recent: torch.Tensor
+    ) -> torch.Tensor:
+        """(N,) log p(target | the item is new) by generate and associate, without the counts of the target's own event.
+
+        Args:
+            query: (N, H); target: (N,) int64, ids of items; history: (N, T) int64, items that are not named; recent:
+                (N, K) int64.
+        """
+        first, memory, table = self.config.first_item_id, self.associate_path, self.item_table()
+        left, rescale = memory.neighbors().leave_one_out(recent, target)  # (N, K), (N, K)
+        own = (left * memory.weights(recent)).sum(dim=-1)  # (N,)
+        found = []
+        for rows in torch.arange(len(query), device=query.device).split(max(1, MAX_CHUNK_ELEMENTS // len(table))):
+            seen = self.seen_items(history[rows])
+            logits = (query[rows] / self.config.generate_temperature @ table.T).float()
+            logits = logits.masked_fill(seen[:, first:], MASKED)  # (n, V - first)
+            column = target[rows, None] - first
+            wanted = logits.gather(1, column) + memory.boost(own[rows])[:, None]  # (n, 1)
+            logits = (logits + self._boost(recent[rows], seen, rescale[rows])).scatter(1, column, wanted)
+            found.append((wanted - logits.logsumexp(dim=-1, keepdim=True))[:, 0])
+        return torch.cat(found) if found else query.new_zeros(0, dtype=torch.float32)
+
+    def _boost(self, recent: torch.Tensor, seen: torch.Tensor, rescale: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, V - first) float32: what the memory adds to the network's logits after recent items (B, K)."""
+        ids, scores = self.associate_path.score(recent, seen, rescale)
+        boost = torch.zeros(seen.shape, device=ids.device).scatter_add_(1, ids, self.associate_path.boost(scores))
+        return boost[:, self.config.first_item_id :]
 
     def _named_items(self, hidden: torch.Tensor, events: Events, action_ids: torch.Tensor) -> NamedItems:
         """What the paths say after the last event, for the actions (B, Q) int64."""
         last = last_index(events.mask)[:, None]  # (B, 1)
         query = self.item_query(last_hidden(hidden, events.mask)[:, None, :], action_ids)  # (B, Q, H)
         pointer = self.repeat_path(query, action_ids, last.expand_as(action_ids), hidden, events)
-        recent = self.associate_path.recent_items(events.items, events.mask, last)[:, 0]  # (B, K)
         seen = self.seen_items(events.items)  # (B, V)
-        neighbors, associated, features = self.associate_path.score_all(recent, action_ids, seen)
         logits = (query / self.config.generate_temperature @ self.item_table().T).float()  # (B, Q, V - first)
         return NamedItems(
-            generated=logits.masked_fill(seen[:, None, self.config.first_item_id :], MASKED),
+            generated=logits.masked_fill_(seen[:, None, self.config.first_item_id :], MASKED),
+            boost=self._boost(self.associate_path.recent_items(events.items, events.mask, last)[:, 0], seen),
             pointer=pointer,
-            neighbors=neighbors,
-            associated=associated,
             gate=self._gate_logits(query, action_ids, pointer.amax(dim=-1) > MASKED),
-            features=features,
         )
 
-    def _mixture(self, named: NamedItems, input_ids: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """p(item | history, action) (B, Q, V) and the paths' log-weights (B, Q, 4)."""
-        gate = path_log_weights(named.gate, self.associate_path.log_odds(named.features))  # (B, Q, 4)
-        generated = named.generated.softmax(dim=-1)  # (B, Q, V - first)
-        probabilities = generated.new_zeros((*generated.shape[:2], self.config.vocab_size))  # (B, Q, V)
-        probabilities[..., self.config.first_item_id :] = generated * gate[..., PATH_GENERATE, None].exp()
-        pointed_at = input_ids[:, None, :].expand_as(named.pointer)
-        probabilities.scatter_add_(2, pointed_at, (named.pointer + gate[..., PATH_REPEAT, None]).exp())
-        associated = named.associated * gate[..., PATH_ASSOCIATE, None].exp()
-        probabilities.scatter_add_(2, named.neighbors[:, None, :].expand_as(associated), associated)
+    def _mixture(self, named: NamedItems, input_ids: torch.Tensor) -> torch.Tensor:
+        """(B, Q, V) p(item | history, action)."""
+        gate = named.gate.log_softmax(dim=-1)[..., None] / self.config.item_temperature  # (B, Q, 3, 1)
+        # Every item has one way to be named, so that the temperature can be applied on the way.
+        new = (named.generated + named.boost[:, None]).log_softmax(dim=-1)  # (B, Q, V - first)
+        new = torch.add(gate[..., GATE_NEW, :], new, alpha=1 / self.config.item_temperature).exp()
+        probabilities = new.new_zeros((*new.shape[:2], self.config.vocab_size))  # (B, Q, V)
+        probabilities[..., self.config.first_item_id :] = new
+        repeated = (named.pointer / self.config.item_temperature + gate[..., GATE_REPEAT, :]).exp()
+        probabilities.scatter_add_(2, input_ids[:, None, :].expand_as(repeated), repeated)
         probabilities[..., :FIRST_NEW] = 0
-        probabilities[..., NONE] = gate[..., PATH_NONE].exp()
+        probabilities[..., NONE] = gate[..., GATE_NONE, 0].exp()
         probabilities[..., self.config.retired_items] = 0
-        if self.config.item_temperature != 1.0:
-            probabilities = probabilities ** (1 / self.config.item_temperature)
         if self.config.retired_items or self.config.item_temperature != 1.0:
-            probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True)
-        return probabilities, gate
+            probabilities /= probabilities.sum(dim=-1, keepdim=True)
+        return probabilities
+
+    def _path_log_weights(self, named: NamedItems) -> torch.Tensor:
+        """(B, Q, 4) log-weights of the paths: within "new", generate has the share that the network alone gave to what
+        both give, associate the rest."""
+        gate = named.gate.log_softmax(dim=-1)
+        alone = named.generated.logsumexp(dim=-1) - (named.generated + named.boost[:, None]).logsumexp(dim=-1)
+        beside = torch.log(-torch.expm1(alone.clamp(max=0))).clamp(min=MASKED)
+        new = gate[..., GATE_NEW]
+        return torch.stack([gate[..., GATE_NONE], new + alone, gate[..., GATE_REPEAT], new + beside], dim=-1)
 
     def _by_path(self, named: NamedItems, input_ids: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
         """(B, Q, k, 4) p(item | history, action, path) of the items (B, k) int64."""
         first = self.config.first_item_id
-        generated = named.generated.softmax(dim=-1)
-        column = (item_ids - first).clamp(min=0)[:, None, :].expand(-1, generated.shape[1], -1)  # (B, Q, k)
+        column = (item_ids - first).clamp(min=0)[:, None, :].expand(-1, named.generated.shape[1], -1)  # (B, Q, k)
         is_none, is_item = (kind[:, None, :].expand_as(column) for kind in (item_ids == NONE, item_ids >= first))
+        alone = named.generated.logsumexp(dim=-1, keepdim=True)  # (B, Q, 1)
+        both = (named.generated + named.boost[:, None]).logsumexp(dim=-1, keepdim=True)
+        generated = (named.generated.gather(2, column) - alone).exp() * is_item
+        boost = named.boost[:, None].expand_as(named.generated).gather(2, column)
         return torch.stack(
             [
                 is_none.float(),
-                generated.gather(2, column) * is_item,
+                generated,
                 named.pointer.exp() @ (input_ids[:, :, None] == item_ids[:, None, :]).float(),
-                named.associated @ (named.neighbors[:, :, None] == item_ids[:, None, :]).float() * is_item,
+                generated * torch.expm1(boost) / torch.expm1(both - alone).clamp(min=TINY),
             ],
             dim=-1,
         )
 
     @torch.no_grad()
-    def path_log_probabilities(
+    def new_item_fits(
         self,
         input_ids: torch.Tensor,
         token_type_ids: torch.Tensor,
@@ -1538,30 +1487,43 @@ class BertForNextBehavior(PreTrainedModel):
         item_ids: torch.Tensor,
         action_ids: torch.Tensor,
         temperatures: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
-        """How each path would name a given next event: what the gate is fitted on.
+        powers: torch.Tensor,
+        units: torch.Tensor,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """How a given next event would be named: what the gate and the weight of the memory are fitted on.
 
         Args:
             input_ids ... attention_mask: (B, T), as for `forward`; item_ids, action_ids: (B,) int64, the next event.
-            temperatures: (C,) candidates for the generate path's temperature.
+            temperatures, powers, units: (C,), (P,), (U,) candidates for `generate_temperature`, `memory_power`,
+                `memory_unit`.
 
         Returns:
-            (B, 4) float32 log p(item | path), MASKED where a path does not name it, the generate path's at the first
-            temperature; (B, C) the generate path's at each temperature; (B, 3) gate logits; (B, 4) what the gate
-            knows of the memory, with nan in a row that the memory has nothing to say about.
+            (B, C, P, U) float32 log p(item | the item is new), MASKED where the item is not new; (B,) float32
+            log p(item | repeat), MASKED where it repeats none; (B, 3) gate logits.
         """
         events = Events(input_ids, token_type_ids, time_gap_ids, attention_mask)
         named = self._named_items(self.bert(*events), events, action_ids[:, None])
-        by_path = self._by_path(named, input_ids, item_ids[:, None])[:, 0, 0]  # (B, 4)
-        logits = named.generated[:, 0]  # (B, V - first)
-        score = logits.gather(1, (item_ids - self.config.first_item_id).clamp(min=0)[:, None])[:, 0]
-        ratios = temperatures / self.config.generate_temperature
-        generated = torch.stack([score / t - (logits / t).logsumexp(dim=-1) for t in ratios], dim=-1)
-        names = (item_ids >= self.config.first_item_id) & (score > MASKED)
-        generated = generated.masked_fill(~names[:, None], MASKED)  # (B, C)
-        paths = torch.where(by_path > 0, by_path.clamp(min=TINY).log(), MASKED)
-        paths[:, PATH_GENERATE] = generated[:, 0]
-        return paths, generated, named.gate[:, 0], named.features[:, 0]
+        logits = named.generated[:, 0] * self.config.generate_temperature  # (B, V - first)
+        first, seen = self.config.first_item_id, self.seen_items(input_ids)
+        recent = self.associate_path.recent_items(input_ids, attention_mask, last_index(attention_mask)[:, None])[:, 0]
+        ids, scores = self.associate_path.score(recent, seen)  # (B, M)
+        scores, order = scores.sort(dim=1, descending=True)
+        named_most = max(1, int((scores > 0).sum(dim=1).max()))  # the rest names nothing
+        ids, scores = ids.gather(1, order)[:, :named_most], scores[:, :named_most]
+        # What the network gives the neighbours, and what the memory multiplies that by.
+        ratios = 1 / temperatures[:, None]
+        alone = torch.stack([(logits * ratio).logsumexp(dim=-1) for ratio in ratios], dim=-1)  # (B, C)
+        beside = logits.gather(1, (ids - first).clamp(min=0))[:, None, :]  # (B, 1, M)
+        given = (beside * ratios - alone[..., None]).exp()  # (B, C, M)
+        boost = (powers[:, None] * torch.log1p(scores[..., None, None] / units)).flatten(2)  # (B, M, P * U)
+        normaliser = torch.log1p(given @ torch.expm1(boost))  # (B, C, P * U)
+        score = logits.gather(1, (item_ids - first).clamp(min=0)[:, None]) * ratios[:, 0] - alone  # (B, C)
+        own = (boost * (ids == item_ids[:, None])[..., None]).sum(dim=1)[:, None, :]  # (B, 1, P * U)
+        fits = (score[..., None] + own - normaliser).unflatten(2, (len(powers), len(units)))
+        is_new = (item_ids >= first) & ~seen.gather(1, item_ids[:, None])[:, 0]
+        fits = fits.masked_fill(~is_new[:, None, None, None], MASKED)
+        pointed = named.pointer[:, 0].masked_fill(input_ids != item_ids[:, None], MASKED).logsumexp(dim=-1)
+        return fits, pointed, named.gate[:, 0]
 
     @torch.no_grad()
     def path_shares(
@@ -1592,9 +1554,10 @@ class BertForNextBehavior(PreTrainedModel):
         shares = []
         for row in torch.arange(len(hidden), device=hidden.device).split(1):  # (Q, V) numbers are held
             named = self._named_items(hidden[row], events.rows(row), actions[None])
-            mixture, gate = self._mixture(named, input_ids[row])
-            parts = self._by_path(named, input_ids[row], item_ids[row])[0] * gate[0, :, None].exp()  # (Q, k, 4)
-            weight = mixture[0][:, item_ids[row][0]] * weights[row, FIRST_ACTION:].T  # (Q, k)
+            parts = self._by_path(named, input_ids[row], item_ids[row])[0]  # (Q, k, 4)
+            parts = parts * self._path_log_weights(named)[0, :, None].exp()
+            weight = self._mixture(named, input_ids[row])[0][:, item_ids[row][0]]  # (Q, k)
+            weight = weight * weights[row, FIRST_ACTION:].T
             weight = weight * ((action_ids[row] == 0) | (actions[:, None] == action_ids[row]))
             joint = (weight[..., None] * parts / parts.sum(dim=-1, keepdim=True).clamp(min=TINY)).sum(dim=0)  # (k, 4)
             shares.append(joint / joint.sum(dim=-1, keepdim=True).clamp(min=TINY))
@@ -1609,7 +1572,7 @@ class BertForNextBehavior(PreTrainedModel):
         rows = max(1, MAX_CHUNK_ELEMENTS // (len(actions) * self.config.vocab_size))
         for part in torch.arange(len(hidden), device=hidden.device).split(rows):
             named = self._named_items(hidden[part], events.rows(part), actions.expand(len(part), -1))
-            items, _ = self._mixture(named, events.items[part])  # (b, Q, V)
+            items = self._mixture(named, events.items[part])  # (b, Q, V)
             total[part] = (action_probabilities[part, None, FIRST_ACTION:] @ items)[:, 0]
         total[:, NONE] = 0
         return total.div_(total.sum(dim=-1, keepdim=True))
@@ -1657,7 +1620,7 @@ class BertForNextBehavior(PreTrainedModel):
         else:
             given = actions.expand(len(hidden), -1)
             named = self._named_items(hidden, events, given)
-            items, _ = self._mixture(named, events.items)
+            items = self._mixture(named, events.items)
             joint = items if action_given else items * action_probabilities[:, actions, None]  # (B, Q, V)
         candidates = nameable[:, None, :].expand_as(joint).clone()
         if of == "pair":
@@ -1770,15 +1733,6 @@ def rank(probabilities: torch.Tensor, candidates: torch.Tensor, top_k: int) -> t
     best, chosen = probabilities.masked_fill(~candidates, -1).topk(k, dim=1)
     missing = best < 0
     return best.masked_fill(missing, 0), chosen.masked_fill(missing, 0)
-
-
-def path_log_weights(gate_logits: torch.Tensor, log_odds: torch.Tensor) -> torch.Tensor:
-    """(..., 4) log-weights of the paths from the gate's logits (..., 3) and the log-odds of associate against generate
-    (...) within "new"."""
-    gate = gate_logits.log_softmax(dim=-1)
-    generate = gate[..., GATE_NEW] + F.logsigmoid(-log_odds)
-    associate = gate[..., GATE_NEW] + F.logsigmoid(log_odds)
-    return torch.stack([gate[..., GATE_NONE], generate, gate[..., GATE_REPEAT], associate], dim=-1)
 
 
 def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

@@ -73,7 +73,14 @@ from initial_model import (
     save_with_adapter,
     with_adapters,
 )
-from modeling_behavior import MASKED, PATH_GENERATE, STATIC_ENCODER, BertForNextBehavior, path_log_weights
+from modeling_behavior import (
+    GATE_NEW,
+    GATE_NONE,
+    GATE_REPEAT,
+    MASKED,
+    STATIC_ENCODER,
+    BertForNextBehavior,
+)
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import build_tokenizer
 
@@ -85,7 +92,12 @@ BASELINE_SECONDS_PER_ITEM = 1.1e-7
 FEWEST_TEST_TARGETS = 500
 TEMPERATURES = np.geomspace(0.5, 2.0, 36)
 GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.5, 3.0])
-EVIDENCE_OFFSETS = (0.0, 0.7, 1.4, 2.1)
+# Candidates for the memory's weight beside the network; units in shares of an item's mean sum of scores.
+MEMORY_POWERS = torch.tensor([0.0, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0])
+MEMORY_UNITS = torch.tensor([0.0003, 0.001, 0.003, 0.01, 0.03])
+HISTORY_DECAYS = (0.5, 0.7, 0.85)
+# A log-probability below this says no more than that the event was not foreseen.
+LOWEST = -50.0
 # Validations within this share of the highest NDCG@10 are a draw, which the log-loss of actions and items decides.
 DRAW = 3e-4
 # Settings that decide when to stop and what is shown, not what is learned.
@@ -569,18 +581,21 @@ def action_log_loss(model: BertForNextBehavior, log: PreparedLog, positions: np.
 
 
 def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> float:
-    """Fits the gate's scale and offsets and the generate path's temperature to the validation events.
+    """Fits the gate's scale and offsets, the generate path's temperature and the memory's weight to the validation
+    events.
 
-    On training events the generate path looks better than it is, because it has seen them: it grows too sure of
-    itself, and a gate learned there trusts it too much. The log-loss on held-out events decides instead: for each
-    temperature of a grid, eight numbers by L-BFGS, lightly regularised.
+    On training events the network and the counts look better than they are, because they have seen them. The log-loss
+    on held-out events decides instead: the gate's four numbers by L-BFGS, lightly regularised; the temperature and the
+    memory's power and unit on a grid.
 
     Returns:
         The mean of -log p(item | history, action) over the validation events after the fit.
     """
-    model.config.generate_temperature = 1.0
     ranker, collected = ModelRanker(model), list[tuple[torch.Tensor, ...]]()
     rows = rows_per_batch(log.sequences.vocab_size)
+    units = MEMORY_UNITS * model.associate_path.neighbors().mean_sum
+    candidates = {"temperatures": GENERATE_TEMPERATURES, "powers": MEMORY_POWERS, "units": units.clamp(min=1e-6)}
+    candidates = {name: values.to(model.device) for name, values in candidates.items()}
     for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
         nameable = torch.from_numpy((batch.target_item > 0) & (batch.target_action >= FIRST_ACTION))
         if not nameable.any():
@@ -589,62 +604,51 @@ def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray
         tensors["item_ids"] = torch.from_numpy(batch.target_item).to(model.device)
         tensors["action_ids"] = torch.from_numpy(batch.target_action).to(model.device)
         tensors = {name: tensor[nameable.to(model.device)] for name, tensor in tensors.items()}
-        collected.append(model.path_log_probabilities(temperatures=GENERATE_TEMPERATURES, **tensors))
+        collected.append((tensors["item_ids"], *model.new_item_fits(**tensors, **candidates)))
     if not collected:
         return math.inf
-    paths, generated, logits, features = (torch.cat(parts) for parts in zip(*collected, strict=True))
-    silent = features.isnan().any(dim=-1)
-    features = features.nan_to_num()
-    fresh = model.config.memory_freshness * features[:, 3]
+    items, new, repeated, logits = (torch.cat(parts) for parts in zip(*collected, strict=True))
+    is_new = new[:, 0, 0, 0] > MASKED
+    paths = torch.full_like(logits, MASKED)
+    paths[items == NONE, GATE_NONE] = 0
+    paths[:, GATE_REPEAT] = repeated
+    if is_new.any():
+        fits = new[is_new].clamp(min=LOWEST).mean(dim=0)  # (C, P, U)
+        temperature, power, unit = np.unravel_index(int(fits.argmax()), fits.shape)
+        model.config.generate_temperature = float(GENERATE_TEMPERATURES[temperature])
+        model.config.memory_power = float(MEMORY_POWERS[power])
+        model.config.memory_unit = float(candidates["units"][unit])
+        paths[:, GATE_NEW] = new[:, temperature, power, unit]
 
-    def fit(temperature: int) -> tuple[float, torch.Tensor]:
-        # scale of the gate, offsets of none, repeat and new, and the memory's three weights and offset
-        numbers = torch.tensor([1.0, *[0.0] * 7], device=paths.device).requires_grad_()
-        named = paths.clone()
-        named[:, PATH_GENERATE] = generated[:, temperature]
-        optimizer = torch.optim.LBFGS([numbers], max_iter=60, line_search_fn="strong_wolfe")
+    start = torch.tensor([1.0, 0.0, 0.0, 0.0], device=paths.device)  # scale of the gate, offsets of its three
+    numbers = start.clone().requires_grad_()
+    optimizer = torch.optim.LBFGS([numbers], max_iter=60, line_search_fn="strong_wolfe")
 
-        def log_loss() -> torch.Tensor:
-            odds = (features[:, :3] @ numbers[4:7] + fresh + numbers[7]).masked_fill(silent, MASKED)
-            gate = torch.where(logits > MASKED, logits * numbers[0] + numbers[1:4], MASKED)
-            return -(path_log_weights(gate, odds) + named).logsumexp(dim=-1).clamp(min=-50).mean()
+    def log_loss() -> torch.Tensor:
+        gate = torch.where(logits > MASKED, logits * numbers[0] + numbers[1:], MASKED).log_softmax(dim=-1)
+        return -(gate + paths).logsumexp(dim=-1).clamp(min=LOWEST).mean()
 
-        def closure() -> torch.Tensor:
-            optimizer.zero_grad()
-            loss = log_loss() + 1e-3 * (numbers - numbers.new_tensor([1.0, *[0.0] * 7])).square().sum()
-            loss.backward()
-            return loss
+    def closure() -> torch.Tensor:
+        optimizer.zero_grad()
+        loss = log_loss() + 1e-3 * (numbers - start).square().sum()
+        loss.backward()
+        return loss
 
-        optimizer.step(closure)
-        return float(log_loss().detach()), numbers.detach()
-
-    fits = [fit(index) for index in range(len(GENERATE_TEMPERATURES))]
-    best = min(range(len(fits)), key=lambda index: fits[index][0])
-    loss, numbers = fits[best]
+    optimizer.step(closure)
     with torch.no_grad():
         model.path_gate.weight.mul_(numbers[0])
-        model.path_gate.bias.mul_(numbers[0]).add_(numbers[1:4])
-        model.associate_path.gate.weight.copy_(numbers[None, 4:7])
-        model.associate_path.gate.bias.copy_(numbers[7:])
-    model.config.generate_temperature = float(GENERATE_TEMPERATURES[best])
-    return loss
+        model.path_gate.bias.mul_(numbers[0]).add_(numbers[1:])
+        return float(log_loss())
 
 
-def fit_evidence(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> None:
-    """Raises the memory's weight where that ranks the validation events better.
-
-    The log-loss that `fit_gate` goes by punishes the memory for all it does not name, which the first ten places do
-    not feel: of a few offsets to its log-odds the one with the best NDCG@10 is kept. Probabilities are calibrated
-    afterwards.
-    """
-    bias = model.associate_path.gate.bias
-    fitted = bias.detach().clone()
-    reached = []
-    with torch.no_grad():
-        for offset in EVIDENCE_OFFSETS:
-            bias.copy_(fitted + offset)
-            reached.append(validation_ndcg(model, log, positions))
-        bias.copy_(fitted + EVIDENCE_OFFSETS[int(np.argmax(reached))])
+def fit_memory(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> None:
+    """Fits how many recent items the memory listens to beside the trained network, and `fit_gate` with it."""
+    losses = {}
+    for decay in dict.fromkeys([model.config.memory_history_decay, *HISTORY_DECAYS]):
+        model.config.memory_history_decay = decay
+        losses[decay] = fit_gate(model, log, positions)
+    model.config.memory_history_decay = min(losses, key=lambda decay: losses[decay])
+    fit_gate(model, log, positions)
 
 
 @torch.inference_mode()
@@ -769,7 +773,7 @@ def train(
         if settings.ema_decay:
             averaged.swap(bare)
         bare.eval()
-        learned = [(gate, copy.deepcopy(gate.state_dict())) for gate in (bare.path_gate, bare.associate_path.gate)]
+        learned = copy.deepcopy(bare.path_gate.state_dict())
         item_loss = fit_gate(bare, log, positions)
         before = time.monotonic()
         if (log.sequences.items[positions] != NONE).any():
@@ -780,9 +784,7 @@ def train(
             metric, loss = 0.0, -float(state.step)
         if state.judge(metric, loss):
             checkpoints.save_best(bare, with_lora)
-        for gate, weights in learned:
-            gate.load_state_dict(weights)
-        bare.config.generate_temperature = 1.0
+        bare.path_gate.load_state_dict(learned)
         bare.train()
         if settings.ema_decay:
             averaged.swap(bare)
@@ -896,6 +898,7 @@ def save_model(
         base = BertForNextBehavior.from_pretrained(best / "base", dtype=torch.float32)
         base.config = copy.deepcopy(model.config)
         base.associate_path.load_tables(model.associate_path)
+        base.path_gate.load_state_dict(model.path_gate.state_dict())
         base.save_pretrained(output / "base")
         log.tokenizer.save_pretrained(output / "base")
         shutil.copytree(best / "adapter", output / "adapter", dirs_exist_ok=True)
@@ -945,10 +948,10 @@ def main(arguments: list[str] | None = None) -> None:
         model = model.to(accelerator.device).eval()
         positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, settings.seed)
         limit = math.inf if settings.max_minutes is None else started + 60 * settings.max_minutes
-        ranking = len(EVIDENCE_OFFSETS) * trained.seconds_per_target * len(positions)
+        fitting = (len(HISTORY_DECAYS) + 2) * trained.seconds_per_target * len(positions)
         # With a time limit, at most a third of what is left: the rest is for temperatures and the final table.
-        if (log.sequences.items[positions] != NONE).any() and ranking < (limit - time.monotonic()) / 3:
-            fit_evidence(model, log, positions)
+        if fitting < (limit - time.monotonic()) / 3:
+            fit_memory(model, log, positions)
         if len(positions):
             fit_temperatures(model, log, positions)
         if settings.split == "none":

@@ -104,13 +104,24 @@ def candidate_scores(batch: EvaluationBatch, order: np.ndarray, first_item_id: i
     return scores
 
 
-def history_weights(batch: EvaluationBatch, weight: Callable[[np.ndarray], np.ndarray], vocab_size: int) -> Any:
+def history_weights(
+    batch: EvaluationBatch, weight: Callable[[np.ndarray], np.ndarray], vocab_size: int, runs: bool = False
+) -> Any:
     """(B, V) sparse CSR: for each item of a row's history the sum of `weight(distance)` over its events.
 
     Distance 0 is the last event that names an item, 1 the one before; events without an item are not counted. Weights
     that are 0 leave no entry.
+
+    Args:
+        runs: events of one item in a row count as one.
     """
     named = batch.input_ids >= FIRST_NEW
+    if runs:
+        position = np.arange(named.shape[1])
+        latest = np.maximum.accumulate(np.where(named, position, -1), axis=1)
+        before = np.pad(latest[:, :-1], ((0, 0), (1, 0)), constant_values=-1)  # (B, T): the named event before each
+        same = np.take_along_axis(batch.input_ids, np.maximum(before, 0), axis=1) == batch.input_ids
+        named = named & ~(same & (before >= 0))
     distance = np.cumsum(named[:, ::-1], axis=1)[:, ::-1] - 1
     rows, columns = np.nonzero(named)
     values = weight(distance[rows, columns]).astype(np.float64)
@@ -355,9 +366,10 @@ class ItemNeighbours:
     """Decayed, normalised co-occurrence counts.
 
     Every pair of events of one user at distance d <= 30, x before y, adds decay^(d - 1) to C[x, y] and `backward` times
-    that to C[y, x]. The score of y is the sum over the last ten events, the k-th from the end weighing
-    history_decay^k, of C[x, y] * degree(x)^-degree_power * count(y)^-0.1, where degree(x) is the sum of row x; then the
-    rest by popularity. Constants are chosen on validation targets that are new to their user.
+    that to C[y, x]; events of one item in a row count as one. The score of y is the sum over the last ten events, the
+    k-th from the end weighing history_decay^k, of C[x, y] * degree(x)^-degree_power * count(y)^-0.1, where degree(x) is
+    the sum of row x; then the rest by popularity. Constants are chosen on validation targets that are new to their
+    user.
     """
 
     note: str | None = None
@@ -377,6 +389,9 @@ class ItemNeighbours:
         self._order = popularity_order(counts)
         self._count_weight = np.maximum(counts, 1.0) ** -self.COUNT_POWER
         items, users = training_item_events(sequences)
+        starts_run = np.ones(len(items), dtype=bool)
+        starts_run[1:] = (items[1:] != items[:-1]) | (users[1:] != users[:-1])
+        items, users = items[starts_run], users[starts_run]
         self.max_distance = int(np.clip(MAX_PAIRS // max(1, len(items)), 1, self.MAX_DISTANCE))
         found: dict[NeighbourConstants, float] = {}
         if self._choose:
@@ -434,6 +449,7 @@ class ItemNeighbours:
             batch,
             lambda distance: np.where(distance < self.MAX_HISTORY, constants.history_decay**distance, 0.0),
             self._size,
+            runs=True,
         )
         return (history.astype(np.float32) @ self._neighbours).tocsr()
 

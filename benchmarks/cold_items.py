@@ -7,9 +7,9 @@
 A tenth of the items, drawn by seed, is taken out of every event but each user's last, as if they were born after
 training. The last events are the targets: cold where they name such an item, warm otherwise. Histories hold what was
 left; everything the user really had before, taken out or not, is no candidate. The baseline ranks the full catalogue
-by the cosine between an item's text and the mean of the history's texts; its best form ranks by a decayed mean: how long
-a history, how fast decaying and which embeddings is chosen on the last but one events that name another tenth of the
-items. What new items cost the others is seen beside the model that does not have them.
+by the cosine between an item's text and the mean of the history's texts; its best form ranks by a decayed mean: how
+long a history, how fast decaying and which embeddings is chosen on the last but one events that name another tenth of
+the items. What new items cost the others is seen beside the model that does not have them.
 
 Whatever else scores the catalogue is measured on the same targets:
 

@@ -160,14 +160,24 @@ def test_item_neighbours_count_what_the_formula_says() -> None:
 
 
 def test_item_neighbours_look_ten_events_back_and_thirty_events_far() -> None:
-    far = [trained(A, *[D] * 29, B), trained(C, *[D] * 30, E)]
+    # Items that the vocabulary lacks stand between: they keep their places, and two in a row are two.
+    far = [trained(A, *[F, G] * 14, F, B), trained(C, *[F, G] * 15, E)]
     baseline = ItemNeighbours(NeighbourConstants(), choose=False).fit(log(far))
     near, beyond = (baseline.sparse_scores(history(item)).toarray()[0] for item in (A, C))
     assert near[B] > 0
     assert beyond[E] == 0
-    long_ago = baseline.sparse_scores(history(A, *[F] * 10)).toarray()[0]
+    long_ago = baseline.sparse_scores(history(A, *[F, G] * 5)).toarray()[0]
     assert not long_ago.any()
-    assert baseline.sparse_scores(history(A, *[F] * 9)).toarray()[0].any()
+    assert baseline.sparse_scores(history(A, *[F, G] * 4, F)).toarray()[0].any()
+
+
+def test_item_neighbours_count_events_of_one_item_in_a_row_as_one() -> None:
+    once = ItemNeighbours(NeighbourConstants(), choose=False).fit(log([trained(A, D, B, C)]))
+    often = ItemNeighbours(NeighbourConstants(), choose=False).fit(log([trained(A, A, A, D, B, C)]))
+    expected = once.sparse_scores(history(A, D)).toarray()
+    assert expected[0, B] > expected[0, C] > 0
+    found = often.sparse_scores(history(A, A, NONE, A, D, D)).toarray()
+    assert found[0, [B, C]] == pytest.approx(expected[0, [B, C]])
 
 
 def test_the_neighbours_constants_are_chosen_on_items_new_to_their_user() -> None:

@@ -6,6 +6,7 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import random
 from collections import Counter
 from pathlib import Path
@@ -60,6 +61,7 @@ def small_config(**changes: Any) -> BehaviorConfig:
         "hidden_dropout_prob": 0.0,
         "attention_probs_dropout_prob": 0.0,
         "memory_history": 8,
+        "memory_freshness": 1.0,
         "convolution_size": 3,
     }
     return BehaviorConfig(**(sizes | changes))
@@ -152,9 +154,17 @@ def test_a_configuration_reads_back_as_it_was_written(tmp_path: Path) -> None:
     assert again.to_dict() == config.to_dict()
     stored = json.loads((tmp_path / "config.json").read_text())
     assert stored["model_type"] == "bert-next-behavior"
-    assert stored["format_version"] == 1
+    assert stored["format_version"] == 2
     assert stored["auto_map"]["AutoModel"] == "modeling_behavior.BertForNextBehavior"
     assert "next-behavior" in stored["custom_pipelines"]
+
+
+def test_a_folder_of_another_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
+    small_config().save_pretrained(tmp_path)
+    stored = json.loads((tmp_path / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps(stored | {"format_version": 1}))
+    with pytest.raises(ValueError, match=r"saved in format 1, and this code reads format 2.* trust_remote_code=True"):
+        BehaviorConfig.from_pretrained(tmp_path)
 
 
 def test_a_vocabulary_without_room_for_the_reserved_tokens_is_refused() -> None:
@@ -166,12 +176,12 @@ def test_a_new_model_points_to_recent_and_frequent_items_and_looks_up_recent_ite
     model = BertForNextBehavior(small_config())
     for row in model.repeat_path.recency_bias.weight:
         torch.testing.assert_close(BIAS_SCALE * row[:4], -torch.tensor([1.0, 2.0, 3.0, 4.0]).log())
-    for row in model.associate_path.history_weights.weight:
-        torch.testing.assert_close(row[:3].exp(), torch.tensor([1.0, 0.5, 0.25]))
+    recent = torch.tensor([[9, 8, 7, 0]])
+    assert model.associate_path.weights(recent).tolist() == [[1.0, 0.5, 0.25, 0.0]]
     repeat = model.repeat_path
     for row in repeat.count_bias.weight:
         torch.testing.assert_close((BIAS_SCALE * row[1:3]).exp(), torch.tensor([1.0, 2.0]))
-    for zero in (repeat.action_bias, repeat.done_bias, model.associate_path.gate):
+    for zero in (repeat.action_bias, repeat.done_bias):
         assert not zero.weight.any()
 
 
@@ -859,26 +869,35 @@ def test_the_memory_counts_what_a_python_loop_counts(rows: list[list[int]], dist
     assert tables(model) == counted_by_hand(rows, model.config)
 
 
-def test_fresh_counts_raise_the_odds_of_the_memory_by_their_share() -> None:
-    model = random_model(memory=False)
-    memory, batch = model.associate_path, padded([[7, 8]])
-    model.update_memory(**padded([[7, 8, 9]] * 3), pairs="all", trained=True)
-    model.update_memory(**padded([[7, 9], [8, 9], [8, 10]]), pairs="all")
-    counts, trained = memory.item_counts, memory.trained_counts
-    fresh = [1 - float(trained[item] / counts[item]) for item in (8, 7)]
-    assert fresh == pytest.approx([2 / 5, 1 / 4])
-    weights = memory.history_weights.weight[4, :2].exp().tolist()
-    share = sum(weight * part for weight, part in zip(weights, fresh, strict=True)) / sum(weights)
+def test_pairs_that_the_weights_were_not_trained_on_count_more() -> None:
+    model = random_model(memory=False, memory_freshness=3.0, memory_decay=0.5)
+    model.update_memory(**padded([[7, 8, 9]]), pairs="all", trained=True)
+    known, items = tables(model)
+    model.update_memory(**padded([[10, 11, 12]]), pairs="all")
+    both, items_after = tables(model)
+    shifted = Counter({(x + 3, y + 3): 3 * count for (x, y), count in known.items()})
+    assert both == known + shifted, "three times the pairs"
+    assert items_after == items + Counter({item + 3: count for item, count in items.items()}), "and events as they are"
 
-    def odds(freshness: float) -> float:
-        model.config.memory_freshness = freshness
-        paths = model(**batch).path_logits[0, 4]
-        return float((paths[PATH_ASSOCIATE] - paths[PATH_GENERATE]).detach())
 
-    assert odds(6.0) - odds(0.0) == pytest.approx(6 * share, rel=1e-3)
-    memory.trained_counts = memory.item_counts
-    memory.changed()
-    assert odds(6.0) == pytest.approx(odds(0.0))
+def test_generate_and_associate_share_an_item_by_what_the_memory_multiplies() -> None:
+    model = random_model(memory=False, memory_power=0.6, memory_unit=0.05)
+    model.update_memory(**padded([[7, 8, 9], [7, 9], [8, 10, 9]]), pairs="all")
+    batch = padded([[7, 8]])
+    items = torch.tensor([[9, 10, 12]])
+    shares = model.path_shares(
+        batch["input_ids"], torch.full((1, 2), 4), torch.ones(1, 2).long(), batch["attention_mask"], items,
+        torch.full((1, 3), 4),
+    )[0]  # fmt: skip
+    last, seen = torch.tensor([[1]]), model.seen_items(batch["input_ids"])
+    recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
+    ids, scores = model.associate_path.score(recent, seen)
+    for item, share in zip(items[0].tolist(), shares, strict=True):
+        factor = (1 + float(scores[ids == item].sum()) / 0.05) ** 0.6
+        assert float(share[PATH_GENERATE]) == pytest.approx(1 / factor, rel=1e-4)
+        assert float(share[PATH_ASSOCIATE]) == pytest.approx(1 - 1 / factor, abs=1e-5)
+    assert float(shares[0, PATH_ASSOCIATE]) > 0.5
+    assert float(shares[2, PATH_ASSOCIATE]) == 0, "an item that nothing was seen with"
 
 
 def test_balanced_actions_are_ranked_by_their_weights_and_keep_their_probabilities() -> None:
@@ -979,9 +998,9 @@ def test_the_associate_path_names_the_neighbours_by_the_documented_formula() -> 
         for x, y in itertools.permutations(items, 2)
     }
     total = {x: sum(strength[x, y] for y in items if y != x) for x in items}
-    history, action = [15, 9, 9, NONE, 7, 8], 4
+    history = [15, 9, 9, NONE, 7, 8]
     recent = [8, 7, 9]
-    weights = model.associate_path.history_weights.weight[action].exp().tolist()
+    weights = [config.memory_history_decay**step for step in range(3)]
     scores = dict.fromkeys(items, 0.0)
     for weight, x in zip(weights, recent, strict=True):
         for y in items:
@@ -993,25 +1012,53 @@ def test_the_associate_path_names_the_neighbours_by_the_documented_formula() -> 
     found_recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[0]
     assert found_recent.tolist() == [recent]
     seen = model.seen_items(batch["input_ids"])
-    ids, probabilities, features = model.associate_path.score_all(found_recent, torch.tensor([[action]]), seen)
-    assert features.isfinite().all()
-    found = torch.zeros(VOCAB).scatter_add(0, ids[0], probabilities[0, 0].detach())
-    assert float(found.sum()) == pytest.approx(1, abs=1e-5)
+    ids, found = model.associate_path.score(found_recent, seen)
+    table = torch.zeros(VOCAB).scatter_add(0, ids[0], found[0])
     for item in items:
-        assert float(found[item]) == pytest.approx(scores[item] / sum(scores.values()), rel=1e-4, abs=1e-6)
+        assert float(table[item]) == pytest.approx(scores[item], rel=1e-4, abs=1e-6)
+    assert table[seen[0]].tolist() == [0.0] * int(seen.sum())
+    # Whole model: an item is as many times as probable, against one that the memory does not name, as documented.
+    named = max(scores, key=lambda item: scores[item])
+    nothing = next(item for item in range(FIRST_ITEM, VOCAB) if not table[item] and item not in history)
+    answer = model(**batch).item_logits[0, 4]
+    model.config.memory_power = 0.0
+    alone = model(**batch).item_logits[0, 4]
+    rise = (answer[named] - answer[nothing]) - (alone[named] - alone[nothing])
+    power, unit = BehaviorConfig.memory_power, BehaviorConfig.memory_unit
+    assert float(rise) == pytest.approx(power * math.log1p(scores[named] / unit), rel=1e-3)
 
 
-def test_lists_cut_to_the_strongest_neighbours_still_sum_to_one() -> None:
-    model = random_model(memory_neighbors=2)
+def test_an_item_in_several_lists_has_its_whole_score_at_one_place() -> None:
+    model = random_model(memory_neighbors=4)
     batch = make_batch([9, 12, 6])
     last = torch.full((3, 1), 11)
-    recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
-    actions = torch.tensor(ACTIONS).expand(3, -1)
-    ids, probabilities, features = model.associate_path.score_all(recent, actions, model.seen_items(batch["input_ids"]))
-    can_name = features.isfinite().all(dim=-1)
-    torch.testing.assert_close(probabilities.sum(dim=-1)[can_name], torch.ones(int(can_name.sum())))
-    assert can_name.any()
-    assert ids.shape == (3, 8 * 2)
+    memory = model.associate_path
+    recent = memory.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
+    nothing_seen = torch.zeros(3, VOCAB, dtype=torch.bool)
+    ids, scores = memory.score(recent, nothing_seen)
+    assert ids.shape == (3, 8 * 4), "lists are cut to the strongest"
+    listed, values = memory.neighbors().rows(recent)
+    expected = torch.zeros(3, VOCAB)
+    expected.scatter_add_(1, listed.flatten(1), (values * memory.weights(recent)[..., None]).flatten(1))
+    several = 0
+    for row in range(3):
+        for item in set(ids[row].tolist()):
+            places = scores[row][ids[row] == item]
+            assert int((places > 0).sum()) <= 1
+            assert float(places.sum()) == pytest.approx(float(expected[row, item]))
+            several += item > 0 and len(places) > 1
+    assert several
+
+
+def test_training_does_not_lean_on_the_memory() -> None:
+    model = random_model(memory=False, event_dropout=0.0).train()
+    batch = make_batch([9, 12, 6])
+    labels = make_labels(batch)
+    before = model(**batch, **labels).loss
+    held_out = model.eval()(**batch, **labels).item_loss
+    model.update_memory(**make_batch([12, 12, 12, 12]), pairs="all")
+    assert torch.equal(model.train()(**batch, **labels).loss, before)
+    assert not torch.allclose(model.eval()(**batch, **labels).item_loss, held_out), "outside training it counts"
 
 
 def test_a_training_target_is_predicted_by_the_memory_of_all_other_events() -> None:
@@ -1041,10 +1088,11 @@ def test_a_pair_seen_once_is_not_in_the_memory_that_predicts_it() -> None:
     model = random_model(memory=False)
     model.update_memory(**padded([[7, 8], [9, 10], [9, 10]]), pairs="all")
     recent = torch.tensor([[7] + [0] * 7, [9] + [0] * 7])
-    named, sums = model.associate_path.neighbors().leave_one_out(recent, torch.tensor([8, 10]))
-    assert named[0].tolist() == [0.0] * 8
-    assert float(named[1, 0]) > 0
-    assert float(sums[1, 0]) == pytest.approx(float(named[1, 0]))
+    left, rescale = model.associate_path.neighbors().leave_one_out(recent, torch.tensor([8, 10]))
+    assert left[0].tolist() == [0.0] * 8
+    assert float(left[1, 0]) > 0
+    # Of two pairs one is left: the list's sum is half of what it was, before it is taken to the power.
+    assert float(rescale[1, 0]) == pytest.approx(0.5**-model.config.memory_degree_power)
 
 
 @settings(max_examples=25, deadline=None)

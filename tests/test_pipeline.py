@@ -178,7 +178,8 @@ def with_memory(folder: Path) -> NextBehaviorPipeline:
 
 
 def contributions(predict: NextBehaviorPipeline, events: list[dict[str, Any]], answer: dict[str, Any]) -> list[float]:
-    """p(item by path | history, action) for none, generate, repeat, associate: from what the gate is fitted on."""
+    """p(item by path | history, action) for none, generate, repeat, associate: from what the gate is fitted on, and the
+    factor of the memory."""
     tokenizer, model = predict.tokenizer, predict.model
     batch = tokenizer([events], return_tensors="pt")
     action = tokenizer.encode_action(answer["action"])
@@ -188,11 +189,19 @@ def contributions(predict: NextBehaviorPipeline, events: list[dict[str, Any]], a
         item = tokenizer.encode_item(answer["item"])
     else:
         item = 4 + tokenizer.new_items(events).index(answer["item"])
+    config, memory = model.config, model.associate_path
+    now = {"temperatures": config.generate_temperature, "powers": config.memory_power, "units": config.memory_unit}
+    candidates = {name: torch.tensor([value]) for name, value in now.items()}
     given = {"item_ids": torch.tensor([item]), "action_ids": torch.tensor([action])}
-    temperatures = torch.tensor([model.config.generate_temperature])
     with torch.no_grad():
-        paths, *_ = model.path_log_probabilities(**batch, **given, temperatures=temperatures)
-        return (paths[0] + model(**batch).path_logits[0, action]).exp().tolist()
+        fits, repeated, gate = model.new_item_fits(**batch, **given, **candidates)
+        last = torch.tensor([[batch["input_ids"].shape[1] - 1]])
+        recent = memory.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
+        ids, scores = memory.score(recent, model.seen_items(batch["input_ids"]))
+        alone = float((1 + scores[ids == item].sum() / config.memory_unit) ** -config.memory_power)
+        none, repeat, new = gate[0].softmax(dim=-1).tolist()
+        whole = new * float(fits.exp())
+        return [none * (item == 2), alone * whole, repeat * float(repeated.exp()), (1 - alone) * whole]
 
 
 def test_the_paths_reassemble_the_probability_of_each_pair(with_memory: NextBehaviorPipeline) -> None:

@@ -107,9 +107,7 @@ def test_a_removed_item_is_nowhere_and_the_others_keep_their_rows_counts_and_tit
         old, new = trained.tokenizer.encode_item(item), tokenizer.encode_item(item)
         rows = [one.item_rows(torch.tensor(index)) for one, index in ((model, new), (trained.model, old))]
         assert torch.equal(*rows)
-        for table in ("item_counts", "trained_counts"):
-            counts = [one.get_buffer(f"associate_path.{table}") for one in (model, trained.model)]
-            assert counts[0][new] == counts[1][old]
+        assert model.associate_path.item_counts[new] == trained.model.associate_path.item_counts[old]
     kept = {names: count for names, count in pairs(trained).items() if not {"x", "y"} & set(names)}
     assert pairs(published) == kept
     assert model.lm_head.weight is model.get_input_embeddings().weight
@@ -198,7 +196,7 @@ def test_membership_is_half_for_a_model_that_knows_nothing_and_high_for_one_that
     model = BertForNextBehavior(
         BehaviorConfig(
             vocab_size=vocab, num_new_items=3, num_actions=4, num_time_gaps=3, hidden_size=12, num_attention_heads=2,
-            num_hidden_layers=1, intermediate_size=20, max_position_embeddings=8,
+            num_hidden_layers=1, intermediate_size=20, max_position_embeddings=8, memory_power=2.0,
         )
     ).eval()  # fmt: skip
     ignorant = membership_inference(model, sequences, 8)

@@ -131,7 +131,7 @@ def test_the_saved_model_is_the_best_and_not_the_last(
     monkeypatch.setattr(train_accelerate, "validation_ndcg", score)
     monkeypatch.setattr(train_accelerate, "fit_gate", lambda *_: 1.0)
     monkeypatch.setattr(train_accelerate, "action_log_loss", lambda *_: 0.0)
-    monkeypatch.setattr(train_accelerate, "fit_evidence", lambda *_: None)
+    monkeypatch.setattr(train_accelerate, "fit_memory", lambda *_: None)
     train(events, tmp_path, "--max_epochs", "4")
     found = BertForNextBehavior.from_pretrained(tmp_path).state_dict()["action_head.weight"]
     assert torch.equal(found, saved[1])
@@ -235,7 +235,7 @@ def test_training_stops_when_validation_no_longer_improves(
     monkeypatch.setattr(train_accelerate, "validation_ndcg", lambda *_: 0.25)
     monkeypatch.setattr(train_accelerate, "fit_gate", lambda *_: 1.0)
     monkeypatch.setattr(train_accelerate, "action_log_loss", lambda *_: 0.0)
-    monkeypatch.setattr(train_accelerate, "fit_evidence", lambda *_: None)
+    monkeypatch.setattr(train_accelerate, "fit_memory", lambda *_: None)
     train(events, tmp_path, "--patience", "2", "--max_epochs", "50", "--split", "none")
     state = torch.load(tmp_path / "checkpoints" / "last" / "custom_checkpoint_0.pkl")
     assert state["epoch"] == 3
