@@ -344,9 +344,8 @@ def fit_text_links(model: BertForNextBehavior, log: PreparedLog) -> None:
         for batch in batches:
             ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
             recent = memory.recent_items(ids, mask, last_index(mask)[:, None])[:, 0]
-            neighbors, scores = memory.score(recent, model.seen_items(ids))
-            table = torch.zeros(len(ids), sequences.vocab_size).scatter_add_(1, neighbors, scores)
-            gains.append(ndcg_at_k(pessimistic_ranks(table, batch.target_item), 10))
+            scores = memory.score(recent, model.seen_items(ids))
+            gains.append(ndcg_at_k(pessimistic_ranks(scores, batch.target_item), 10))
         reached.append(float(np.concatenate(gains).mean()))
     model.config.memory_text = TEXT_LINKS[int(np.argmax(reached))]
     memory.changed()

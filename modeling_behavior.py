@@ -679,24 +679,17 @@ class AssociatePath(nn.Module):
         steps = torch.arange(recent.shape[-1], device=recent.device)
         return self.config.memory_history_decay**steps * (recent > 0)
 
-    def score(
-        self, recent: torch.Tensor, seen: torch.Tensor, rescale: torch.Tensor | None = None
-    ) -> tuple[torch.Tensor, torch.Tensor]:
-        """The neighbours of recent items (B, K) int64: ids (B, M) int64 and scores (B, M) float32. An id that stands
-        there several times has its whole score at one place and 0 at the others; so has an id that is not named.
+    def score(self, recent: torch.Tensor, seen: torch.Tensor, rescale: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, V) float32 scores of all items after recent items (B, K) int64, 0 for those that are not named.
 
         Args:
             seen: (B, V) bool, items that are not named.
             rescale: (B, K) factors of the recent items' lists.
         """
-        ids, values = self.neighbors().rows(recent)  # (B, K, N)
+        ids, values = self.neighbors().rows(recent)  # (B, K, M)
         weights = self.weights(recent) if rescale is None else self.weights(recent) * rescale
-        scores = (values * weights[..., None]).flatten(1)  # (B, M)
-        ids = ids.flatten(1)
-        sums = torch.zeros(seen.shape, device=ids.device).scatter_add_(1, ids, scores)  # (B, V)
-        place = torch.arange(ids.shape[1], device=ids.device).expand_as(ids)
-        chosen = torch.zeros_like(seen, dtype=torch.long).scatter_(1, ids, place).gather(1, ids) == place
-        return ids, sums.gather(1, ids) * (chosen & ~seen.gather(1, ids))
+        values = (values * weights[..., None]).flatten(1)
+        return torch.zeros(seen.shape, device=ids.device).scatter_add_(1, ids.flatten(1), values).masked_fill_(seen, 0)
 
     def boost(self, scores: torch.Tensor) -> torch.Tensor:
         """The logarithm of how many times as probable scores (...) make an item."""
@@ -1414,9 +1407,8 @@ class BertForNextBehavior(PreTrainedModel):
 
     def _boost(self, recent: torch.Tensor, seen: torch.Tensor, rescale: torch.Tensor | None = None) -> torch.Tensor:
         """(B, V - first) float32: what the memory adds to the network's logits after recent items (B, K)."""
-        ids, scores = self.associate_path.score(recent, seen, rescale)
-        boost = torch.zeros(seen.shape, device=ids.device).scatter_add_(1, ids, self.associate_path.boost(scores))
-        return boost[:, self.config.first_item_id :]
+        scores = self.associate_path.score(recent, seen, rescale)
+        return self.associate_path.boost(scores[:, self.config.first_item_id :])
 
     def _named_items(self, hidden: torch.Tensor, events: Events, action_ids: torch.Tensor) -> NamedItems:
         """What the paths say after the last event, for the actions (B, Q) int64."""
@@ -1506,19 +1498,17 @@ class BertForNextBehavior(PreTrainedModel):
         logits = named.generated[:, 0] * self.config.generate_temperature  # (B, V - first)
         first, seen = self.config.first_item_id, self.seen_items(input_ids)
         recent = self.associate_path.recent_items(input_ids, attention_mask, last_index(attention_mask)[:, None])[:, 0]
-        ids, scores = self.associate_path.score(recent, seen)  # (B, M)
-        scores, order = scores.sort(dim=1, descending=True)
-        named_most = max(1, int((scores > 0).sum(dim=1).max()))  # the rest names nothing
-        ids, scores = ids.gather(1, order)[:, :named_most], scores[:, :named_most]
+        every = self.associate_path.score(recent, seen)[:, first:]  # (B, V - first)
+        scores, columns = every.topk(max(1, int((every > 0).sum(dim=1).max())), dim=1)  # (B, M): all that it names
         # What the network gives the neighbours, and what the memory multiplies that by.
         ratios = 1 / temperatures[:, None]
         alone = torch.stack([(logits * ratio).logsumexp(dim=-1) for ratio in ratios], dim=-1)  # (B, C)
-        beside = logits.gather(1, (ids - first).clamp(min=0))[:, None, :]  # (B, 1, M)
+        beside = logits.gather(1, columns)[:, None, :]  # (B, 1, M)
         given = (beside * ratios - alone[..., None]).exp()  # (B, C, M)
         boost = (powers[:, None] * torch.log1p(scores[..., None, None] / units)).flatten(2)  # (B, M, P * U)
         normaliser = torch.log1p(given @ torch.expm1(boost))  # (B, C, P * U)
         score = logits.gather(1, (item_ids - first).clamp(min=0)[:, None]) * ratios[:, 0] - alone  # (B, C)
-        own = (boost * (ids == item_ids[:, None])[..., None]).sum(dim=1)[:, None, :]  # (B, 1, P * U)
+        own = (boost * (columns + first == item_ids[:, None])[..., None]).sum(dim=1)[:, None, :]  # (B, 1, P * U)
         fits = (score[..., None] + own - normaliser).unflatten(2, (len(powers), len(units)))
         is_new = (item_ids >= first) & ~seen.gather(1, item_ids[:, None])[:, 0]
         fits = fits.masked_fill(~is_new[:, None, None, None], MASKED)

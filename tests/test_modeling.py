@@ -891,9 +891,9 @@ def test_generate_and_associate_share_an_item_by_what_the_memory_multiplies() ->
     )[0]  # fmt: skip
     last, seen = torch.tensor([[1]]), model.seen_items(batch["input_ids"])
     recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
-    ids, scores = model.associate_path.score(recent, seen)
+    scores = model.associate_path.score(recent, seen)[0]
     for item, share in zip(items[0].tolist(), shares, strict=True):
-        factor = (1 + float(scores[ids == item].sum()) / 0.05) ** 0.6
+        factor = (1 + float(scores[item]) / 0.05) ** 0.6
         assert float(share[PATH_GENERATE]) == pytest.approx(1 / factor, rel=1e-4)
         assert float(share[PATH_ASSOCIATE]) == pytest.approx(1 - 1 / factor, abs=1e-5)
     assert float(shares[0, PATH_ASSOCIATE]) > 0.5
@@ -1012,8 +1012,7 @@ def test_the_associate_path_names_the_neighbours_by_the_documented_formula() -> 
     found_recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[0]
     assert found_recent.tolist() == [recent]
     seen = model.seen_items(batch["input_ids"])
-    ids, found = model.associate_path.score(found_recent, seen)
-    table = torch.zeros(VOCAB).scatter_add(0, ids[0], found[0])
+    table = model.associate_path.score(found_recent, seen)[0]
     for item in items:
         assert float(table[item]) == pytest.approx(scores[item], rel=1e-4, abs=1e-6)
     assert table[seen[0]].tolist() == [0.0] * int(seen.sum())
@@ -1028,26 +1027,14 @@ def test_the_associate_path_names_the_neighbours_by_the_documented_formula() -> 
     assert float(rise) == pytest.approx(power * math.log1p(scores[named] / unit), rel=1e-3)
 
 
-def test_an_item_in_several_lists_has_its_whole_score_at_one_place() -> None:
-    model = random_model(memory_neighbors=4)
-    batch = make_batch([9, 12, 6])
-    last = torch.full((3, 1), 11)
-    memory = model.associate_path
-    recent = memory.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
-    nothing_seen = torch.zeros(3, VOCAB, dtype=torch.bool)
-    ids, scores = memory.score(recent, nothing_seen)
-    assert ids.shape == (3, 8 * 4), "lists are cut to the strongest"
-    listed, values = memory.neighbors().rows(recent)
-    expected = torch.zeros(3, VOCAB)
-    expected.scatter_add_(1, listed.flatten(1), (values * memory.weights(recent)[..., None]).flatten(1))
-    several = 0
-    for row in range(3):
-        for item in set(ids[row].tolist()):
-            places = scores[row][ids[row] == item]
-            assert int((places > 0).sum()) <= 1
-            assert float(places.sum()) == pytest.approx(float(expected[row, item]))
-            several += item > 0 and len(places) > 1
-    assert several
+def test_lists_are_cut_to_the_strongest_neighbours() -> None:
+    whole, cut = random_model(memory_neighbors=100), random_model(memory_neighbors=2)
+    for item in range(FIRST_ITEM, whole.associate_path.neighbors().size):
+        ids, values = (one.squeeze() for one in whole.associate_path.neighbors().rows(torch.tensor([item])))
+        strongest = dict(sorted(zip(ids.tolist(), values.tolist(), strict=True), key=lambda pair: -pair[1])[:2])
+        ids, values = cut.associate_path.neighbors().rows(torch.tensor([item]))
+        found = dict(zip(ids[0].tolist(), values[0].tolist(), strict=True))
+        assert sorted(found.values()) == pytest.approx(sorted(strongest.values()))
 
 
 def test_training_does_not_lean_on_the_memory() -> None:

@@ -197,8 +197,8 @@ def contributions(predict: NextBehaviorPipeline, events: list[dict[str, Any]], a
         fits, repeated, gate = model.new_item_fits(**batch, **given, **candidates)
         last = torch.tensor([[batch["input_ids"].shape[1] - 1]])
         recent = memory.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
-        ids, scores = memory.score(recent, model.seen_items(batch["input_ids"]))
-        alone = float((1 + scores[ids == item].sum() / config.memory_unit) ** -config.memory_power)
+        scores = memory.score(recent, model.seen_items(batch["input_ids"]))
+        alone = float((1 + scores[0, item] / config.memory_unit) ** -config.memory_power)
         none, repeat, new = gate[0].softmax(dim=-1).tolist()
         whole = new * float(fits.exp())
         return [none * (item == 2), alone * whole, repeat * float(repeated.exp()), (1 - alone) * whole]
