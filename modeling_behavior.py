@@ -124,7 +124,8 @@ class BehaviorConfig(BertConfig):
         memory_history: how many recent items are looked up; the k-th from the end weighs memory_history_decay ** k.
         memory_neighbors: most neighbours of an item that take part.
         memory_power, memory_unit: an item that the memory scores s is (1 + s / memory_unit) ** memory_power times as
-            probable as the network alone says; fitted on validation data.
+            probable as the network alone says. memory_share: this share of the new items is named by the memory alone,
+            in proportion to its scores. Fitted on validation data.
         memory_freshness: how many times the pairs of an event count that the weights were not trained on: the network
             knows nothing of them yet.
         num_negatives: shared uniform negatives of the training softmax; 0 trains on the full softmax.
@@ -182,6 +183,7 @@ class BehaviorConfig(BertConfig):
     memory_neighbors: int = 128
     memory_power: float = 0.7
     memory_unit: float = 0.03
+    memory_share: float = 0.0
     memory_freshness: float = 2.0
     num_negatives: int = 0
     use_positions: bool = True
@@ -524,7 +526,8 @@ class AssociatePath(nn.Module):
 
         sum over k of decay^k * (C[x_k, y] + backward * C[y, x_k]) / total(x_k)^degree_power / count(y)^count_power
 
-    and makes y (1 + score / unit)^power times as probable. The constants are in the config; no weights are trained.
+    and makes y (1 + score / unit)^power times as probable as the network alone; a share of the answer can be the scores
+    themselves. The constants are in the config; no weights are trained.
     """
 
     pair_keys: torch.Tensor  # (P,) int64, ascending: x * 2**32 + y
@@ -877,12 +880,16 @@ class NamedItems:
     Attributes:
         generated: (B, Q, V - first) float32 logits of the network alone, MASKED for the history's items.
         boost: (B, V - first) float32, zero or more: what the memory adds to them.
+        counted: (B, V - first) float32 p(item | memory alone), zeros where it names nothing.
+        share: (B, 1) float32, how much of "new" the memory names alone.
         pointer: (B, Q, T) float32 log p(event is repeated).
         gate: (B, Q, 3) float32 logits of none, repeat and new.
     """
 
     generated: torch.Tensor
     boost: torch.Tensor
+    counted: torch.Tensor
+    share: torch.Tensor
     pointer: torch.Tensor
     gate: torch.Tensor
 
@@ -1327,8 +1334,8 @@ class BertForNextBehavior(PreTrainedModel):
     ) -> torch.Tensor:
         """The sum over the labelled positions of -log p(item | history, action).
 
-        In training the network answers for new items alone, without the memory: what counts know already it must learn
-        too, or it would lean on counts that hold the very target.
+        In training the network answers for new items alone, without the memory: trained on top of it, with each
+        target's own counts left out, it foretells held-out events worse (benchmarks/ablations.md).
         """
         actions = action_labels.masked_fill(action_labels == IGNORED, UNKNOWN_ACTION)
         query = self.item_query(hidden, actions)  # (B, T, H)
@@ -1400,26 +1407,33 @@ class BertForNextBehavior(PreTrainedModel):
             logits = (query[rows] / self.config.generate_temperature @ table.T).float()
             logits = logits.masked_fill(seen[:, first:], MASKED)  # (n, V - first)
             column = target[rows, None] - first
-            wanted = logits.gather(1, column) + memory.boost(own[rows])[:, None]  # (n, 1)
-            logits = (logits + self._boost(recent[rows], seen, rescale[rows])).scatter(1, column, wanted)
-            found.append((wanted - logits.logsumexp(dim=-1, keepdim=True))[:, 0])
+            scores = memory.score(recent[rows], seen, rescale[rows])[:, first:].scatter(1, column, own[rows, None])
+            logits = logits + memory.boost(scores)
+            total = scores.sum(dim=-1)
+            found.append(
+                with_share(
+                    logits.gather(1, column)[:, 0] - logits.logsumexp(dim=-1),
+                    own[rows] / total.clamp(min=TINY),
+                    self.config.memory_share * (total > 0),
+                )
+            )
         return torch.cat(found) if found else query.new_zeros(0, dtype=torch.float32)
-
-    def _boost(self, recent: torch.Tensor, seen: torch.Tensor, rescale: torch.Tensor | None = None) -> torch.Tensor:
-        """(B, V - first) float32: what the memory adds to the network's logits after recent items (B, K)."""
-        scores = self.associate_path.score(recent, seen, rescale)
-        return self.associate_path.boost(scores[:, self.config.first_item_id :])
 
     def _named_items(self, hidden: torch.Tensor, events: Events, action_ids: torch.Tensor) -> NamedItems:
         """What the paths say after the last event, for the actions (B, Q) int64."""
         last = last_index(events.mask)[:, None]  # (B, 1)
         query = self.item_query(last_hidden(hidden, events.mask)[:, None, :], action_ids)  # (B, Q, H)
         pointer = self.repeat_path(query, action_ids, last.expand_as(action_ids), hidden, events)
-        seen = self.seen_items(events.items)  # (B, V)
+        seen, first = self.seen_items(events.items), self.config.first_item_id  # (B, V)
         logits = (query / self.config.generate_temperature @ self.item_table().T).float()  # (B, Q, V - first)
+        recent = self.associate_path.recent_items(events.items, events.mask, last)[:, 0]
+        scores = self.associate_path.score(recent, seen)[:, first:]
+        total = scores.sum(dim=-1, keepdim=True)
         return NamedItems(
-            generated=logits.masked_fill_(seen[:, None, self.config.first_item_id :], MASKED),
-            boost=self._boost(self.associate_path.recent_items(events.items, events.mask, last)[:, 0], seen),
+            generated=logits.masked_fill_(seen[:, None, first:], MASKED),
+            boost=self.associate_path.boost(scores),
+            counted=scores / total.clamp(min=TINY),
+            share=self.config.memory_share * (total > 0),
             pointer=pointer,
             gate=self._gate_logits(query, action_ids, pointer.amax(dim=-1) > MASKED),
         )
@@ -1427,8 +1441,10 @@ class BertForNextBehavior(PreTrainedModel):
     def _mixture(self, named: NamedItems, input_ids: torch.Tensor) -> torch.Tensor:
         """(B, Q, V) p(item | history, action)."""
         gate = named.gate.log_softmax(dim=-1)[..., None] / self.config.item_temperature  # (B, Q, 3, 1)
-        # Every item has one way to be named, so that the temperature can be applied on the way.
+        # An item is either new or repeated, so that the temperature can be applied on the way.
         new = (named.generated + named.boost[:, None]).log_softmax(dim=-1)  # (B, Q, V - first)
+        if self.config.memory_share:
+            new = with_share(new, named.counted[:, None], named.share[:, None])
         new = torch.add(gate[..., GATE_NEW, :], new, alpha=1 / self.config.item_temperature).exp()
         probabilities = new.new_zeros((*new.shape[:2], self.config.vocab_size))  # (B, Q, V)
         probabilities[..., self.config.first_item_id :] = new
@@ -1446,7 +1462,8 @@ class BertForNextBehavior(PreTrainedModel):
         both give, associate the rest."""
         gate = named.gate.log_softmax(dim=-1)
         alone = named.generated.logsumexp(dim=-1) - (named.generated + named.boost[:, None]).logsumexp(dim=-1)
-        beside = torch.log(-torch.expm1(alone.clamp(max=0))).clamp(min=MASKED)
+        alone = alone.clamp(max=0) + torch.log1p(-named.share)  # (B, Q)
+        beside = torch.log(-torch.expm1(alone)).clamp(min=MASKED)
         new = gate[..., GATE_NEW]
         return torch.stack([gate[..., GATE_NONE], new + alone, gate[..., GATE_REPEAT], new + beside], dim=-1)
 
@@ -1458,13 +1475,18 @@ class BertForNextBehavior(PreTrainedModel):
         alone = named.generated.logsumexp(dim=-1, keepdim=True)  # (B, Q, 1)
         both = (named.generated + named.boost[:, None]).logsumexp(dim=-1, keepdim=True)
         generated = (named.generated.gather(2, column) - alone).exp() * is_item
-        boost = named.boost[:, None].expand_as(named.generated).gather(2, column)
+        boost, counted = (
+            table[:, None].expand_as(named.generated).gather(2, column) for table in (named.boost, named.counted)
+        )
+        share = named.share[:, None]  # (B, 1, 1)
+        left = (1 - share) * (alone - both).exp()  # of "new", generate's part
+        associated = left * generated * torch.expm1(boost) + share * counted * is_item
         return torch.stack(
             [
                 is_none.float(),
                 generated,
                 named.pointer.exp() @ (input_ids[:, :, None] == item_ids[:, None, :]).float(),
-                generated * torch.expm1(boost) / torch.expm1(both - alone).clamp(min=TINY),
+                associated / (1 - left).clamp(min=TINY),
             ],
             dim=-1,
         )
@@ -1490,8 +1512,9 @@ class BertForNextBehavior(PreTrainedModel):
                 `memory_unit`.
 
         Returns:
-            (B, C, P, U) float32 log p(item | the item is new), MASKED where the item is not new; (B,) float32
-            log p(item | repeat), MASKED where it repeats none; (B, 3) gate logits.
+            (B, C, P, U) float32 log p(item | the item is new), by network and memory together and nothing by the memory
+            alone, MASKED where the item is not new; (B,) float32 log p(item | repeat), MASKED where it repeats none;
+            (B, 3) gate logits.
         """
         events = Events(input_ids, token_type_ids, time_gap_ids, attention_mask)
         named = self._named_items(self.bert(*events), events, action_ids[:, None])
@@ -1723,6 +1746,11 @@ def rank(probabilities: torch.Tensor, candidates: torch.Tensor, top_k: int) -> t
     best, chosen = probabilities.masked_fill(~candidates, -1).topk(k, dim=1)
     missing = best < 0
     return best.masked_fill(missing, 0), chosen.masked_fill(missing, 0)
+
+
+def with_share(log_probability: torch.Tensor, other: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
+    """log((1 - share) * exp(log_probability) + share * other)."""
+    return torch.logaddexp(log_probability + torch.log1p(-share), (share * other).clamp(min=TINY).log())
 
 
 def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

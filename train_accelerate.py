@@ -41,6 +41,7 @@ from transformers.utils.logging import disable_progress_bar as disable_transform
 
 from behavior.baselines import ItemNeighbours
 from behavior.batches import (
+    NOVEL,
     TrainingCollator,
     evaluation_batches,
     length_bucketed_batches,
@@ -96,6 +97,9 @@ GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.5, 3.
 MEMORY_POWERS = torch.tensor([0.0, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0])
 MEMORY_UNITS = torch.tensor([0.0003, 0.001, 0.003, 0.01, 0.03])
 HISTORY_DECAYS = (0.5, 0.7, 0.85)
+# What the memory names alone, and the share within which two values of NDCG@10 are alike.
+MEMORY_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
+ALIKE = 0.01
 # A log-probability below this says no more than that the event was not foreseen.
 LOWEST = -50.0
 # Validations within this share of the highest NDCG@10 are a draw, which the log-loss of actions and items decides.
@@ -593,8 +597,8 @@ def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray
     """
     ranker, collected = ModelRanker(model), list[tuple[torch.Tensor, ...]]()
     rows = rows_per_batch(log.sequences.vocab_size)
-    units = MEMORY_UNITS * model.associate_path.neighbors().mean_sum
-    candidates = {"temperatures": GENERATE_TEMPERATURES, "powers": MEMORY_POWERS, "units": units.clamp(min=1e-6)}
+    units = (MEMORY_UNITS * model.associate_path.neighbors().mean_sum).clamp(min=1e-6)
+    candidates = {"temperatures": GENERATE_TEMPERATURES, "powers": MEMORY_POWERS, "units": units}
     candidates = {name: values.to(model.device) for name, values in candidates.items()}
     for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
         nameable = torch.from_numpy((batch.target_item > 0) & (batch.target_action >= FIRST_ACTION))
@@ -617,7 +621,7 @@ def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray
         temperature, power, unit = np.unravel_index(int(fits.argmax()), fits.shape)
         model.config.generate_temperature = float(GENERATE_TEMPERATURES[temperature])
         model.config.memory_power = float(MEMORY_POWERS[power])
-        model.config.memory_unit = float(candidates["units"][unit])
+        model.config.memory_unit = float(units[unit])
         paths[:, GATE_NEW] = new[:, temperature, power, unit]
 
     start = torch.tensor([1.0, 0.0, 0.0, 0.0], device=paths.device)  # scale of the gate, offsets of its three
@@ -642,13 +646,32 @@ def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray
 
 
 def fit_memory(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> None:
-    """Fits how many recent items the memory listens to beside the trained network, and `fit_gate` with it."""
-    losses = {}
-    for decay in dict.fromkeys([model.config.memory_history_decay, *HISTORY_DECAYS]):
-        model.config.memory_history_decay = decay
-        losses[decay] = fit_gate(model, log, positions)
-    model.config.memory_history_decay = min(losses, key=lambda decay: losses[decay])
-    fit_gate(model, log, positions)
+    """Fits how many recent items the memory listens to beside the trained network, and what it names alone.
+
+    The log-loss decides how many. What the memory names alone costs log-loss, because it names few items, and can rank
+    better, which the first ten places feel: of the shares that rank new items alike the lowest is taken.
+    """
+    config, lowest = model.config, math.inf
+    config.memory_share = 0.0
+    for decay in HISTORY_DECAYS:
+        config.memory_history_decay = decay
+        loss = fit_gate(model, log, positions)
+        if loss < lowest:
+            lowest, gate, chosen = loss, copy.deepcopy(model.path_gate.state_dict()), copy.deepcopy(config)
+    if lowest == math.inf:
+        return
+    model.path_gate.load_state_dict(gate)
+    for name in ("memory_history_decay", "generate_temperature", "memory_power", "memory_unit"):
+        setattr(config, name, getattr(chosen, name))
+    batches = evaluation_batches(log.sequences, VALIDATION, log.max_length, MAX_ROWS, positions=positions)
+    new_items = np.sort(np.concatenate([batch.position[batch.group == NOVEL] for batch in batches]))
+    if not len(new_items):
+        return
+    reached = {}
+    for share in MEMORY_SHARES:
+        config.memory_share = share
+        reached[share] = validation_ndcg(model, log, new_items)
+    config.memory_share = min(key for key, value in reached.items() if value >= (1 - ALIKE) * max(reached.values()))
 
 
 @torch.inference_mode()
@@ -948,7 +971,9 @@ def main(arguments: list[str] | None = None) -> None:
         model = model.to(accelerator.device).eval()
         positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, settings.seed)
         limit = math.inf if settings.max_minutes is None else started + 60 * settings.max_minutes
-        fitting = (len(HISTORY_DECAYS) + 2) * trained.seconds_per_target * len(positions)
+        # Fitting costs about as much as ranking three times.
+        rankings = 3 * len(HISTORY_DECAYS) + len(MEMORY_SHARES)
+        fitting = rankings * trained.seconds_per_target * len(positions)
         # With a time limit, at most a third of what is left: the rest is for temperatures and the final table.
         if fitting < (limit - time.monotonic()) / 3:
             fit_memory(model, log, positions)
