@@ -62,6 +62,7 @@ def small_config(**changes: Any) -> BehaviorConfig:
         "attention_probs_dropout_prob": 0.0,
         "memory_history": 8,
         "memory_freshness": 1.0,
+        "memory_share": 0.25,
         "convolution_size": 3,
     }
     return BehaviorConfig(**(sizes | changes))
@@ -881,7 +882,7 @@ def test_pairs_that_the_weights_were_not_trained_on_count_more() -> None:
 
 
 def test_generate_and_associate_share_an_item_by_what_the_memory_multiplies() -> None:
-    model = random_model(memory=False, memory_power=0.6, memory_unit=0.05)
+    model = random_model(memory=False, memory_power=0.6, memory_unit=0.05, memory_share=0.0)
     model.update_memory(**padded([[7, 8, 9], [7, 9], [8, 10, 9]]), pairs="all")
     batch = padded([[7, 8]])
     items = torch.tensor([[9, 10, 12]])
@@ -1016,12 +1017,21 @@ def test_the_associate_path_names_the_neighbours_by_the_documented_formula() -> 
     for item in items:
         assert float(table[item]) == pytest.approx(scores[item], rel=1e-4, abs=1e-6)
     assert table[seen[0]].tolist() == [0.0] * int(seen.sum())
-    # Whole model: an item is as many times as probable, against one that the memory does not name, as documented.
+    # Whole model: the memory names a share alone. Beside that an item is as many times as probable, against one that
+    # the memory does not name, as documented.
+    whole = model(**batch).item_logits[0, 4].detach().exp()
+    model.config.memory_share = 0.0
+    both = model(**batch).item_logits[0, 4].detach().exp()
+    new = float(both[FIRST_ITEM:][~seen[0, FIRST_ITEM:]].sum())
+    for item in items:
+        if item not in history:
+            counted = new * scores[item] / sum(scores.values())
+            assert float(whole[item]) == pytest.approx(0.75 * float(both[item]) + 0.25 * counted, rel=1e-3)
     named = max(scores, key=lambda item: scores[item])
     nothing = next(item for item in range(FIRST_ITEM, VOCAB) if not table[item] and item not in history)
-    answer = model(**batch).item_logits[0, 4]
+    answer = both.log()
     model.config.memory_power = 0.0
-    alone = model(**batch).item_logits[0, 4]
+    alone = model(**batch).item_logits[0, 4].detach()
     rise = (answer[named] - answer[nothing]) - (alone[named] - alone[nothing])
     power, unit = BehaviorConfig.memory_power, BehaviorConfig.memory_unit
     assert float(rise) == pytest.approx(power * math.log1p(scores[named] / unit), rel=1e-3)

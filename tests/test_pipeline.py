@@ -174,6 +174,7 @@ def with_memory(folder: Path) -> NextBehaviorPipeline:
     walks = [[{"item": item, "action": "view"} for item in order] for order in orders]
     model.update_memory(**tokenizer(walks, return_tensors="pt"), pairs="all")
     model.config.generate_temperature, model.config.action_temperature = 1.3, 0.8
+    model.config.memory_share = 0.2
     return NextBehaviorPipeline(model=model, tokenizer=tokenizer, device="cpu")
 
 
@@ -200,8 +201,10 @@ def contributions(predict: NextBehaviorPipeline, events: list[dict[str, Any]], a
         scores = memory.score(recent, model.seen_items(batch["input_ids"]))
         alone = float((1 + scores[0, item] / config.memory_unit) ** -config.memory_power)
         none, repeat, new = gate[0].softmax(dim=-1).tolist()
-        whole = new * float(fits.exp())
-        return [none * (item == 2), alone * whole, repeat * float(repeated.exp()), (1 - alone) * whole]
+        share = config.memory_share if scores.sum() else 0.0
+        whole = (1 - share) * new * float(fits.exp())
+        counted = share * new * float(scores[0, item] / scores.sum().clamp(min=1e-9))
+        return [none * (item == 2), alone * whole, repeat * float(repeated.exp()), (1 - alone) * whole + counted]
 
 
 def test_the_paths_reassemble_the_probability_of_each_pair(with_memory: NextBehaviorPipeline) -> None:
