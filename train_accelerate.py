@@ -98,8 +98,8 @@ MEMORY_POWERS = torch.tensor([0.0, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0])
 MEMORY_UNITS = torch.tensor([0.0003, 0.001, 0.003, 0.01, 0.03])
 HISTORY_DECAYS = (0.5, 0.7, 0.85)
 # What the memory names alone, and the share within which two values of NDCG@10 are alike.
-MEMORY_SHARES = (0.0, 0.1, 0.2, 0.3, 0.4)
-ALIKE = 0.01
+MEMORY_SHARES = (0.0, 0.1, 0.2, 0.3)
+ALIKE = 0.005
 # A log-probability below this says no more than that the event was not foreseen.
 LOWEST = -50.0
 # Validations within this share of the highest NDCG@10 are a draw, which the log-loss of actions and items decides.
