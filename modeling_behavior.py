@@ -73,7 +73,7 @@ BIAS_SCALE = 8.0
 TEXT_TEMPERATURE = 0.1
 LENT_NEIGHBORS = 16
 # A link of an item without counts weighs UNCOUNTED_LINK * text_strength times what others weigh (benchmarks/README.md).
-UNCOUNTED_LINK = 2.0
+UNCOUNTED_LINK = 32.0
 MOST_LINKED = 65_536
 EXACT_RECENCIES = 16
 NUM_RECENCIES = 32
@@ -140,7 +140,7 @@ class BehaviorConfig(BertConfig):
         text_dropout: of the text vectors in training; id_dropout: in training, this share of the items is known by its
             text alone, as an added item will be.
         text_neighbors: items with similar texts that an item is linked to; without counts it borrows their neighbours.
-        text_strength: how strongly it stands among them, and by half of what factor its links count more than others.
+        text_strength: how strongly it stands among them, and in proportion how much more its links count than others.
             More shows new items more often and the others less.
         retired_items: ids that are never answered any more.
         format_version: version of the file layout, for readers of later releases.

@@ -2,7 +2,8 @@
 
     python -m benchmarks.cold_items --events interactions.parquet --items items.parquet --training_events OUT.parquet
     python train_accelerate.py --events OUT.parquet --items items.parquet --split none --output_dir MODEL
-    python -m benchmarks.cold_items --events interactions.parquet --items items.parquet --model MODEL
+    python -m benchmarks.cold_items --events interactions.parquet --items items.parquet --model MODEL \
+        --text_strength 1 2 4 8
 
 A tenth of the items, drawn by seed, is taken out of every event but each user's last, as if they were born after
 training. The last events are the targets: cold where they name such an item, warm otherwise. Histories hold what was
@@ -240,11 +241,16 @@ class ModelScore:
     Args:
         folder: of a model trained on `split.events`.
         rows: the catalogue's items with their text columns; none, and the model stays as it was trained.
+        text_strength: instead of the model's own.
     """
 
-    def __init__(self, folder: str, rows: list[dict[str, Any]], catalogue: Sequence[str]) -> None:
+    def __init__(
+        self, folder: str, rows: list[dict[str, Any]], catalogue: Sequence[str], text_strength: float | None = None
+    ) -> None:
         self.model = BertForNextBehavior.from_pretrained(folder).eval()
         self.tokenizer = BehaviorTokenizer.from_pretrained(folder)
+        if text_strength is not None:
+            self.model.config.text_strength = text_strength
         if rows:
             self.model.add_items(self.tokenizer, rows)
         self.ids = torch.tensor([self.tokenizer.encode_item(item) for item in catalogue])  # [UNK] has probability 0
@@ -262,6 +268,9 @@ def main() -> None:
     parser.add_argument("--share", type=float, default=0.1, help="share of the items that is taken out (default 0.1)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw (default 0)")
     parser.add_argument("--model", help="folder of a model trained on the training events, ranked beside the words")
+    parser.add_argument(
+        "--text_strength", type=float, nargs="+", default=[None], help="of the added items (default: the model's own)"
+    )
     parser.add_argument("--training_events", help="write the events that may be learnt from here, as Parquet")
     args = parser.parse_args()
     split = cold_split(read_events(args.events).events, args.share, args.seed)
@@ -288,7 +297,9 @@ def main() -> None:
     if args.model:
         rows = pl.DataFrame({"item_id": split.catalogue}).join(read_items(args.items), on="item_id", how="left")
         scores["model without the cold items"] = ModelScore(args.model, [], split.catalogue)
-        scores["model"] = ModelScore(args.model, rows.to_dicts(), split.catalogue)
+        for strength in args.text_strength:
+            name = "model" if strength is None else f"model, text_strength {strength:g}"
+            scores[name] = ModelScore(args.model, rows.to_dicts(), split.catalogue, strength)
     print("| ranker | targets | count | Recall@10 | NDCG@10 |\n|:--|:--|--:|--:|--:|")
     for ranker, scored in scores.items():
         for name, result in evaluate_cold(split, scored, progress=True).items():
