@@ -132,11 +132,11 @@ def origin(folders: list[Path]) -> str:
         {datetime.fromtimestamp((folder / RESULT).stat().st_mtime, timezone.utc).date() for folder in folders}
     )
     seeds = sorted({run["settings"]["seed"] for run in runs})
-    minutes = [run["seconds"] / 60 for run in runs]
+    longest = max(run["seconds"] for run in runs) / 60
     when = f"{days[0]}" if len(days) == 1 else f"{days[0]} to {days[-1]}"
     return (
-        f"Measured on {'; '.join(machines)}, {when}, seeds {', '.join(map(str, seeds))}; a training took "
-        f"{min(minutes):.0f} to {max(minutes):.0f} minutes."
+        f"Measured on {'; '.join(machines)}, {when}, seeds {', '.join(map(str, seeds))}; a training took at most "
+        f"{longest:.0f} minutes."
     )
 
 
