@@ -190,7 +190,7 @@ def test_a_new_model_points_to_recent_and_frequent_items_and_looks_up_recent_ite
 
 
 def test_the_loss_is_the_weighted_sum_of_its_parts() -> None:
-    model = random_model(generate_loss_weight=0.0, action_loss_weight=0.7, time_loss_weight=0.3)
+    model = random_model(action_loss_weight=0.7, time_loss_weight=0.3)
     batch = make_batch([9, 4])
     output = model(**batch, **make_labels(batch))
     expected = output.item_loss + 0.7 * output.action_loss + 0.3 * output.time_loss
