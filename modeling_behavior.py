@@ -822,9 +822,14 @@ class Neighbors:
 
 
 def best_of_group(group: torch.Tensor, value: torch.Tensor, count: int) -> torch.Tensor:
-    """Indices of the `count` largest values of each group, ordered by group, the largest first; ties by index."""
-    order = torch.argsort(value, descending=True, stable=True)
-    order = order[torch.argsort(group[order], stable=True)]
+    """Indices of the `count` largest values of each group, ordered by group, the largest first; ties by index.
+
+    Args:
+        group: (N,) int64, below 2**31; value: (N,) float32 or int64, none negative.
+    """
+    # One sort of whole numbers takes a quarter of two of floats, and the bits of such floats order as they do.
+    size = value.view(torch.int32) if value.is_floating_point() else value.clamp(max=2**31 - 1)
+    order = ((group << 32) - size).argsort(stable=True)
     return order[place_in_group(group[order]) < count]
 
 
