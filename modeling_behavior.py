@@ -199,7 +199,7 @@ class BehaviorConfig(BertConfig):
     text_dropout: float = 0.2
     id_dropout: float = 0.1
     text_neighbors: int = 8
-    text_strength: float = 4.0
+    text_strength: float = 0.5
     retired_items: list[int] | None = None
     format_version: int = FORMAT_VERSION
 

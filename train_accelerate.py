@@ -421,6 +421,7 @@ class RunState:
     kept_loss: float = math.inf
     bad_validations: int = 0
     finished: bool = False
+    seconds: float = 0.0  # of all processes so far, up to the checkpoint
 
     def judge(self, metric: float, loss: float) -> bool:
         """Notes a validation; True where its weights are the best so far: the highest NDCG@10, and among those that
@@ -717,10 +718,11 @@ def fit_temperatures(model: BertForNextBehavior, log: PreparedLog, positions: np
 
 @dataclass(frozen=True)
 class TrainedModel:
-    """Where the best model lies, and how long it takes to rank the items of one target."""
+    """Where the best model lies, how long it takes to rank the items of one target, and what was spent before."""
 
     folder: Path
     seconds_per_target: float
+    seconds_before: float  # of the runs that this one resumed
 
 
 def make_accelerator(settings: RunSettings) -> Accelerator:
@@ -773,6 +775,7 @@ def train(
         checkpoints.restore_last()
         state.finished = state.bad_validations >= settings.patience or state.epoch >= settings.max_epochs
         accelerator.print(f"Resumed at step {state.step} (epoch {state.epoch}).")
+    seconds_before = state.seconds
 
     positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, settings.seed)
     processes, rank = accelerator.num_processes, accelerator.process_index
@@ -810,6 +813,7 @@ def train(
         if settings.ema_decay:
             averaged.swap(bare)
         state.finished = state.bad_validations >= settings.patience or state.epoch >= settings.max_epochs
+        state.seconds = seconds_before + time.monotonic() - started
         checkpoints.save_last()
         accelerator.log({"validation_ndcg@10": metric, "validation_log_loss": loss}, step=state.step)
         bar.set_postfix_str(f"validation NDCG@10 {metric:.4f}, best {state.best_metric:.4f}")
@@ -872,11 +876,12 @@ def train(
             validate()
             validated_at = state.step
         elif out_of_time:
+            state.seconds = seconds_before + time.monotonic() - started
             checkpoints.save_last()
     bar.close()
     why = "the time is up" if out_of_time else f"after {state.epoch} epochs"
     accelerator.print(f"Stopped {why}; step {state.kept_step} is kept, validation NDCG@10 {state.kept_metric:.4f}.")
-    return TrainedModel(checkpoints.best(), float(np.mean(seconds_per_target or [0.0])))
+    return TrainedModel(checkpoints.best(), float(np.mean(seconds_per_target or [0.0])), seconds_before)
 
 
 def affordable_targets(sizes: Sizes, log: PreparedLog, trained: TrainedModel, seconds_left: float) -> int:
@@ -982,7 +987,8 @@ def main(arguments: list[str] | None = None) -> None:
             held_out = (log.sequences.parts == VALIDATION) & (log.sequences.items != NONE)
             users = log.sequences.user_of_event()
             fill_memory(model, log.sequences.items[held_out], users[held_out], trained=False)
-        save_model(model, log, settings, sizes, options, time.monotonic() - started, trained.folder)
+        seconds = trained.seconds_before + time.monotonic() - started
+        save_model(model, log, settings, sizes, options, seconds, trained.folder)
         if settings.split != "none":
             max_targets = sizes.test_targets or None
             if settings.max_minutes is not None:

@@ -333,8 +333,13 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(events: Pat
 def test_a_finished_run_resumes_to_itself(trained: Path, events: Path, tmp_path: Path) -> None:
     again = tmp_path / "again"
     shutil.copytree(trained, again)
+    spent = json.loads((again / "run.json").read_text())["seconds"]
     train(events, again, "--max_epochs", "25", "--resume")
     assert weights(again) == weights(trained)
+    state = torch.load(again / "checkpoints" / "last" / "custom_checkpoint_0.pkl")
+    now = json.loads((again / "run.json").read_text())["seconds"]
+    assert 0 < state["seconds"] < spent
+    assert now > state["seconds"], "what was spent before counts"
 
 
 @pytest.mark.parametrize("moment", ["before", "between", "after"])
