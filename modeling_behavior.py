@@ -1755,7 +1755,7 @@ def rank(probabilities: torch.Tensor, candidates: torch.Tensor, top_k: int) -> t
 
 def with_share(log_probability: torch.Tensor, other: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
     """log((1 - share) * exp(log_probability) + share * other)."""
-    return torch.logaddexp(log_probability + torch.log1p(-share), (share * other).clamp(min=TINY).log())
+    return torch.lerp(log_probability.exp(), other, share).clamp(min=TINY).log()
 
 
 def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
