@@ -52,7 +52,7 @@ from behavior.metrics import (
     ranking_metrics,
     recall_at_k,
 )
-from behavior.sequences import FIRST_ACTION, FIRST_NEW, NONE, TEST, TRAIN, Sequences, encode_events
+from behavior.sequences import FIRST_ACTION, FIRST_NEW, NONE, TEST, TRAIN, Sequences, encode_events, starts_of_runs
 from behavior.splits import Split, assign_parts, make_split
 
 MODEL = "model"
@@ -148,8 +148,7 @@ class UpdatedModelRanker(ModelRanker):
         # As in training, runs of one item count once and events without a known item are passed over.
         known = np.flatnonzero((sequences.items >= sequences.first_item_id) & (sequences.items < sequences.vocab_size))
         items, users = sequences.items[known].astype(np.int64), sequences.user_of_event()[known]
-        starts_run = np.ones(len(known), dtype=bool)
-        starts_run[1:] = (items[1:] != items[:-1]) | (users[1:] != users[:-1])
+        starts_run = starts_of_runs(items, users)
         self._items, self._users, self._positions = items[starts_run], users[starts_run], known[starts_run]
         parts = sequences.parts[self._positions]
         self._new = np.flatnonzero((parts > TRAIN) & (by_time | (parts < part)))  # runs that training did not count

@@ -41,7 +41,7 @@ from behavior.item_text import (
     text_columns,
 )
 from behavior.metrics import ndcg_at_k, pessimistic_ranks
-from behavior.sequences import FIRST_ACTION, VALIDATION
+from behavior.sequences import FIRST_ACTION, VALIDATION, starts_of_runs
 from modeling_behavior import MAX_CHUNK_ELEMENTS, BehaviorConfig, BertForNextBehavior, last_index
 from tokenization_behavior import BehaviorTokenizer
 
@@ -365,8 +365,7 @@ def fill_memory(model: BertForNextBehavior, items: np.ndarray, users: np.ndarray
     """
     known = (items >= model.config.first_item_id) & (items < model.config.vocab_size)
     items, users = items[known], users[known]
-    starts_run = np.ones(len(items), dtype=bool)
-    starts_run[1:] = (items[1:] != items[:-1]) | (users[1:] != users[:-1])
+    starts_run = starts_of_runs(items, users)
     memory = model.associate_path
     memory.count(
         torch.from_numpy(items[starts_run].astype(np.int64)),

@@ -885,7 +885,7 @@ class NamedItems:
     Attributes:
         generated: (B, Q, V - first) float32 logits of the network alone, MASKED for the history's items.
         boost: (B, V - first) float32, zero or more: what the memory adds to them.
-        counted: (B, V - first) float32 p(item | memory alone), zeros where it names nothing.
+        scores: (B, V - first) float32 of the memory, zeros where it names nothing.
         share: (B, 1) float32, how much of "new" the memory names alone.
         pointer: (B, Q, T) float32 log p(event is repeated).
         gate: (B, Q, 3) float32 logits of none, repeat and new.
@@ -893,10 +893,15 @@ class NamedItems:
 
     generated: torch.Tensor
     boost: torch.Tensor
-    counted: torch.Tensor
+    scores: torch.Tensor
     share: torch.Tensor
     pointer: torch.Tensor
     gate: torch.Tensor
+
+    @property
+    def counted(self) -> torch.Tensor:
+        """(B, V - first) float32 p(item | memory alone)."""
+        return self.scores / self.scores.sum(dim=-1, keepdim=True).clamp(min=TINY)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1433,12 +1438,11 @@ class BertForNextBehavior(PreTrainedModel):
         logits = (query / self.config.generate_temperature @ self.item_table().T).float()  # (B, Q, V - first)
         recent = self.associate_path.recent_items(events.items, events.mask, last)[:, 0]
         scores = self.associate_path.score(recent, seen)[:, first:]
-        total = scores.sum(dim=-1, keepdim=True)
         return NamedItems(
             generated=logits.masked_fill_(seen[:, None, first:], MASKED),
             boost=self.associate_path.boost(scores),
-            counted=scores / total.clamp(min=TINY),
-            share=self.config.memory_share * (total > 0),
+            scores=scores,
+            share=self.config.memory_share * (scores.sum(dim=-1, keepdim=True) > 0),
             pointer=pointer,
             gate=self._gate_logits(query, action_ids, pointer.amax(dim=-1) > MASKED),
         )
@@ -1473,7 +1477,7 @@ class BertForNextBehavior(PreTrainedModel):
         return torch.stack([gate[..., GATE_NONE], new + alone, gate[..., GATE_REPEAT], new + beside], dim=-1)
 
     def _by_path(self, named: NamedItems, input_ids: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
-        """(B, Q, k, 4) p(item | history, action, path) of the items (B, k) int64."""
+        """(B, Q, k, 4) p(item and path | history, action) of the items (B, k) int64."""
         first = self.config.first_item_id
         column = (item_ids - first).clamp(min=0)[:, None, :].expand(-1, named.generated.shape[1], -1)  # (B, Q, k)
         is_none, is_item = (kind[:, None, :].expand_as(column) for kind in (item_ids == NONE, item_ids >= first))
@@ -1485,13 +1489,14 @@ class BertForNextBehavior(PreTrainedModel):
         )
         share = named.share[:, None]  # (B, 1, 1)
         left = (1 - share) * (alone - both).exp()  # of "new", generate's part
-        associated = left * generated * torch.expm1(boost) + share * counted * is_item
+        gate = named.gate.softmax(dim=-1)[:, :, None]  # (B, Q, 1, 3)
+        pointed = named.pointer.exp() @ (input_ids[:, :, None] == item_ids[:, None, :]).float()
         return torch.stack(
             [
-                is_none.float(),
-                generated,
-                named.pointer.exp() @ (input_ids[:, :, None] == item_ids[:, None, :]).float(),
-                associated / (1 - left).clamp(min=TINY),
+                gate[..., GATE_NONE] * is_none,
+                gate[..., GATE_NEW] * left * generated,
+                gate[..., GATE_REPEAT] * pointed,
+                gate[..., GATE_NEW] * (left * generated * torch.expm1(boost) + share * counted * is_item),
             ],
             dim=-1,
         )
@@ -1524,10 +1529,8 @@ class BertForNextBehavior(PreTrainedModel):
         events = Events(input_ids, token_type_ids, time_gap_ids, attention_mask)
         named = self._named_items(self.bert(*events), events, action_ids[:, None])
         logits = named.generated[:, 0] * self.config.generate_temperature  # (B, V - first)
-        first, seen = self.config.first_item_id, self.seen_items(input_ids)
-        recent = self.associate_path.recent_items(input_ids, attention_mask, last_index(attention_mask)[:, None])[:, 0]
-        every = self.associate_path.score(recent, seen)[:, first:]  # (B, V - first)
-        scores, columns = every.topk(max(1, int((every > 0).sum(dim=1).max())), dim=1)  # (B, M): all that it names
+        first, most = self.config.first_item_id, int((named.scores > 0).sum(dim=1).max())
+        scores, columns = named.scores.topk(max(1, most), dim=1)  # (B, M): all that the memory names
         # What the network gives the neighbours, and what the memory multiplies that by.
         ratios = 1 / temperatures[:, None]
         alone = torch.stack([(logits * ratio).logsumexp(dim=-1) for ratio in ratios], dim=-1)  # (B, C)
@@ -1538,7 +1541,7 @@ class BertForNextBehavior(PreTrainedModel):
         score = logits.gather(1, (item_ids - first).clamp(min=0)[:, None]) * ratios[:, 0] - alone  # (B, C)
         own = (boost * (columns + first == item_ids[:, None])[..., None]).sum(dim=1)[:, None, :]  # (B, 1, P * U)
         fits = (score[..., None] + own - normaliser).unflatten(2, (len(powers), len(units)))
-        is_new = (item_ids >= first) & ~seen.gather(1, item_ids[:, None])[:, 0]
+        is_new = (item_ids >= first) & (input_ids != item_ids[:, None]).all(dim=1)
         fits = fits.masked_fill(~is_new[:, None, None, None], MASKED)
         pointed = named.pointer[:, 0].masked_fill(input_ids != item_ids[:, None], MASKED).logsumexp(dim=-1)
         return fits, pointed, named.gate[:, 0]
@@ -1573,7 +1576,6 @@ class BertForNextBehavior(PreTrainedModel):
         for row in torch.arange(len(hidden), device=hidden.device).split(1):  # (Q, V) numbers are held
             named = self._named_items(hidden[row], events.rows(row), actions[None])
             parts = self._by_path(named, input_ids[row], item_ids[row])[0]  # (Q, k, 4)
-            parts = parts * self._path_log_weights(named)[0, :, None].exp()
             weight = self._mixture(named, input_ids[row])[0][:, item_ids[row][0]]  # (Q, k)
             weight = weight * weights[row, FIRST_ACTION:].T
             weight = weight * ((action_ids[row] == 0) | (actions[:, None] == action_ids[row]))

@@ -98,6 +98,7 @@ MEMORY_POWERS = torch.tensor([0.0, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0])
 MEMORY_UNITS = torch.tensor([0.0003, 0.001, 0.003, 0.01, 0.03])
 HISTORY_DECAYS = (0.5, 0.7)
 MEMORY_SHARES = (0.0, 0.1, 0.2, 0.3)
+FITTED_WITH_GATE = ("memory_history_decay", "generate_temperature", "memory_power", "memory_unit")
 # A log-probability below this says no more than that the event was not foreseen.
 LOWEST = -50.0
 # Validations within this share of the highest NDCG@10 are a draw, which the log-loss of actions and items decides.
@@ -656,12 +657,13 @@ def fit_memory(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarr
         config.memory_history_decay = decay
         loss = fit_gate(model, log, positions)
         if loss < lowest:
-            lowest, gate, chosen = loss, copy.deepcopy(model.path_gate.state_dict()), copy.deepcopy(config)
+            lowest, gate = loss, copy.deepcopy(model.path_gate.state_dict())
+            chosen = {name: getattr(config, name) for name in FITTED_WITH_GATE}
     if lowest == math.inf:
         return
     model.path_gate.load_state_dict(gate)
-    for name in ("memory_history_decay", "generate_temperature", "memory_power", "memory_unit"):
-        setattr(config, name, getattr(chosen, name))
+    for name, value in chosen.items():
+        setattr(config, name, value)
     batches = evaluation_batches(log.sequences, VALIDATION, log.max_length, MAX_ROWS, positions=positions)
     new_items = np.sort(np.concatenate([batch.position[batch.group == NOVEL] for batch in batches]))
     if not len(new_items):

@@ -28,7 +28,7 @@ from tqdm import tqdm
 
 from behavior.batches import NOVEL, EvaluationBatch, evaluation_batches, target_positions
 from behavior.metrics import balancing_weights, ndcg_at_k
-from behavior.sequences import FIRST_ACTION, FIRST_NEW, NONE, TRAIN, VALIDATION, Sequences
+from behavior.sequences import FIRST_ACTION, FIRST_NEW, NONE, TRAIN, VALIDATION, Sequences, starts_of_runs
 
 # Recent popularity looks this far back from the last training event.
 RECENT_DAYS = 7
@@ -389,8 +389,7 @@ class ItemNeighbours:
         self._order = popularity_order(counts)
         self._count_weight = np.maximum(counts, 1.0) ** -self.COUNT_POWER
         items, users = training_item_events(sequences)
-        starts_run = np.ones(len(items), dtype=bool)
-        starts_run[1:] = (items[1:] != items[:-1]) | (users[1:] != users[:-1])
+        starts_run = starts_of_runs(items, users)
         items, users = items[starts_run], users[starts_run]
         self.max_distance = int(np.clip(MAX_PAIRS // max(1, len(items)), 1, self.MAX_DISTANCE))
         found: dict[NeighbourConstants, float] = {}

@@ -39,6 +39,13 @@ FEATURES = datasets.Features(
 )
 
 
+def starts_of_runs(items: np.ndarray, users: np.ndarray) -> np.ndarray:
+    """(N,) bool: where an event names another item than its user's event before it; (N,) items and users, in order."""
+    starts = np.ones(len(items), dtype=bool)
+    starts[1:] = (items[1:] != items[:-1]) | (users[1:] != users[:-1])
+    return starts
+
+
 def encode_events(
     events: pl.DataFrame,
     *,

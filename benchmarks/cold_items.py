@@ -2,8 +2,7 @@
 
     python -m benchmarks.cold_items --events interactions.parquet --items items.parquet --training_events OUT.parquet
     python train_accelerate.py --events OUT.parquet --items items.parquet --split none --output_dir MODEL
-    python -m benchmarks.cold_items --events interactions.parquet --items items.parquet --model MODEL \
-        --text_strength 1 2 4 8
+    python -m benchmarks.cold_items --events interactions.parquet --items items.parquet --model MODEL
 
 A tenth of the items, drawn by seed, is taken out of every event but each user's last, as if they were born after
 training. The last events are the targets: cold where they name such an item, warm otherwise. Histories hold what was

@@ -22,7 +22,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from behavior.batches import REPEAT, target_positions
-from behavior.sequences import TEST, TRAIN, Sequences
+from behavior.sequences import TEST, TRAIN, Sequences, starts_of_runs
 from modeling_behavior import BertForNextBehavior
 from publishing.measures import score_targets
 from tokenization_behavior import BehaviorTokenizer, VocabularyTable
@@ -73,8 +73,7 @@ def users_per_pair(sequences: Sequences, learned: np.ndarray, pair_keys: np.ndar
     """
     known = learned & (sequences.items >= sequences.first_item_id) & (sequences.items < sequences.vocab_size)
     items, users = sequences.items[known].astype(np.int64), sequences.user_of_event()[known]
-    starts_run = np.ones(len(items), dtype=bool)
-    starts_run[1:] = (items[1:] != items[:-1]) | (users[1:] != users[:-1])
+    starts_run = starts_of_runs(items, users)
     items, users = items[starts_run], users[starts_run]
     found = [np.zeros(0, dtype=np.int64)]
     for apart in range(1, distance + 1):
