@@ -726,9 +726,12 @@ class AssociatePath(nn.Module):
     def trend(self, less: float = 0.0) -> torch.Tensor:
         """(V - first,) float32: the logarithm of how many times as probable recent mentions, all but `less`, make every
         item."""
-        recent = self.recent_counts[self.config.first_item_id : self.config.vocab_size].float() / COUNT_UNIT
-        missing = self.config.vocab_size - self.config.first_item_id - len(recent)
-        return self.config.memory_trend * torch.log1p(F.pad(recent - less, (0, missing)).clamp(min=0) / TREND_UNIT)
+        first, size = self.config.first_item_id, self.config.vocab_size
+        if not self.config.memory_trend:
+            return torch.zeros(size - first, device=self.recent_counts.device)
+        mentions = (self.recent_counts[first:size].float() / COUNT_UNIT - less).clamp(min=0)
+        boost = self.config.memory_trend * torch.log1p(mentions / TREND_UNIT)
+        return F.pad(boost, (0, size - first - len(boost)))
 
 
 class Neighbors:

@@ -56,8 +56,8 @@ class NextBehaviorPipeline(Pipeline):
             `within_7_days` and `within_30_days`; None for a model of a log without times. The same for every answer
             to one history.
         paths: with `paths=True`, the shares of the item's probability that the paths `generate` (the item table),
-            `repeat` (a pointer over the user's events) and `associate` (the memory of what occurs together) have named;
-            they sum to one. None for an answer without an item.
+            `repeat` (a pointer over the user's events) and `associate` (the memory of what occurs together and of what
+            is named lately) have named; they sum to one. None for an answer without an item.
 
     Events out of time order are sorted if all of them carry a timestamp. The model is put in eval mode.
     """
