@@ -325,7 +325,7 @@ def fill_text(model: BertForNextBehavior, text: EmbeddedText) -> None:
         rows = torch.arange(begin, min(begin + TEXT_ROWS, len(text.embeddings)))
         item_text.write(rows, torch.from_numpy(text.embeddings[begin : begin + TEXT_ROWS].astype(np.float32)))
     progress = partial(tqdm, desc="linking similar texts", unit=" chunks", delay=2)
-    model.associate_path.borrow(item_text, progress)
+    model.associate_path.borrow(item_text, trained=False, progress=progress)
 
 
 @torch.no_grad()

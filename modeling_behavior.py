@@ -331,6 +331,13 @@ class ItemText(nn.Module):
         """(..., D) text vectors of ids (...) int64."""
         return self.vectors[item_ids].to(self.unit.dtype) * self.unit
 
+    def comparable(self, item_ids: torch.Tensor, trained: bool) -> torch.Tensor:
+        """(N, D) float32 vectors of length one for ids (N,): what is alike in words has a high cosine. `trained`:
+        (N, D + H), with half a say for the projections, which training has drawn together where behaviour was alike."""
+        texts = self.read(item_ids)
+        vectors = [F.normalize(part.float(), dim=-1) for part in ([texts, self.project(texts)] if trained else [texts])]
+        return F.normalize(torch.cat(vectors, dim=-1), dim=-1)
+
     @torch.no_grad()
     def write(self, item_ids: torch.Tensor, embeddings: torch.Tensor) -> None:
         """Keeps the text embeddings (N, E) of ids (N,); rows of zeros stand for no text."""
@@ -662,10 +669,11 @@ class AssociatePath(nn.Module):
         return self._neighbors
 
     @torch.no_grad()
-    def borrow(self, item_text: ItemText, progress: Callable[[Any], Any] = iter) -> None:
+    def borrow(self, item_text: ItemText, trained: bool = True, progress: Callable[[Any], Any] = iter) -> None:
         """Links every item that has a text and no links yet to the items with the most similar texts.
 
         Args:
+            trained: what was learned of words says what is similar, too.
             progress: wraps the chunks of items that the work is done in (`tqdm`): a million items take minutes.
         """
         size, first = self.config.vocab_size, self.config.first_item_id
@@ -678,10 +686,10 @@ class AssociatePath(nn.Module):
         others = others[counts[others].argsort(descending=True, stable=True)[:MOST_LINKED]]
         # A link of weight 0 where there is none: Accelerate takes two empty tensors for one and saves one of them.
         ids, weights = [self.borrow_ids], [self.borrow_weights]
-        texts = F.normalize(item_text.read(others).float(), dim=-1)  # (L, D)
+        texts = item_text.comparable(others, trained)  # (L, D)
         rows = max(1, MAX_CHUNK_ELEMENTS // max(1, len(others)))
         for part in progress((has_text & ~linked).nonzero()[:, 0].split(rows)):
-            similarity = F.normalize(item_text.read(part).float(), dim=-1) @ texts.T  # (b, L)
+            similarity = item_text.comparable(part, trained) @ texts.T  # (b, L)
             similarity = similarity.masked_fill(part[:, None] == others, -1)
             best, place = similarity.topk(min(self.config.text_neighbors, len(others)), dim=-1)
             likeness = best.clamp(min=0)

@@ -229,6 +229,33 @@ def test_items_with_similar_words_stand_in_each_others_lists(shops: dict[str, Pa
     torch.testing.assert_close(left[0, 0], expected[x, y])
 
 
+def test_an_added_item_is_linked_to_what_behaviour_made_alike_among_texts_that_are_equally_alike(
+    shops: dict[str, Path],
+) -> None:
+    model, _ = load(shops["words"])
+    memory, text = model.associate_path, model.bert.embeddings.item_text
+    assert text is not None
+    first = model.config.first_item_id
+    new, near, far = first, first + 1, first + 2
+    with torch.no_grad():
+        text.vectors.zero_()
+        text.unit.fill_(1.0)
+        # The new text shares one component with each of the others; only the second is projected.
+        text.vectors[new, :2] = text.vectors[near, 1] = text.vectors[far, 0] = 1
+        text.project.weight.zero_()
+        text.project.weight[0, 1] = 1.0
+
+    def links(trained: bool) -> dict[int, int]:
+        memory.borrow_ids, memory.borrow_weights = torch.zeros(1, 2).long(), torch.zeros(1).long()
+        memory.borrow(text, trained=trained)
+        own = memory.borrow_ids[:, 0] == new
+        return dict(zip(memory.borrow_ids[own, 1].tolist(), memory.borrow_weights[own].tolist(), strict=True))
+
+    untrained, trained = links(False), links(True)
+    assert untrained[near] == untrained[far] > 0
+    assert trained[near] > 10 * trained[far]
+
+
 def test_borrowing_again_changes_nothing(shops: dict[str, Path]) -> None:
     model, tokenizer = load(shops["words"])
     model.add_items(tokenizer, [{"item_id": "fresh 1", "title": "red lip"}, {"item_id": "fresh 2", "title": "nail"}])
