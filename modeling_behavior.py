@@ -74,8 +74,9 @@ BIAS_SCALE = 8.0
 # how many items, the most counted ones, similar texts are looked for.
 TEXT_TEMPERATURE = 0.1
 LENT_NEIGHBORS = 16
-# A link of an item without counts weighs UNCOUNTED_LINK * text_strength times what others weigh (benchmarks/README.md).
-UNCOUNTED_LINK = 32.0
+# An item without counts has UNCOUNTED_LIST * text_strength of its likest items' lists, and a link of it weighs
+# UNCOUNTED_LINK * text_strength times what others weigh (benchmarks/README.md).
+UNCOUNTED_LIST, UNCOUNTED_LINK = 4.0, 26.0
 MOST_LINKED = 65_536
 EXACT_RECENCIES = 16
 NUM_RECENCIES = 32
@@ -780,7 +781,7 @@ class Neighbors:
         uncounted = self.counts[links] == 0  # (L, 2)
         lends = uncounted[:, 0] & ~uncounted[:, 1]
         if lends.any():
-            self._lend(links[lends], config.text_strength * weight[lends])
+            self._lend(links[lends], UNCOUNTED_LIST * config.text_strength * weight[lends])
         self.from_text = torch.zeros_like(self.value)  # the part of `value` that links add
         if config.memory_text and len(links):
             times = torch.where(uncounted.any(dim=1), UNCOUNTED_LINK * config.text_strength, 1.0)
