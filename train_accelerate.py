@@ -94,6 +94,8 @@ FINAL_SHARE = 0.25
 # What all baselines together take to score one item for one target, about; a table from fewer targets says too little.
 BASELINE_SECONDS_PER_ITEM = 1.1e-7
 FEWEST_TEST_TARGETS = 500
+# The memory is not fitted on fewer validation targets.
+FEWEST_FITTED = 500
 TEMPERATURES = np.geomspace(0.5, 2.0, 36)
 GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.5, 3.0])
 # Candidates for the memory's weight beside the network; units in shares of an item's mean sum of scores.
@@ -935,6 +937,20 @@ def affordable_targets(sizes: Sizes, log: PreparedLog, trained: TrainedModel, se
     return min(planned, affordable)
 
 
+def affordable_validation(
+    positions: np.ndarray, log: PreparedLog, settings: RunSettings, trained: TrainedModel, seconds_left: float
+) -> np.ndarray:
+    """The validation targets that the memory is fitted on: those at `positions`, with a time limit as many of them as
+    a third of what is left is enough for, or none. The rest is for temperatures and the final table."""
+    # The gate's fit costs about as much as ranking three times.
+    rankings = 3 * len(HISTORY_DECAYS) + len(MEMORY_SHARES) + len(MEMORY_TRENDS) + len(FRESHNESS)
+    affordable = seconds_left / 3 / max(1e-9, rankings * trained.seconds_per_target)
+    if affordable >= len(positions):
+        return positions
+    fewer = target_positions(log.sequences, VALIDATION, max(1, int(affordable)), settings.seed)
+    return fewer if affordable >= FEWEST_FITTED else positions[:0]
+
+
 def save_model(
     model: BertForNextBehavior,
     log: PreparedLog,
@@ -1016,12 +1032,9 @@ def main(arguments: list[str] | None = None) -> None:
         model = model.to(accelerator.device).eval()
         positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, settings.seed)
         limit = math.inf if settings.max_minutes is None else started + 60 * settings.max_minutes
-        # Fitting costs about as much as ranking three times.
-        rankings = 3 * len(HISTORY_DECAYS) + len(MEMORY_SHARES) + len(MEMORY_TRENDS) + len(FRESHNESS)
-        fitting = rankings * trained.seconds_per_target * len(positions)
-        # With a time limit, at most a third of what is left: the rest is for temperatures and the final table.
-        if fitting < (limit - time.monotonic()) / 3:
-            fit_memory(model, log, positions)
+        fitted = affordable_validation(positions, log, settings, trained, limit - time.monotonic())
+        if len(fitted):
+            fit_memory(model, log, fitted)
         if len(positions):
             fit_temperatures(model, log, positions)
         if settings.split == "none":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import shutil
@@ -11,6 +12,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,14 +20,26 @@ import polars as pl
 import pytest
 import torch
 from processes import reset_accelerate, run_python, run_training
-from tiny import write_events
+from tiny import sequences_of, write_events
 from transformers import AutoModel, AutoTokenizer
 
 import train_accelerate
+from behavior.batches import target_positions
 from behavior.events import ReadOptions
+from behavior.sequences import TRAIN, VALIDATION
 from modeling_behavior import CODE_FILES, BertForNextBehavior
 from tokenization_behavior import BehaviorTokenizer
-from train_accelerate import Checkpoints, RunSettings, RunState, learning_rate, main, replace_directory
+from train_accelerate import (
+    FEWEST_FITTED,
+    Checkpoints,
+    RunSettings,
+    RunState,
+    TrainedModel,
+    affordable_validation,
+    learning_rate,
+    main,
+    replace_directory,
+)
 
 ROOT = Path(train_accelerate.__file__).parent
 NUM_ITEMS = 40
@@ -136,6 +150,24 @@ def test_the_saved_model_is_the_best_and_not_the_last(
     found = BertForNextBehavior.from_pretrained(tmp_path).state_dict()["action_head.weight"]
     assert torch.equal(found, saved[1])
     assert not torch.equal(found, saved[3])
+
+
+def test_the_memory_is_fitted_on_as_many_users_as_the_time_allows() -> None:
+    sequences = sequences_of([[(7, 3, TRAIN), (8, 3, VALIDATION), (9, 3, VALIDATION)]] * 1000, 12, 7)
+    positions = target_positions(sequences, VALIDATION)
+    log: Any = SimpleNamespace(sequences=sequences)
+    settings = RunSettings(events="events.csv", output_dir="out")
+
+    def fitted(seconds_left: float) -> np.ndarray:
+        trained = TrainedModel(Path(), seconds_per_target=1e-3, seconds_before=0.0)
+        return affordable_validation(positions, log, settings, trained, seconds_left)
+
+    assert fitted(math.inf).tolist() == positions.tolist()
+    some = fitted(80.0)
+    assert FEWEST_FITTED <= len(some) < len(positions)
+    assert (sequences.user_of_event()[some][::2] == sequences.user_of_event()[some][1::2]).all(), "whole users"
+    assert not len(fitted(5.0))
+    assert not len(fitted(-1.0))
 
 
 def test_where_rankings_draw_the_lower_log_loss_decides_and_a_higher_ranking_wins_over_any() -> None:
