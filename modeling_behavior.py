@@ -74,9 +74,9 @@ BIAS_SCALE = 8.0
 # how many items, the most counted ones, similar texts are looked for.
 TEXT_TEMPERATURE = 0.1
 LENT_NEIGHBORS = 16
-# An item without counts has UNCOUNTED_LIST * text_strength of its likest items' lists, and a link of it weighs
-# UNCOUNTED_LINK * text_strength times what others weigh (benchmarks/README.md).
-UNCOUNTED_LIST, UNCOUNTED_LINK = 4.0, 26.0
+# An item without counts has UNCOUNTED_LIST * text_strength of its likest items' lists, and a link of it adds
+# UNCOUNTED_LINK * text_strength, where others add `memory_text` (benchmarks/README.md).
+UNCOUNTED_LIST, UNCOUNTED_LINK = 4.0, 1.8
 MOST_LINKED = 65_536
 EXACT_RECENCIES = 16
 NUM_RECENCIES = 32
@@ -148,8 +148,8 @@ class BehaviorConfig(BertConfig):
         text_dropout: of the text vectors in training; id_dropout: in training, this share of the items is known by its
             text alone, as an added item will be.
         text_neighbors: items with similar texts that an item is linked to; without counts it borrows their neighbours.
-        text_strength: how strongly it stands among them, and in proportion how much more its links count than others.
-            More shows new items more often and the others less.
+        text_strength: how strongly it stands among them, and in proportion what its links add. More shows new items
+            more often and the others less.
         retired_items: ids that are never answered any more.
         format_version: version of the file layout, for readers of later releases.
     """
@@ -783,9 +783,9 @@ class Neighbors:
         if lends.any():
             self._lend(links[lends], UNCOUNTED_LIST * config.text_strength * weight[lends])
         self.from_text = torch.zeros_like(self.value)  # the part of `value` that links add
-        if config.memory_text and len(links):
-            times = torch.where(uncounted.any(dim=1), UNCOUNTED_LINK * config.text_strength, 1.0)
-            self._link(links, config.memory_text * self.mean_sum * times * weight)
+        strength = torch.where(uncounted.any(dim=1), UNCOUNTED_LINK * config.text_strength, config.memory_text)  # (L,)
+        if strength.any():
+            self._link(links, self.mean_sum * strength * weight)
         lengths = (self.keys >> 32).bincount(minlength=size)
         self.starts = lengths.cumsum(0) - lengths
         self.lengths = lengths

@@ -14,10 +14,11 @@ from tiny import WORDS, load, tiny_model
 from transformers import AutoModel, AutoTokenizer, pipeline
 
 import add_items
+import modeling_behavior
 from add_items import main
 from behavior.item_text import fit_reduction
 from initial_model import EmbeddedText, fill_text
-from modeling_behavior import COUNT_UNIT, UNCOUNTED_LINK, BehaviorConfig, BertForNextBehavior, embed_texts
+from modeling_behavior import COUNT_UNIT, BehaviorConfig, BertForNextBehavior, embed_texts
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import assemble
 
@@ -200,7 +201,9 @@ def test_a_file_system_without_hard_links_is_served_by_copies(
 
 
 @pytest.mark.parametrize("added", [False, True])
-def test_items_with_similar_words_stand_in_each_others_lists(shops: dict[str, Path], added: bool) -> None:
+def test_items_with_similar_words_stand_in_each_others_lists(
+    shops: dict[str, Path], added: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
     model, tokenizer = load(shops["words"])
     memory = model.associate_path
     mean_sum = memory.neighbors().value.sum() / (memory.item_counts > 0).sum()
@@ -209,20 +212,21 @@ def test_items_with_similar_words_stand_in_each_others_lists(shops: dict[str, Pa
             tokenizer, [{"item_id": "fresh 1", "title": "red lip"}, {"item_id": "fresh 2", "title": "nail"}]
         )
 
-    def lists(weight: float) -> torch.Tensor:
+    def lists(weight: float, of_uncounted: float) -> torch.Tensor:
+        monkeypatch.setattr(modeling_behavior, "UNCOUNTED_LINK", of_uncounted)
         model.config.memory_text = weight
         memory.changed()
         found, table = memory.neighbors(), torch.zeros(model.config.vocab_size, model.config.vocab_size)
         table[found.keys >> 32, found.keys & (2**32 - 1)] = found.value
         return table
 
-    expected, counted = lists(0.0), lists(0.0)
+    expected, counted = lists(0.0, 0.0), lists(0.0, 0.0)
     counts = torch.nn.functional.pad(memory.item_counts, (0, 9))  # room for what was added
     for (x, y), weight in zip(memory.borrow_ids.tolist(), (memory.borrow_weights / COUNT_UNIT).tolist(), strict=True):
-        times = 1.0 if counts[[x, y]].all() else UNCOUNTED_LINK * model.config.text_strength
-        expected[x, y] += 0.5 * mean_sum * times * weight
-        expected[y, x] += 0.5 * mean_sum * times * weight
-    torch.testing.assert_close(lists(0.5), expected)
+        strength = 0.5 if counts[[x, y]].all() else 3.0 * model.config.text_strength
+        expected[x, y] += mean_sum * strength * weight
+        expected[y, x] += mean_sum * strength * weight
+    torch.testing.assert_close(lists(0.5, 3.0), expected)
     # Words are no event: they stay when a training target's own event is taken out of the counts.
     x, y = ((expected > 0) & (counted == 0)).nonzero()[0].tolist()
     left, _ = memory.neighbors().leave_one_out(torch.tensor([[x]]), torch.tensor([y]))
