@@ -24,7 +24,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -686,11 +686,7 @@ def fit_memory(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarr
     if model.associate_path.recent_counts.any():
         candidates = {"memory_trend": MEMORY_TRENDS, **candidates}
     for name, values in candidates.items():
-        reached = {}
-        for value in values:
-            setattr(config, name, value)
-            reached[value] = validation_ndcg(model, log, new_items)
-        setattr(config, name, max(reached, key=lambda value: reached[value]))
+        take_best(config, name, values, lambda: validation_ndcg(model, log, new_items))
     if log.split.how != "none":
         fit_freshness(model, log, new_items)
 
@@ -709,12 +705,21 @@ def fit_freshness(model: BertForNextBehavior, log: PreparedLog, positions: np.nd
         part = TEST
         parts[positions] = part
         sequences = replace(sequences, parts=parts)
-    reached = {}
-    for value in FRESHNESS:
-        model.config.memory_freshness = value
+
+    def updated_ndcg() -> float:
         ranker = UpdatedModelRanker(model, sequences, part, log.split, FRESHNESS_UPDATES)
-        reached[value] = mean_ndcg(ranker, sequences, part, log.max_length, ranker.blocks(positions))
-    model.config.memory_freshness = max(reached, key=lambda value: reached[value])
+        return mean_ndcg(ranker, sequences, part, log.max_length, ranker.blocks(positions))
+
+    take_best(model.config, "memory_freshness", FRESHNESS, updated_ndcg)
+
+
+def take_best(config: PreTrainedConfig, name: str, values: Iterable[float], measure: Callable[[], float]) -> None:
+    """Sets the field `name` to the value under which `measure` is highest, the first of equals."""
+    reached = {}
+    for value in values:
+        setattr(config, name, value)
+        reached[value] = measure()
+    setattr(config, name, max(reached, key=lambda value: reached[value]))
 
 
 @torch.inference_mode()
@@ -836,6 +841,10 @@ def train(
         f"{accelerator.device.type}, {accelerator.mixed_precision if accelerator.mixed_precision != 'no' else 'fp32'}."
     )
 
+    def save_checkpoint() -> None:
+        state.seconds = seconds_before + time.monotonic() - started
+        checkpoints.save_last()
+
     def validate() -> None:
         """Scores the averaged weights, keeps them if they are the best, and writes a checkpoint."""
         if settings.ema_decay:
@@ -857,8 +866,7 @@ def train(
         if settings.ema_decay:
             averaged.swap(bare)
         state.finished = state.bad_validations >= settings.patience or state.epoch >= settings.max_epochs
-        state.seconds = seconds_before + time.monotonic() - started
-        checkpoints.save_last()
+        save_checkpoint()
         accelerator.log({"validation_ndcg@10": metric, "validation_log_loss": loss}, step=state.step)
         bar.set_postfix_str(f"validation NDCG@10 {metric:.4f}, best {state.best_metric:.4f}")
         bar.write(
@@ -920,8 +928,7 @@ def train(
             validate()
             validated_at = state.step
         elif out_of_time:
-            state.seconds = seconds_before + time.monotonic() - started
-            checkpoints.save_last()
+            save_checkpoint()
     bar.close()
     why = "the time is up" if out_of_time else f"after {state.epoch} epochs"
     accelerator.print(f"Stopped {why}; step {state.kept_step} is kept, validation NDCG@10 {state.kept_metric:.4f}.")
