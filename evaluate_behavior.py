@@ -52,7 +52,7 @@ from behavior.metrics import (
     ranking_metrics,
     recall_at_k,
 )
-from behavior.sequences import FIRST_ACTION, FIRST_NEW, NONE, TEST, TRAIN, Sequences, encode_events, starts_of_runs
+from behavior.sequences import FIRST_ACTION, FIRST_NEW, NONE, TEST, TRAIN, Sequences, encode_events
 from behavior.splits import Split, assign_parts, make_split
 
 MODEL = "model"
@@ -146,10 +146,7 @@ class UpdatedModelRanker(ModelRanker):
         self.updates = updates if by_time else 1
         self._by_time, self._times = by_time, sequences.timestamps
         # As in training, runs of one item count once and events without a known item are passed over.
-        known = np.flatnonzero((sequences.items >= sequences.first_item_id) & (sequences.items < sequences.vocab_size))
-        items, users = sequences.items[known].astype(np.int64), sequences.user_of_event()[known]
-        starts_run = starts_of_runs(items, users)
-        self._items, self._users, self._positions = items[starts_run], users[starts_run], known[starts_run]
+        self._items, self._users, self._positions = sequences.runs(np.ones(len(sequences.items), dtype=bool))
         parts = sequences.parts[self._positions]
         self._new = np.flatnonzero((parts > TRAIN) & (by_time | (parts < part)))  # runs that training did not count
 

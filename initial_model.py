@@ -14,6 +14,7 @@ import copy
 import logging
 import os
 import string
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -26,7 +27,6 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedConfig
 
-from behavior.baselines import training_item_events
 from behavior.batches import evaluation_batches, target_positions
 from behavior.item2vec import item2vec_rows
 from behavior.item_text import (
@@ -41,7 +41,7 @@ from behavior.item_text import (
     text_columns,
 )
 from behavior.metrics import ndcg_at_k, pessimistic_ranks
-from behavior.sequences import FIRST_ACTION, TRAIN, VALIDATION, Sequences, starts_of_runs
+from behavior.sequences import FIRST_ACTION, TRAIN, VALIDATION, Sequences
 from modeling_behavior import MAX_CHUNK_ELEMENTS, BehaviorConfig, BertForNextBehavior, last_index
 from tokenization_behavior import BehaviorTokenizer
 
@@ -229,8 +229,7 @@ def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertFo
         rows = item2vec_rows(log.sequences, sizes.hidden_size, settings.seed, std=std)
         first = model.config.first_item_id
         model.bert.embeddings.embed_tokens.weight.data[first:] = torch.from_numpy(rows[first:])
-    fill_memory(model, *training_item_events(log.sequences), trained=True)
-    follow_trend(model, log.sequences, log.sequences.parts == TRAIN)
+    fill_memory(model, log.sequences, TRAIN)
     model.config.memory_unit = max(1e-6, MEMORY_UNIT * model.associate_path.neighbors().mean_sum)
     if log.text is not None:
         fill_text(model, log.text)
@@ -269,8 +268,7 @@ def adapted(base: BertForNextBehavior, settings: RunSettings, sizes: Sizes, log:
     config.actions_without_item = sorted({*config.actions_without_item, *log.actions_without_item})
     config.num_negatives = sizes.num_negatives
     config.event_dropout, config.label_smoothing = sizes.event_dropout, settings.label_smoothing
-    fill_memory(model, *training_item_events(log.sequences), trained=True)
-    follow_trend(model, log.sequences, log.sequences.parts == TRAIN)
+    fill_memory(model, log.sequences, TRAIN)
     model.config.name_or_path = ""
     return model
 
@@ -340,9 +338,8 @@ def fit_text_links(model: BertForNextBehavior, log: PreparedLog) -> None:
         return
     rows = max(1, min(256, MAX_CHUNK_ELEMENTS // sequences.vocab_size))
     batches = list(evaluation_batches(sequences, VALIDATION, log.max_length, rows, positions=positions))
-    reached = []
-    for weight in TEXT_LINKS:
-        model.config.memory_text = weight
+
+    def ndcg() -> float:
         memory.changed()
         gains = []
         for batch in batches:
@@ -350,44 +347,43 @@ def fit_text_links(model: BertForNextBehavior, log: PreparedLog) -> None:
             recent = memory.recent_items(ids, mask, last_index(mask)[:, None])[:, 0]
             scores = memory.score(recent, model.seen_items(ids))
             gains.append(ndcg_at_k(pessimistic_ranks(scores, batch.target_item), 10))
-        reached.append(float(np.concatenate(gains).mean()))
-    model.config.memory_text = TEXT_LINKS[int(np.argmax(reached))]
+        return float(np.concatenate(gains).mean())
+
+    reached = take_best(model.config, "memory_text", TEXT_LINKS, ndcg)
     memory.changed()
     print(
         "Links between items with similar texts: "
-        + ", ".join(f"{weight:g} NDCG@10 {value:.4f}" for weight, value in zip(TEXT_LINKS, reached, strict=True))
+        + ", ".join(f"{weight:g} NDCG@10 {value:.4f}" for weight, value in reached.items())
         + f" by counts and words alone; {model.config.memory_text:g} is taken."
     )
 
 
-def fill_memory(model: BertForNextBehavior, items: np.ndarray, users: np.ndarray, trained: bool) -> None:
-    """Counts the neighbouring items of histories into the model's memory.
-
-    Args:
-        items, users: (N,) the items of all users' events in order, and whose they are.
-        trained: the model is trained on these events.
-    """
-    known = (items >= model.config.first_item_id) & (items < model.config.vocab_size)
-    items, users = items[known], users[known]
-    starts_run = starts_of_runs(items, users)
+def fill_memory(model: BertForNextBehavior, sequences: Sequences, part: int) -> None:
+    """Counts the events of `part` into the model's memory, and notes what was named lately up to its end: nothing where
+    events have no times. The weights are trained on the part TRAIN."""
     memory = model.associate_path
+    items, users, _ = sequences.runs(sequences.parts == part)
     memory.count(
-        torch.from_numpy(items[starts_run].astype(np.int64)),
-        torch.from_numpy(users[starts_run].astype(np.int64)),
-        trained=trained,
+        torch.from_numpy(items).to(model.device), torch.from_numpy(users).to(model.device), trained=part == TRAIN
     )
     neighbors = int(np.clip(MEMORY_PAIRS // max(1, model.config.vocab_size), 16, model.config.memory_neighbors))
     if len(memory.pair_keys) > MEMORY_PAIRS:
         memory.prune(neighbors)
-
-
-def follow_trend(model: BertForNextBehavior, sequences: Sequences, counted: np.ndarray) -> None:
-    """Notes in the model's memory what was named lately in the events `counted` (E,) bool, which it holds already;
-    nothing where events have no times."""
-    known = counted & (sequences.items >= model.config.first_item_id) & (sequences.items < model.config.vocab_size)
-    known &= sequences.timestamps >= 0
-    items = sequences.items[known][np.argsort(sequences.timestamps[known], kind="stable")]
-    memory = model.associate_path
+    counted = np.flatnonzero((sequences.parts <= part) & sequences.known_items() & (sequences.timestamps >= 0))
+    counted = counted[np.argsort(sequences.timestamps[counted], kind="stable")]
     memory.recent_counts.zero_()
-    model.config.memory_half_life = max(1, round(TREND_HALF_LIFE * len(items)))
-    memory.follow(torch.from_numpy(items.astype(np.int64)))
+    model.config.memory_half_life = max(1, round(TREND_HALF_LIFE * len(counted)))
+    memory.follow(torch.from_numpy(sequences.items[counted].astype(np.int64)).to(model.device))
+
+
+def take_best(
+    config: PreTrainedConfig, name: str, values: Iterable[float], measure: Callable[[], float]
+) -> dict[float, float]:
+    """Sets the field `name` to the value under which `measure` is highest, the first of equals; returns what each value
+    reached."""
+    reached = {}
+    for value in values:
+        setattr(config, name, value)
+        reached[value] = measure()
+    setattr(config, name, max(reached, key=lambda value: reached[value]))
+    return reached

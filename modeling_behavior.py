@@ -923,17 +923,15 @@ class LinearLogSumExp(torch.autograd.Function):
 
 
 @dataclass(frozen=True)
-class NamedItems:
-    """How the paths name the next item, after B histories and for Q actions each.
+class NewItems:
+    """How network and memory name an item that is new to the history, after B histories and for Q actions each.
 
     Attributes:
         generated: (B, Q, V - first) float32 logits of the network alone, MASKED for the history's items.
         boost: (B, V - first) float32, zero or more: what the memory adds to them.
         scores: (B, V - first) float32 of the memory, zeros where it names nothing.
-        trend: (V - first,) float32, the part of `boost` that is the same after every history.
-        share: (B, 1) float32, how much of "new" the memory names alone.
-        pointer: (B, Q, T) float32 log p(event is repeated).
-        gate: (B, Q, 3) float32 logits of none, repeat and new.
+        trend: (V - first,), or (B, V - first), float32: the part of `boost` that does not come from `scores`.
+        share: (B, 1) float32, how much the memory names alone.
     """
 
     generated: torch.Tensor
@@ -941,14 +939,34 @@ class NamedItems:
     scores: torch.Tensor
     trend: torch.Tensor
     share: torch.Tensor
-    pointer: torch.Tensor
-    gate: torch.Tensor
 
     @property
     def counted(self) -> torch.Tensor:
         """(B, V - first) float32 p(item | memory alone)."""
         weighed = self.scores * self.trend.exp()
         return weighed / weighed.sum(dim=-1, keepdim=True).clamp(min=TINY)
+
+    def log_probability(self) -> torch.Tensor:
+        """(B, Q, V - first) float32 log p(item | history, action, the item is new)."""
+        both = (self.generated + self.boost[:, None]).log_softmax(dim=-1)
+        if not self.share.any():
+            return both
+        return torch.lerp(both.exp(), self.counted[:, None], self.share[:, None]).clamp(min=TINY).log()
+
+
+@dataclass(frozen=True)
+class NamedItems:
+    """How the paths name the next item, after B histories and for Q actions each.
+
+    Attributes:
+        new: what generate and associate say.
+        pointer: (B, Q, T) float32 log p(event is repeated).
+        gate: (B, Q, 3) float32 logits of none, repeat and new.
+    """
+
+    new: NewItems
+    pointer: torch.Tensor
+    gate: torch.Tensor
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -1464,24 +1482,26 @@ class BertForNextBehavior(PreTrainedModel):
         # How much is left of the target's own mention is not known: at most all of it.
         trend, own_trend = memory.trend(), memory.trend(less=1.0)[(target - first).clamp(min=0)]  # (V - first,), (N,)
         found = []
-        for rows in torch.arange(len(query), device=query.device).split(max(1, MAX_CHUNK_ELEMENTS // len(table))):
-            seen = self.seen_items(history[rows])
-            logits = (query[rows] / self.config.generate_temperature @ table.T).float()
-            logits = logits.masked_fill(seen[:, first:], MASKED)  # (n, V - first)
-            column = target[rows, None] - first
+        for rows in torch.arange(len(query), device=query.device).split(max(1, MAX_RANKED_ELEMENTS // len(table))):
+            seen, column = self.seen_items(history[rows]), target[rows, None] - first
+            logits = (query[rows] / self.config.generate_temperature @ table.T).float()  # (n, V - first)
             scores = memory.score(recent[rows], seen, rescale[rows])[:, first:].scatter(1, column, own[rows, None])
-            logits = logits + memory.boost(scores, trend)
-            logits.scatter_add_(1, column, own_trend[rows, None] - trend[column])
-            scores = (scores * trend.exp()).scatter(1, column, (own * own_trend.exp())[rows, None])
-            total = scores.sum(dim=-1)
-            found.append(
-                with_share(
-                    logits.gather(1, column)[:, 0] - logits.logsumexp(dim=-1),
-                    scores.gather(1, column)[:, 0] / total.clamp(min=TINY),
-                    self.config.memory_share * (total > 0),
-                )
+            new = self._new_items(
+                logits.masked_fill(seen[:, first:], MASKED)[:, None],
+                scores,
+                trend.expand_as(scores).scatter(1, column, own_trend[rows, None]),
             )
+            found.append(new.log_probability()[:, 0].gather(1, column)[:, 0])
         return torch.cat(found) if found else query.new_zeros(0, dtype=torch.float32)
+
+    def _new_items(self, generated: torch.Tensor, scores: torch.Tensor, trend: torch.Tensor) -> NewItems:
+        return NewItems(
+            generated=generated,
+            boost=self.associate_path.boost(scores, trend),
+            scores=scores,
+            trend=trend,
+            share=self.config.memory_share * (scores.sum(dim=-1, keepdim=True) > 0),
+        )
 
     def _named_items(self, hidden: torch.Tensor, events: Events, action_ids: torch.Tensor) -> NamedItems:
         """What the paths say after the last event, for the actions (B, Q) int64."""
@@ -1491,13 +1511,12 @@ class BertForNextBehavior(PreTrainedModel):
         seen, first = self.seen_items(events.items), self.config.first_item_id  # (B, V)
         logits = (query / self.config.generate_temperature @ self.item_table().T).float()  # (B, Q, V - first)
         recent = self.associate_path.recent_items(events.items, events.mask, last)[:, 0]
-        scores, trend = self.associate_path.score(recent, seen)[:, first:], self.associate_path.trend()
         return NamedItems(
-            generated=logits.masked_fill_(seen[:, None, first:], MASKED),
-            boost=self.associate_path.boost(scores, trend),
-            scores=scores,
-            trend=trend,
-            share=self.config.memory_share * (scores.sum(dim=-1, keepdim=True) > 0),
+            new=self._new_items(
+                logits.masked_fill_(seen[:, None, first:], MASKED),
+                self.associate_path.score(recent, seen)[:, first:],
+                self.associate_path.trend(),
+            ),
             pointer=pointer,
             gate=self._gate_logits(query, action_ids, pointer.amax(dim=-1) > MASKED),
         )
@@ -1506,9 +1525,7 @@ class BertForNextBehavior(PreTrainedModel):
         """(B, Q, V) p(item | history, action)."""
         gate = named.gate.log_softmax(dim=-1)[..., None] / self.config.item_temperature  # (B, Q, 3, 1)
         # An item is either new or repeated, so that the temperature can be applied on the way.
-        new = (named.generated + named.boost[:, None]).log_softmax(dim=-1)  # (B, Q, V - first)
-        if self.config.memory_share:
-            new = with_share(new, named.counted[:, None], named.share[:, None])
+        new = named.new.log_probability()  # (B, Q, V - first)
         new = torch.add(gate[..., GATE_NEW, :], new, alpha=1 / self.config.item_temperature).exp()
         probabilities = new.new_zeros((*new.shape[:2], self.config.vocab_size))  # (B, Q, V)
         probabilities[..., self.config.first_item_id :] = new
@@ -1524,25 +1541,25 @@ class BertForNextBehavior(PreTrainedModel):
     def _path_log_weights(self, named: NamedItems) -> torch.Tensor:
         """(B, Q, 4) log-weights of the paths: within "new", generate has the share that the network alone gave to what
         both give, associate the rest."""
-        gate = named.gate.log_softmax(dim=-1)
-        alone = named.generated.logsumexp(dim=-1) - (named.generated + named.boost[:, None]).logsumexp(dim=-1)
-        alone = alone.clamp(max=0) + torch.log1p(-named.share)  # (B, Q)
+        gate, new = named.gate.log_softmax(dim=-1), named.new
+        alone = new.generated.logsumexp(dim=-1) - (new.generated + new.boost[:, None]).logsumexp(dim=-1)
+        alone = alone.clamp(max=0) + torch.log1p(-new.share)  # (B, Q)
         beside = torch.log(-torch.expm1(alone)).clamp(min=MASKED)
-        new = gate[..., GATE_NEW]
-        return torch.stack([gate[..., GATE_NONE], new + alone, gate[..., GATE_REPEAT], new + beside], dim=-1)
+        none, repeat, both = gate[..., GATE_NONE], gate[..., GATE_REPEAT], gate[..., GATE_NEW]
+        return torch.stack([none, both + alone, repeat, both + beside], dim=-1)
 
     def _by_path(self, named: NamedItems, input_ids: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
         """(B, Q, k, 4) p(item and path | history, action) of the items (B, k) int64."""
-        first = self.config.first_item_id
-        column = (item_ids - first).clamp(min=0)[:, None, :].expand(-1, named.generated.shape[1], -1)  # (B, Q, k)
+        first, new = self.config.first_item_id, named.new
+        column = (item_ids - first).clamp(min=0)[:, None, :].expand(-1, new.generated.shape[1], -1)  # (B, Q, k)
         is_none, is_item = (kind[:, None, :].expand_as(column) for kind in (item_ids == NONE, item_ids >= first))
-        alone = named.generated.logsumexp(dim=-1, keepdim=True)  # (B, Q, 1)
-        both = (named.generated + named.boost[:, None]).logsumexp(dim=-1, keepdim=True)
-        generated = (named.generated.gather(2, column) - alone).exp() * is_item
+        alone = new.generated.logsumexp(dim=-1, keepdim=True)  # (B, Q, 1)
+        both = (new.generated + new.boost[:, None]).logsumexp(dim=-1, keepdim=True)
+        generated = (new.generated.gather(2, column) - alone).exp() * is_item
         boost, counted = (
-            table[:, None].expand_as(named.generated).gather(2, column) for table in (named.boost, named.counted)
+            table[:, None].expand_as(new.generated).gather(2, column) for table in (new.boost, new.counted)
         )
-        share = named.share[:, None]  # (B, 1, 1)
+        share = new.share[:, None]  # (B, 1, 1)
         left = (1 - share) * (alone - both).exp()  # of "new", generate's part
         gate = named.gate.softmax(dim=-1)[:, :, None]  # (B, Q, 1, 3)
         pointed = named.pointer.exp() @ (input_ids[:, :, None] == item_ids[:, None, :]).float()
@@ -1583,18 +1600,19 @@ class BertForNextBehavior(PreTrainedModel):
         """
         events = Events(input_ids, token_type_ids, time_gap_ids, attention_mask)
         named = self._named_items(self.bert(*events), events, action_ids[:, None])
-        logits = named.generated[:, 0] * self.config.generate_temperature  # (B, V - first)
-        first, most = self.config.first_item_id, int((named.scores > 0).sum(dim=1).max())
-        scores, columns = named.scores.topk(max(1, most), dim=1)  # (B, M): all that the memory names
+        new = named.new
+        logits = new.generated[:, 0] * self.config.generate_temperature  # (B, V - first)
+        first, most = self.config.first_item_id, int((new.scores > 0).sum(dim=1).max())
+        scores, columns = new.scores.topk(max(1, most), dim=1)  # (B, M): all that the memory names
         # What the network gives the neighbours, and what the memory multiplies that by.
         ratios = 1 / temperatures[:, None]
-        alone = torch.stack([(logits * ratio + named.trend).logsumexp(dim=-1) for ratio in ratios], dim=-1)  # (B, C)
+        alone = torch.stack([(logits * ratio + new.trend).logsumexp(dim=-1) for ratio in ratios], dim=-1)  # (B, C)
         beside = logits.gather(1, columns)[:, None, :]  # (B, 1, M)
-        given = (beside * ratios + named.trend[columns][:, None] - alone[..., None]).exp()  # (B, C, M)
+        given = (beside * ratios + new.trend[columns][:, None] - alone[..., None]).exp()  # (B, C, M)
         boost = (powers[:, None] * torch.log1p(scores[..., None, None] / units)).flatten(2)  # (B, M, P * U)
         normaliser = torch.log1p(given @ torch.expm1(boost))  # (B, C, P * U)
         column = (item_ids - first).clamp(min=0)[:, None]  # (B, 1)
-        score = logits.gather(1, column) * ratios[:, 0] + named.trend[column] - alone  # (B, C)
+        score = logits.gather(1, column) * ratios[:, 0] + new.trend[column] - alone  # (B, C)
         own = (boost * (columns + first == item_ids[:, None])[..., None]).sum(dim=1)[:, None, :]  # (B, 1, P * U)
         fits = (score[..., None] + own - normaliser).unflatten(2, (len(powers), len(units)))
         is_new = (item_ids >= first) & (input_ids != item_ids[:, None]).all(dim=1)
@@ -1809,11 +1827,6 @@ def rank(probabilities: torch.Tensor, candidates: torch.Tensor, top_k: int) -> t
     best, chosen = probabilities.masked_fill(~candidates, -1).topk(k, dim=1)
     missing = best < 0
     return best.masked_fill(missing, 0), chosen.masked_fill(missing, 0)
-
-
-def with_share(log_probability: torch.Tensor, other: torch.Tensor, share: torch.Tensor) -> torch.Tensor:
-    """log((1 - share) * exp(log_probability) + share * other)."""
-    return torch.lerp(log_probability.exp(), other, share).clamp(min=TINY).log()
 
 
 def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:

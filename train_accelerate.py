@@ -24,7 +24,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, cast
@@ -70,11 +70,11 @@ from initial_model import (
     build_model,
     embed_items,
     fill_memory,
-    follow_trend,
     grown_tokenizer,
     load_base,
     lora_config,
     save_with_adapter,
+    take_best,
     with_adapters,
 )
 from modeling_behavior import (
@@ -706,20 +706,15 @@ def fit_freshness(model: BertForNextBehavior, log: PreparedLog, positions: np.nd
         parts[positions] = part
         sequences = replace(sequences, parts=parts)
 
-    def updated_ndcg() -> float:
-        ranker = UpdatedModelRanker(model, sequences, part, log.split, FRESHNESS_UPDATES)
-        return mean_ndcg(ranker, sequences, part, log.max_length, ranker.blocks(positions))
-
-    take_best(model.config, "memory_freshness", FRESHNESS, updated_ndcg)
-
-
-def take_best(config: PreTrainedConfig, name: str, values: Iterable[float], measure: Callable[[], float]) -> None:
-    """Sets the field `name` to the value under which `measure` is highest, the first of equals."""
-    reached = {}
-    for value in values:
-        setattr(config, name, value)
-        reached[value] = measure()
-    setattr(config, name, max(reached, key=lambda value: reached[value]))
+    ranker = UpdatedModelRanker(model, sequences, part, log.split, FRESHNESS_UPDATES)
+    config = ranker.model.config
+    take_best(
+        config,
+        "memory_freshness",
+        FRESHNESS,
+        lambda: mean_ndcg(ranker, sequences, part, log.max_length, ranker.blocks(positions)),
+    )
+    model.config.memory_freshness = config.memory_freshness
 
 
 @torch.inference_mode()
@@ -1046,10 +1041,7 @@ def main(arguments: list[str] | None = None) -> None:
             fit_temperatures(model, log, positions)
         if settings.split == "none":
             # Nothing is evaluated any more: the memory learns the held-out users' events too.
-            held_out = (log.sequences.parts == VALIDATION) & (log.sequences.items != NONE)
-            users = log.sequences.user_of_event()
-            fill_memory(model, log.sequences.items[held_out], users[held_out], trained=False)
-            follow_trend(model, log.sequences, log.sequences.items != NONE)
+            fill_memory(model, log.sequences, VALIDATION)
         seconds = trained.seconds_before + time.monotonic() - started
         save_model(model, log, settings, sizes, options, seconds, trained.folder)
         if settings.split != "none":

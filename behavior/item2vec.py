@@ -18,8 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from behavior.baselines import training_item_events
-from behavior.sequences import Sequences
+from behavior.sequences import TRAIN, Sequences
 
 # A small spread, unless the caller names that of its item table.
 INITIAL_STD = 0.02
@@ -75,19 +74,14 @@ def item2vec_rows(
         )
     from gensim.models import Word2Vec
 
-    items, users = training_item_events(sequences)
-    known = items < sequences.vocab_size
-    items, users = items[known], users[known]
-    same_user = users[1:] == users[:-1]
-    moves = items[1:] != items[:-1]
-    if not (same_user & moves).any():
+    items, users, _ = sequences.runs(sequences.parts == TRAIN)
+    if not (users[1:] == users[:-1]).any():
         raise ValueError(
-            f"got {len(items):,} training events without two different items in a row; expected histories to learn "
-            "from: start from random rows instead"
+            f"got {np.count_nonzero(sequences.parts == TRAIN):,} training events without two different items in a row; "
+            "expected histories to learn from: start from random rows instead"
         )
-    starts_run = np.append(True, ~same_user | moves)
     model = Word2Vec(
-        Sentences(items[starts_run], users[starts_run]),
+        Sentences(items, users),
         vector_size=dimensions,
         window=window,
         epochs=epochs,

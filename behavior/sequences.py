@@ -180,3 +180,18 @@ class Sequences:
     def user_of_event(self) -> np.ndarray:
         """(E,) int64: the user's index of every event."""
         return np.repeat(np.arange(self.num_users), np.diff(self.offsets))
+
+    def known_items(self) -> np.ndarray:
+        """(E,) bool: which events name an item of the vocabulary."""
+        return (self.items >= self.first_item_id) & (self.items < self.vocab_size)
+
+    def runs(self, chosen: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The events of `chosen` (E,) bool that name a known item, runs of one item as their first event.
+
+        Returns:
+            Their items, users and positions, (R,) int64 each, in order.
+        """
+        positions = np.flatnonzero(chosen & self.known_items())
+        items, users = self.items[positions].astype(np.int64), self.user_of_event()[positions]
+        starts = starts_of_runs(items, users)
+        return items[starts], users[starts], positions[starts]

@@ -22,7 +22,7 @@ import torch
 from sklearn.metrics import roc_auc_score
 
 from behavior.batches import REPEAT, target_positions
-from behavior.sequences import TEST, TRAIN, Sequences, starts_of_runs
+from behavior.sequences import TEST, TRAIN, Sequences
 from modeling_behavior import BertForNextBehavior
 from publishing.measures import score_targets
 from tokenization_behavior import BehaviorTokenizer, VocabularyTable
@@ -59,7 +59,7 @@ def learned_events(sequences: Sequences, how: str) -> np.ndarray:
 
 def users_per_item(sequences: Sequences, learned: np.ndarray) -> np.ndarray:
     """(V,) int64: users with a learned event of each token id."""
-    known = learned & (sequences.items >= sequences.first_item_id) & (sequences.items < sequences.vocab_size)
+    known = learned & sequences.known_items()
     users = sequences.user_of_event()[known]
     both = np.unique(sequences.items[known].astype(np.int64) * sequences.num_users + users)
     return np.bincount(both // max(1, sequences.num_users), minlength=sequences.vocab_size)
@@ -71,10 +71,7 @@ def users_per_pair(sequences: Sequences, learned: np.ndarray, pair_keys: np.ndar
     Args:
         pair_keys: (P,) int64 ascending, x * 2**32 + y, as the model's memory holds them.
     """
-    known = learned & (sequences.items >= sequences.first_item_id) & (sequences.items < sequences.vocab_size)
-    items, users = sequences.items[known].astype(np.int64), sequences.user_of_event()[known]
-    starts_run = starts_of_runs(items, users)
-    items, users = items[starts_run], users[starts_run]
+    items, users, _ = sequences.runs(learned)
     found = [np.zeros(0, dtype=np.int64)]
     for apart in range(1, distance + 1):
         near = users[apart:] == users[:-apart]
