@@ -123,6 +123,23 @@ class ModelRanker:
         return (probabilities / probabilities.sum(dim=1, keepdim=True)).numpy()
 
 
+def count_news(model: PreTrainedModel, items: np.ndarray, users: np.ndarray, news: np.ndarray) -> None:
+    """Counts into a model's memory what some events add to the history before them, as `update_memory` does for one.
+
+    Args:
+        items, users: (R,) int64, the runs of items of a log, in order (`Sequences.runs`).
+        news: (N,) int64, which of the runs are counted.
+    """
+    memory: Any = model.associate_path
+    back = np.arange(memory.config.memory_distance, -1, -1)
+    for begin in range(0, len(news), COUNTED_EVENTS):
+        last = news[begin : begin + COUNTED_EVENTS, None]
+        history = np.maximum(last - back, 0)  # (N, distance + 1), the oldest first
+        inside = (last >= back) & (users[history] == users[last])
+        found, owner = torch.from_numpy(items[history][inside]), torch.from_numpy(np.nonzero(inside)[0])
+        memory.count(found.to(model.device), owner.to(model.device), only_last=True)
+
+
 class UpdatedModelRanker(ModelRanker):
     """A copy of a model whose memory counts what happened before the targets, without training: what calling
     `update_memory` for every new event would count, in a few steps.
@@ -169,15 +186,8 @@ class UpdatedModelRanker(ModelRanker):
             counted = before
             yield block
 
-    def _count(self, runs: np.ndarray) -> None:
-        """Counts what each of the `runs` adds to the history before it."""
-        back = np.arange(self.memory.config.memory_distance, -1, -1)
-        for begin in range(0, len(runs), COUNTED_EVENTS):
-            last = runs[begin : begin + COUNTED_EVENTS, None]
-            history = np.maximum(last - back, 0)  # (N, distance + 1), the oldest first
-            inside = (last >= back) & (self._users[history] == self._users[last])
-            items, owner = torch.from_numpy(self._items[history][inside]), torch.from_numpy(np.nonzero(inside)[0])
-            self.memory.count(items.to(self.model.device), owner.to(self.model.device), only_last=True)
+    def _count(self, news: np.ndarray) -> None:
+        count_news(self.model, self._items, self._users, news)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

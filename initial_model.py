@@ -42,6 +42,7 @@ from behavior.item_text import (
 )
 from behavior.metrics import ndcg_at_k, pessimistic_ranks
 from behavior.sequences import FIRST_ACTION, TRAIN, VALIDATION, Sequences
+from evaluate_behavior import count_news
 from modeling_behavior import MAX_CHUNK_ELEMENTS, BehaviorConfig, BertForNextBehavior, last_index
 from tokenization_behavior import BehaviorTokenizer
 
@@ -360,12 +361,13 @@ def fit_text_links(model: BertForNextBehavior, log: PreparedLog) -> None:
 
 def fill_memory(model: BertForNextBehavior, sequences: Sequences, part: int) -> None:
     """Counts the events of `part` into the model's memory, and notes what was named lately up to its end: nothing where
-    events have no times. The weights are trained on the part TRAIN."""
+    events have no times. The weights are trained on the part TRAIN; another follows parts that are counted already."""
     memory = model.associate_path
-    items, users, _ = sequences.runs(sequences.parts == part)
-    memory.count(
-        torch.from_numpy(items).to(model.device), torch.from_numpy(users).to(model.device), trained=part == TRAIN
-    )
+    items, users, positions = sequences.runs(sequences.parts <= part)
+    if part == TRAIN:
+        memory.count(torch.from_numpy(items).to(model.device), torch.from_numpy(users).to(model.device), trained=True)
+    else:
+        count_news(model, items, users, np.flatnonzero(sequences.parts[positions] == part))
     neighbors = int(np.clip(MEMORY_PAIRS // max(1, model.config.vocab_size), 16, model.config.memory_neighbors))
     if len(memory.pair_keys) > MEMORY_PAIRS:
         memory.prune(neighbors)

@@ -53,7 +53,7 @@ from behavior.batches import (
 from behavior.events import ReadOptions, add_event_arguments, options_from_arguments, read_events, read_items
 from behavior.metrics import balancing_weights, ndcg_at_k, pessimistic_ranks
 from behavior.provenance import provenance
-from behavior.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences, save_dataset
+from behavior.sequences import FIRST_ACTION, NONE, TEST, TRAIN, VALIDATION, Sequences, save_dataset
 from behavior.splits import Split, assign_parts, make_split
 from evaluate_behavior import (
     MAX_ROWS,
@@ -261,7 +261,7 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
     split = make_split(log.events, settings.split)
     events = assign_parts(log.events, split)
     if settings.split == "none":
-        events = hold_out_users(events, settings.seed)
+        events = hold_out_last_events(events, settings.seed)
         vocabulary_events = events
     else:
         vocabulary_events = events.filter(pl.col("part") == 0)
@@ -317,14 +317,20 @@ def novel_share(sequences: Sequences) -> float:
     return len(np.unique(pairs)) / max(1, len(pairs))
 
 
-def hold_out_users(events: pl.DataFrame, seed: int, share: float = 0.05, most: int = 2000) -> pl.DataFrame:
-    """Marks the events of a random share of users as validation: with `--split none` they decide when to stop."""
-    users = events["user_id"].unique(maintain_order=True)
-    count = min(most, max(1, round(share * len(users))))
-    held_out = users.gather(np.random.default_rng(seed).permutation(len(users))[:count])
-    return events.with_columns(
-        pl.when(pl.col("user_id").is_in(held_out.implode())).then(VALIDATION).otherwise(0).cast(pl.Int8).alias("part")
-    )
+def hold_out_last_events(events: pl.DataFrame, seed: int, share: float = 0.2, most: int = 4000) -> pl.DataFrame:
+    """Marks the last tenth of the events, at least one, of a random share of the users with two events and more as
+    validation: with `--split none` they decide when to stop and how much counts and words say.
+
+    These are what users do next whom the model knows, as it will be asked. Whole users held out would say how it does
+    for strangers, for whom counts are worth less.
+    """
+    length = pl.len().over("user_id").cast(pl.Int64)
+    place = pl.int_range(pl.len(), dtype=pl.Int64).over("user_id")
+    users = events.filter(length > 1)["user_id"].unique(maintain_order=True)
+    count = min(most, math.ceil(share * len(users)))
+    drawn = users.gather(np.random.default_rng(seed).permutation(len(users))[:count])
+    held_out = pl.col("user_id").is_in(drawn.implode()) & (place >= length - (length // 10).clip(lower_bound=1))
+    return events.with_columns(pl.when(held_out).then(VALIDATION).otherwise(TRAIN).cast(pl.Int8).alias("part"))
 
 
 @dataclass(frozen=True)
@@ -1040,7 +1046,7 @@ def main(arguments: list[str] | None = None) -> None:
         if len(positions):
             fit_temperatures(model, log, positions)
         if settings.split == "none":
-            # Nothing is evaluated any more: the memory learns the held-out users' events too.
+            # Nothing is evaluated any more: the memory learns the held-out events too.
             fill_memory(model, log.sequences, VALIDATION)
         seconds = trained.seconds_before + time.monotonic() - started
         save_model(model, log, settings, sizes, options, seconds, trained.folder)

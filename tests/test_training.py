@@ -15,6 +15,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import datasets
 import numpy as np
 import polars as pl
 import pytest
@@ -26,8 +27,8 @@ from transformers import AutoModel, AutoTokenizer
 import train_accelerate
 from behavior.batches import target_positions
 from behavior.events import ReadOptions
-from behavior.sequences import TRAIN, VALIDATION
-from modeling_behavior import CODE_FILES, BertForNextBehavior
+from behavior.sequences import TRAIN, VALIDATION, Sequences
+from modeling_behavior import CODE_FILES, AssociatePath, BehaviorConfig, BertForNextBehavior
 from tokenization_behavior import BehaviorTokenizer
 from train_accelerate import (
     FEWEST_FITTED,
@@ -36,6 +37,7 @@ from train_accelerate import (
     RunState,
     TrainedModel,
     affordable_validation,
+    hold_out_last_events,
     learning_rate,
     main,
     replace_directory,
@@ -226,7 +228,36 @@ def test_all_of_a_file_can_be_trained_on(events: Path, tmp_path: Path) -> None:
     assert not (tmp_path / "evaluation.json").exists(), "nothing is held out, nothing is evaluated"
     tokenizer: Any = AutoTokenizer.from_pretrained(tmp_path)
     assert sorted(tokenizer.item_vocabulary) == sorted(f"item {place}" for place in range(NUM_ITEMS))
-    assert isinstance(AutoModel.from_pretrained(tmp_path), BertForNextBehavior)
+    model = AutoModel.from_pretrained(tmp_path)
+    assert isinstance(model, BertForNextBehavior)
+    # What was held out to decide when to stop is counted in the end, beside what came before it.
+    stored = datasets.Dataset.load_from_disk(str(tmp_path / "prepared"))
+    log = Sequences.from_dataset(stored, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)
+    items, users, _ = log.runs(np.ones(len(log.items), dtype=bool))
+    at_once = AssociatePath(BehaviorConfig(memory_distance=model.config.memory_distance))
+    at_once.count(torch.from_numpy(items), torch.from_numpy(users))
+    assert model.associate_path.item_counts.tolist() == at_once.item_counts.tolist()
+    assert model.associate_path.pair_keys.tolist() == at_once.pair_keys.tolist()
+
+
+def test_without_a_split_the_last_events_of_some_users_are_held_out() -> None:
+    lengths = [1, 2, 9, 20, 35] * 30
+    rows = [(f"u{user}", place) for user, length in enumerate(lengths) for place in range(length)]
+    log = pl.DataFrame(rows, schema=["user_id", "place"], orient="row")
+    parts = hold_out_last_events(log, seed=3)
+    assert parts.equals(hold_out_last_events(log, seed=3))
+    assert not parts.equals(hold_out_last_events(log, seed=4))
+    held_out = {
+        user: part.count(VALIDATION)
+        for user, part in parts.group_by("user_id").agg("part").rows()
+        if VALIDATION in part
+    }
+    assert len(held_out) == 0.2 * 120, "a fifth of the users with more than one event"
+    assert all(count == {2: 1, 9: 1, 20: 2, 35: 3}[lengths[int(user[1:])]] for user, count in held_out.items())
+    assert all(part == sorted(part) for part in parts.group_by("user_id").agg("part")["part"].to_list())
+    assert hold_out_last_events(log, seed=3, most=7).filter(pl.col("part") == VALIDATION)["user_id"].n_unique() == 7
+    lonely = log.filter(pl.len().over("user_id") == 1)
+    assert (hold_out_last_events(lonely, seed=3)["part"] == TRAIN).all()
 
 
 def test_leave_one_out_holds_out_each_users_last_event(events: Path, tmp_path: Path) -> None:
@@ -504,5 +535,6 @@ def test_fewer_events_lose_their_item_in_training_where_items_repeat(tmp_path: P
         return train_accelerate.choose_sizes(settings, log).event_dropout
 
     assert share([list("abcd")] * 60) == pytest.approx(0.2)
-    assert share([list("abcdefghii")] * 60) == pytest.approx(0.1)
+    held_out = 12  # of the sixty second i
+    assert share([list("abcdefghii")] * 60) == pytest.approx(540 / (600 - held_out) - 0.8)
     assert share([list("aabb")] * 60) == 0
