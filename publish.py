@@ -180,8 +180,8 @@ def check_same_with_its_own_code(folder: Path, trained: Publication) -> None:
             f"train it again with this one. ({error})"
         ) from error
     print(
-        f"note: {', '.join(others)} in {folder} are of another version with the same answers; those installed here are "
-        "published."
+        f"note: {folder} holds {', '.join(others)} of another version, which answers the same; what is installed here "
+        "is published."
     )
 
 

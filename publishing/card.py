@@ -117,6 +117,7 @@ def model_card(facts: CardFacts) -> str:
         temperatures=temperatures(facts),
         slices=slices(facts),
         last_time=last_training_day(facts),
+        words=words(facts.config),
         popularity=popularity(facts.result),
         privacy=privacy_text(facts.privacy),
         compute=compute_text(facts.run),
@@ -284,6 +285,10 @@ def training_rows(facts: CardFacts) -> list[tuple[str, str]]:
                          f"{config.max_position_embeddings} events, {facts.parameters:,} parameters"),
         ("memory", f"{config.memory_size:,} counted pairs of items"),
     ]  # fmt: skip
+    if config.text_size:
+        # The last name alone: an encoder may be a folder, which is nobody's business.
+        encoder = config.text_encoder.rstrip("/").split("/")[-1]
+        rows.append(("words of items", f"{words(config)}, read by {code(encoder)}"))
     if run is None:
         return [*rows, ("settings", "not recorded")]
     settings = run["settings"]
@@ -297,6 +302,11 @@ def training_rows(facts: CardFacts) -> list[tuple[str, str]]:
     if versions:
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     return rows
+
+
+def words(config: Any) -> str:
+    """The columns that items' words are read from; nothing for a model without words."""
+    return listed([code(column) for column in config.text_columns or []])
 
 
 def results(result: Mapping[str, Any]) -> dict[str, Any]:

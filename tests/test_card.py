@@ -117,6 +117,17 @@ def section(card: str, title: str) -> str:
     return card.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
+def test_a_model_with_words_says_what_it_reads_and_how_new_items_come_in() -> None:
+    text: dict[str, Any] = {"text_size": 4, "text_encoder_size": 8, "text_columns": ["title", "brand"]}
+    with_words = model_card(facts(config=BehaviorConfig(**text, text_encoder="/somewhere/secret/some-encoder/")))
+    assert "| words of items | `title`, `brand`, read by `some-encoder` |" in section(with_words, "Training")
+    assert "their words (`title`, `brand`) place them at once" in section(with_words, "Limits and risks")
+    assert "secret" not in with_words
+    without = model_card(facts())
+    assert "words" not in section(without, "Training")
+    assert "told apart only once they are trained on" in section(without, "Limits and risks")
+
+
 def test_every_section_is_there_with_what_was_recorded() -> None:
     card = model_card(facts())
     assert re.findall(r"^## (.*)$", card, flags=re.MULTILINE) == SECTIONS
