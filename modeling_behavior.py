@@ -86,6 +86,9 @@ NUM_COUNTS = len(COUNT_BUCKET_MEANS)
 FORMAT_VERSION = 2
 # Rows x candidates held at once: 2**24 floats are 64 MiB.
 MAX_CHUNK_ELEMENTS = 2**24
+# Logits of the training softmax that are worked on at once, 28 MiB of floats: memory of over 32 MiB goes back to the
+# system at once, and a fifth of a training step went by in asking for its pages again (benchmarks/README.md).
+MAX_BLOCK_ELEMENTS = 7 * 2**20
 # When ranking, passes over 16 MiB that stay in a processor's caches take two thirds of the time of those over 64.
 MAX_RANKED_ELEMENTS = 2**22
 
@@ -887,39 +890,46 @@ def place_in_group(group: torch.Tensor) -> torch.Tensor:
 class LinearLogSumExp(torch.autograd.Function):
     """logsumexp(query @ rows.T, dim=-1) for queries (N, H) and rows (V, H), in float32.
 
-    Works on MAX_CHUNK_ELEMENTS logits at a time and in `dtype` (bfloat16 under autocast). The normaliser is read off
+    Works on MAX_BLOCK_ELEMENTS logits at a time and in `dtype` (bfloat16 under autocast). The normaliser is read off
     the softmax at its largest entry, so that one fused kernel passes over the logits; that costs a relative error of
-    2**-9 in bfloat16, as much as the logits themselves have. One chunk is kept for the backward pass, several are
-    computed again: memory stays bounded for any catalogue.
+    2**-9 in bfloat16, as much as the logits themselves have. Up to MAX_CHUNK_ELEMENTS are kept for the backward pass,
+    more are computed again: memory stays bounded for any catalogue.
     """
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
         query_low, rows_low = query.to(dtype), rows.to(dtype)
-        chunks = query_low.split(max(1, MAX_CHUNK_ELEMENTS // rows.shape[0]))
-        log_sums, weight = [], None
-        for chunk in chunks:
-            logits = chunk @ rows_low.T  # (N, V)
-            weight = logits.softmax(dim=-1)
-            log_sums.append(logits.amax(dim=-1).float() - weight.amax(dim=-1).float().log())
-        ctx.save_for_backward(query_low, rows_low, weight if len(chunks) == 1 else None)
+        ctx.block = max(1, MAX_BLOCK_ELEMENTS // rows.shape[0])
         ctx.dtypes = query.dtype, rows.dtype
-        return torch.cat(log_sums) if log_sums else query.new_zeros(0, dtype=torch.float32)
+        log_sums, kept = [], []
+        for block in query_low.split(ctx.block):
+            logits = block @ rows_low.T  # (n, V)
+            largest = logits.amax(dim=-1).float()
+            weight = softmax(logits)
+            log_sums.append(largest - weight.amax(dim=-1).float().log())
+            if query.shape[0] * rows.shape[0] <= MAX_CHUNK_ELEMENTS:
+                kept.append(weight)
+        ctx.save_for_backward(query_low, rows_low, *kept)
+        return torch.cat(log_sums)
 
     @staticmethod
     def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:
-        query, rows, kept = ctx.saved_tensors
+        query, rows, *kept = ctx.saved_tensors
         gradient = gradients[0][:, None]  # (N, 1)
         scaled = (query * gradient).to(query.dtype)
-        size = max(1, MAX_CHUNK_ELEMENTS // rows.shape[0])
         query_gradient = torch.empty(query.shape, dtype=torch.float32, device=query.device)
         rows_gradient = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
-        for begin in range(0, query.shape[0], size):
-            part = slice(begin, begin + size)
-            weight = (query[part] @ rows.T).softmax(dim=-1) if kept is None else kept  # (N, V)
+        for number, begin in enumerate(range(0, query.shape[0], ctx.block)):
+            part = slice(begin, begin + ctx.block)
+            weight = kept[number] if kept else softmax(query[part] @ rows.T)  # (n, V)
             query_gradient[part] = (weight @ rows) * gradient[part]
             rows_gradient += weight.T @ scaled[part]
         return query_gradient.to(ctx.dtypes[0]), rows_gradient.to(ctx.dtypes[1]), None
+
+
+def softmax(logits: torch.Tensor) -> torch.Tensor:
+    """Over the last dimension, in the dtype of `logits` under autocast too, and on a CPU in their place."""
+    return torch.softmax(logits, dim=-1, out=logits if logits.device.type == "cpu" else torch.empty_like(logits))
 
 
 @dataclass(frozen=True)

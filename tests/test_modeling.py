@@ -293,10 +293,20 @@ def test_sampled_negatives_estimate_the_full_loss() -> None:
     assert float(sampled.mean()) == pytest.approx(full, rel=0.2)
 
 
-@pytest.mark.parametrize("chunk_elements", [2**24, 7 * 3, 1])
+@pytest.mark.parametrize("size", [(3, 7), (4, 1023), (2, 12_101)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_softmax_in_place_is_torch_softmax(size: tuple[int, int], dtype: torch.dtype) -> None:
+    logits = (20 * torch.randn(size, generator=torch.Generator().manual_seed(0))).to(dtype)
+    expected = logits.softmax(dim=-1)
+    assert torch.equal(modeling_behavior.softmax(logits), expected)
+    assert torch.equal(logits, expected), "its memory is used again"
+
+
+@pytest.mark.parametrize(("block_elements", "chunk_elements"), [(2**24, 2**24), (7 * 3, 2**24), (7 * 3, 7 * 3), (1, 1)])
 def test_linear_log_sum_exp_is_torch_logsumexp_in_value_and_gradient(
-    monkeypatch: pytest.MonkeyPatch, chunk_elements: int
+    monkeypatch: pytest.MonkeyPatch, block_elements: int, chunk_elements: int
 ) -> None:
+    monkeypatch.setattr(modeling_behavior, "MAX_BLOCK_ELEMENTS", block_elements)
     monkeypatch.setattr(modeling_behavior, "MAX_CHUNK_ELEMENTS", chunk_elements)
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(10, 5, generator=generator, requires_grad=True)
