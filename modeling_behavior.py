@@ -662,14 +662,7 @@ class AssociatePath(nn.Module):
     def neighbors(self) -> Neighbors:
         """The scored neighbour lists, made when first asked for and again after a change."""
         if self._neighbors is None or self._neighbors.keys.device != self.pair_keys.device:
-            self._neighbors = Neighbors(
-                self.config,
-                self.pair_keys,
-                self.pair_counts,
-                self.item_counts,
-                self.borrow_ids,
-                self.borrow_weights,
-            )
+            self._neighbors = Neighbors(self)
         return self._neighbors
 
     @torch.no_grad()
@@ -754,32 +747,23 @@ class Neighbors:
     has their lists together, each at the weight of the likeness.
     """
 
-    def __init__(
-        self,
-        config: BehaviorConfig,
-        pair_keys: torch.Tensor,
-        pair_counts: torch.Tensor,
-        item_counts: torch.Tensor,
-        borrow_ids: torch.Tensor,
-        borrow_weights: torch.Tensor,
-    ) -> None:
-        self.config = config
-        low = 2**32 - 1
-        size = max(len(item_counts), int(borrow_ids.max()) + 1) if len(borrow_ids) else len(item_counts)
-        self.size = size
-        item_counts = F.pad(item_counts, (0, size - len(item_counts)))
-        first, second, counts = pair_keys >> 32, pair_keys & low, pair_counts.float() / COUNT_UNIT
-        keys, index = torch.cat([pair_keys, (second << 32) + first]).unique(return_inverse=True)
+    def __init__(self, memory: AssociatePath) -> None:
+        self.config = config = memory.config
+        low, counted = 2**32 - 1, len(memory.item_counts)
+        self.size = size = max(counted, int(memory.borrow_ids.max()) + 1) if len(memory.borrow_ids) else counted
+        first, second = memory.pair_keys >> 32, memory.pair_keys & low
+        counts = memory.pair_counts.float() / COUNT_UNIT
+        keys, index = torch.cat([memory.pair_keys, (second << 32) + first]).unique(return_inverse=True)
         strength = torch.zeros(len(keys), device=keys.device)
         strength.index_add_(0, index, torch.cat([counts, config.memory_backward * counts]))
-        self.counts = item_counts.float()  # (V,)
+        self.counts = F.pad(memory.item_counts, (0, size - counted)).float()  # (V,)
         self.totals = torch.zeros(size, device=keys.device).index_add_(0, keys >> 32, strength)  # (V,)
         value = strength * self.discount(keys >> 32, keys & low)
         kept = best_of_group(keys >> 32, value, config.memory_neighbors).sort().values
         self.keys, self.strength, self.value = keys[kept], strength[kept], value[kept]
         self.mean_sum = float(self.value.sum() / (self.counts > 0).sum().clamp(min=1))
-        linked = borrow_weights > 0
-        links, weight = borrow_ids[linked], borrow_weights[linked].float() / COUNT_UNIT  # (L, 2), (L,)
+        linked = memory.borrow_weights > 0
+        links, weight = memory.borrow_ids[linked], memory.borrow_weights[linked].float() / COUNT_UNIT  # (L, 2), (L,)
         # An item that has been counted since stands for itself.
         uncounted = self.counts[links] == 0  # (L, 2)
         lends = uncounted[:, 0] & ~uncounted[:, 1]
