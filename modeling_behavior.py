@@ -89,6 +89,7 @@ MAX_CHUNK_ELEMENTS = 2**24
 # Logits of the training softmax that are worked on at once, 28 MiB of floats: memory of over 32 MiB goes back to the
 # system at once, and a fifth of a training step went by in asking for its pages again (benchmarks/README.md).
 MAX_BLOCK_ELEMENTS = 7 * 2**20
+ALIGNED_ELEMENTS = 16  # 64 bytes of floats
 # When ranking, passes over 16 MiB that stay in a processor's caches take two thirds of the time of those over 64.
 MAX_RANKED_ELEMENTS = 2**22
 
@@ -882,16 +883,17 @@ class LinearLogSumExp(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, query: torch.Tensor, rows: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-        query_low, rows_low = query.to(dtype), rows.to(dtype)
-        ctx.block = max(1, MAX_BLOCK_ELEMENTS // rows.shape[0])
-        ctx.dtypes = query.dtype, rows.dtype
+        ctx.size, ctx.dtypes = len(rows), (query.dtype, rows.dtype)
+        ctx.block = max(1, MAX_BLOCK_ELEMENTS // ctx.size)
+        # Rows of logits that begin at odd addresses take a matrix product half as long again.
+        query_low, rows_low = query.to(dtype), F.pad(rows.to(dtype), (0, 0, 0, -ctx.size % ALIGNED_ELEMENTS))
         log_sums, kept = [], []
         for block in query_low.split(ctx.block):
-            logits = block @ rows_low.T  # (n, V)
+            logits = padded_logits(block, rows_low, ctx.size)  # (n, V and a few)
             largest = logits.amax(dim=-1).float()
             weight = softmax(logits)
             log_sums.append(largest - weight.amax(dim=-1).float().log())
-            if query.shape[0] * rows.shape[0] <= MAX_CHUNK_ELEMENTS:
+            if len(query) * ctx.size <= MAX_CHUNK_ELEMENTS:
                 kept.append(weight)
         ctx.save_for_backward(query_low, rows_low, *kept)
         return torch.cat(log_sums)
@@ -905,10 +907,17 @@ class LinearLogSumExp(torch.autograd.Function):
         rows_gradient = torch.zeros(rows.shape, dtype=torch.float32, device=rows.device)
         for number, begin in enumerate(range(0, query.shape[0], ctx.block)):
             part = slice(begin, begin + ctx.block)
-            weight = kept[number] if kept else softmax(query[part] @ rows.T)  # (n, V)
+            weight = kept[number] if kept else softmax(padded_logits(query[part], rows, ctx.size))
             query_gradient[part] = (weight @ rows) * gradient[part]
             rows_gradient += weight.T @ scaled[part]
-        return query_gradient.to(ctx.dtypes[0]), rows_gradient.to(ctx.dtypes[1]), None
+        return query_gradient.to(ctx.dtypes[0]), rows_gradient[: ctx.size].to(ctx.dtypes[1]), None
+
+
+def padded_logits(query: torch.Tensor, rows: torch.Tensor, size: int) -> torch.Tensor:
+    """query @ rows.T, -inf from column `size` on."""
+    logits = query @ rows.T
+    logits[:, size:] = -torch.inf
+    return logits
 
 
 def softmax(logits: torch.Tensor) -> torch.Tensor:
