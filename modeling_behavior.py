@@ -75,8 +75,9 @@ BIAS_SCALE = 8.0
 TEXT_TEMPERATURE = 0.1
 LENT_NEIGHBORS = 16
 # An item without counts has UNCOUNTED_LIST * text_strength of its likest items' lists, and a link of it adds
-# UNCOUNTED_LINK * text_strength, where others add `memory_text` (benchmarks/README.md).
-UNCOUNTED_LIST, UNCOUNTED_LINK = 4.0, 1.8
+# UNCOUNTED_LINK * text_strength, where others add `memory_text` (benchmarks/README.md). Its `memory_share` is at least
+# UNCOUNTED_SHARE: validation, which chooses the others', has no such items.
+UNCOUNTED_LIST, UNCOUNTED_LINK, UNCOUNTED_SHARE = 4.0, 1.8, 0.3
 MOST_LINKED = 65_536
 EXACT_RECENCIES = 16
 NUM_RECENCIES = 32
@@ -134,7 +135,7 @@ class BehaviorConfig(BertConfig):
         memory_neighbors: most neighbours of an item that take part.
         memory_power, memory_unit: an item that the memory scores s is (1 + s / memory_unit) ** memory_power times as
             probable as the network alone says. memory_share: this share of the new items is named by the memory alone,
-            in proportion to its scores. Fitted on validation data.
+            in proportion to its scores; more of the items without counts. Fitted on validation data.
         memory_trend, memory_half_life: an item that was named n times lately is (1 + n / TREND_UNIT) ** memory_trend
             times as probable; a mention counts half after so many others. Fitted on validation data; without a trend
             where events have no time.
@@ -213,7 +214,7 @@ class BehaviorConfig(BertConfig):
     text_dropout: float = 0.2
     id_dropout: float = 0.1
     text_neighbors: int = 8
-    text_strength: float = 0.5
+    text_strength: float = 0.35
     retired_items: list[int] | None = None
     format_version: int = FORMAT_VERSION
 
@@ -729,6 +730,13 @@ class AssociatePath(nn.Module):
         boost = self.config.memory_power * torch.log1p(scores / self.config.memory_unit)
         return boost + trend if self.config.memory_trend else boost
 
+    def share(self) -> torch.Tensor:
+        """(V - first,) float32: the share of its part in the scores that an item is named by the memory alone."""
+        first, size = self.config.first_item_id, self.config.vocab_size
+        counts = self.neighbors().counts[first:size]
+        counts = F.pad(counts, (0, size - first - len(counts)))
+        return torch.where(counts > 0, self.config.memory_share, max(self.config.memory_share, UNCOUNTED_SHARE))
+
     def trend(self, less: float = 0.0) -> torch.Tensor:
         """(V - first,) float32: the logarithm of how many times as probable recent mentions, all but `less`, make every
         item."""
@@ -934,7 +942,7 @@ class NewItems:
         boost: (B, V - first) float32, zero or more: what the memory adds to them.
         scores: (B, V - first) float32 of the memory, zeros where it names nothing.
         trend: (V - first,), or (B, V - first), float32: the part of `boost` that does not come from `scores`.
-        share: (B, 1) float32, how much the memory names alone.
+        share: (V - first,) float32, how much of its part in the memory's scores an item is named by the memory alone.
     """
 
     generated: torch.Tensor
@@ -945,16 +953,18 @@ class NewItems:
 
     @property
     def counted(self) -> torch.Tensor:
-        """(B, V - first) float32 p(item | memory alone)."""
+        """(B, V - first) float32 p(item, named by the memory alone)."""
         weighed = self.scores * self.trend.exp()
-        return weighed / weighed.sum(dim=-1, keepdim=True).clamp(min=TINY)
+        return weighed / weighed.sum(dim=-1, keepdim=True).clamp(min=TINY) * self.share
 
     def log_probability(self) -> torch.Tensor:
         """(B, Q, V - first) float32 log p(item | history, action, the item is new)."""
         both = (self.generated + self.boost[:, None]).log_softmax(dim=-1)
         if not self.share.any():
             return both
-        return torch.lerp(both.exp(), self.counted[:, None], self.share[:, None]).clamp(min=TINY).log()
+        counted = self.counted[:, None]  # (B, 1, V - first)
+        left = 1 - counted.sum(dim=-1, keepdim=True)
+        return torch.addcmul(counted, both.exp(), left).clamp(min=TINY).log()
 
 
 @dataclass(frozen=True)
@@ -1503,7 +1513,7 @@ class BertForNextBehavior(PreTrainedModel):
             boost=self.associate_path.boost(scores, trend),
             scores=scores,
             trend=trend,
-            share=self.config.memory_share * (scores.sum(dim=-1, keepdim=True) > 0),
+            share=self.associate_path.share(),
         )
 
     def _named_items(self, hidden: torch.Tensor, events: Events, action_ids: torch.Tensor) -> NamedItems:
@@ -1546,7 +1556,7 @@ class BertForNextBehavior(PreTrainedModel):
         both give, associate the rest."""
         gate, new = named.gate.log_softmax(dim=-1), named.new
         alone = new.generated.logsumexp(dim=-1) - (new.generated + new.boost[:, None]).logsumexp(dim=-1)
-        alone = alone.clamp(max=0) + torch.log1p(-new.share)  # (B, Q)
+        alone = alone.clamp(max=0) + torch.log1p(-new.counted.sum(dim=-1, keepdim=True))  # (B, Q)
         beside = torch.log(-torch.expm1(alone)).clamp(min=MASKED)
         none, repeat, both = gate[..., GATE_NONE], gate[..., GATE_REPEAT], gate[..., GATE_NEW]
         return torch.stack([none, both + alone, repeat, both + beside], dim=-1)
@@ -1562,8 +1572,8 @@ class BertForNextBehavior(PreTrainedModel):
         boost, counted = (
             table[:, None].expand_as(new.generated).gather(2, column) for table in (new.boost, new.counted)
         )
-        share = new.share[:, None]  # (B, 1, 1)
-        left = (1 - share) * (alone - both).exp()  # of "new", generate's part
+        left = 1 - new.counted.sum(dim=-1)[:, None, None]  # (B, 1, 1)
+        left = left * (alone - both).exp()  # of "new", generate's part
         gate = named.gate.softmax(dim=-1)[:, :, None]  # (B, Q, 1, 3)
         pointed = named.pointer.exp() @ (input_ids[:, :, None] == item_ids[:, None, :]).float()
         return torch.stack(
@@ -1571,7 +1581,7 @@ class BertForNextBehavior(PreTrainedModel):
                 gate[..., GATE_NONE] * is_none,
                 gate[..., GATE_NEW] * left * generated,
                 gate[..., GATE_REPEAT] * pointed,
-                gate[..., GATE_NEW] * (left * generated * torch.expm1(boost) + share * counted * is_item),
+                gate[..., GATE_NEW] * (left * generated * torch.expm1(boost) + counted * is_item),
             ],
             dim=-1,
         )

@@ -260,6 +260,31 @@ def test_an_added_item_is_linked_to_what_behaviour_made_alike_among_texts_that_a
     assert trained[near] > 10 * trained[far]
 
 
+def test_an_added_item_is_named_by_the_memory_alone_too_until_it_is_counted(
+    shops: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model, tokenizer = load(shops["words"])
+    model.config.memory_share = 0.0
+    assert not model.associate_path.share().any(), "all others are counted"
+    [fresh] = model.add_items(tokenizer, [{"item_id": "fresh", "title": "red lip"}])
+    batch = tokenizer([HISTORY], return_tensors="pt")
+    found = model.item_log_probabilities(**batch)[0].exp()
+    monkeypatch.setattr(modeling_behavior, "UNCOUNTED_SHARE", 0.0)
+    without = model.item_log_probabilities(**batch)[0].exp()
+    monkeypatch.undo()
+    assert found[fresh] > 1.01 * without[fresh]
+    others = torch.tensor([index for index in range(tokenizer.first_item_id, fresh) if index not in batch["input_ids"]])
+    factors = found[others] / without[others]
+    torch.testing.assert_close(factors, factors[:1].expand_as(factors))
+    assert factors[0] < 1
+    shares = model.path_shares(
+        **batch, item_ids=torch.tensor([[fresh]]), action_ids=torch.zeros(1, 1, dtype=torch.long)
+    )
+    assert shares[0, 0, 3] > 1 - without[fresh] / found[fresh], "at least what was added is associate's"
+    model.update_memory(**tokenizer([[*HISTORY, {"item": "fresh"}]], return_tensors="pt"))
+    assert not model.associate_path.share().any()
+
+
 def test_borrowing_again_changes_nothing(shops: dict[str, Path]) -> None:
     model, tokenizer = load(shops["words"])
     model.add_items(tokenizer, [{"item_id": "fresh 1", "title": "red lip"}, {"item_id": "fresh 2", "title": "nail"}])
