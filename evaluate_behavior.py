@@ -174,7 +174,7 @@ class UpdatedModelRanker(ModelRanker):
             return
         new = self._new[np.argsort(self._times[self._positions[self._new]], kind="stable")]
         if not self._by_time:
-            self._count(new)
+            count_news(self.model, self._items, self._users, new)
             yield positions
             return
         new_times = self._times[self._positions[new]]
@@ -182,12 +182,9 @@ class UpdatedModelRanker(ModelRanker):
         counted = 0
         for block in np.array_split(ordered, min(self.updates, len(ordered))):
             before = int(np.searchsorted(new_times, self._times[block[0]], side="left"))
-            self._count(new[counted:before])
+            count_news(self.model, self._items, self._users, new[counted:before])
             counted = before
             yield block
-
-    def _count(self, news: np.ndarray) -> None:
-        count_news(self.model, self._items, self._users, news)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -1569,10 +1569,9 @@ class BertForNextBehavior(PreTrainedModel):
         alone = new.generated.logsumexp(dim=-1, keepdim=True)  # (B, Q, 1)
         both = (new.generated + new.boost[:, None]).logsumexp(dim=-1, keepdim=True)
         generated = (new.generated.gather(2, column) - alone).exp() * is_item
-        boost, counted = (
-            table[:, None].expand_as(new.generated).gather(2, column) for table in (new.boost, new.counted)
-        )
-        left = 1 - new.counted.sum(dim=-1)[:, None, None]  # (B, 1, 1)
+        by_memory = new.counted  # (B, V - first)
+        boost, counted = (table[:, None].expand_as(new.generated).gather(2, column) for table in (new.boost, by_memory))
+        left = 1 - by_memory.sum(dim=-1)[:, None, None]  # (B, 1, 1)
         left = left * (alone - both).exp()  # of "new", generate's part
         gate = named.gate.softmax(dim=-1)[:, :, None]  # (B, Q, 1, 3)
         pointed = named.pointer.exp() @ (input_ids[:, :, None] == item_ids[:, None, :]).float()

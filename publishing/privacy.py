@@ -244,8 +244,7 @@ def membership_inference(
     losses, new = [], []
     for part in (TRAIN, TEST):
         positions = target_positions(sequences, part, MEMBERSHIP_TARGETS, seed)
-        items = sequences.items[positions]
-        named = (items >= sequences.first_item_id) & (items < sequences.vocab_size)
+        named = sequences.known_items()[positions]
         scored = score_targets(model, sequences, positions[named], max_length)
         losses.append(scored.item_loss)
         new.append(scored.group != REPEAT)
