@@ -437,6 +437,9 @@ class BehaviorEncoder(nn.Module):
     ) -> torch.Tensor:
         embedded = self.embeddings(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
         mask = create_causal_mask(self.config, embedded, attention_mask, None)
+        if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and mask.ndim == 4:
+            # Padding reads itself: where a position reads nothing, cuDNN's attention answers with gradients of nan.
+            mask = mask | torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
         return self.encoder(embedded, attention_mask=mask, use_cache=False).last_hidden_state
 
 

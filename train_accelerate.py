@@ -730,7 +730,7 @@ def fit_temperatures(model: BertForNextBehavior, log: PreparedLog, positions: np
     config = model.config
     config.action_temperature = config.item_temperature = config.time_temperature = 1.0
     temperatures = torch.tensor(TEMPERATURES, dtype=torch.float32, device=model.device)
-    losses = torch.zeros(3, len(temperatures), dtype=torch.float64)
+    losses = torch.zeros(3, len(temperatures), dtype=torch.float64, device=model.device)
     actions: list[tuple[torch.Tensor, torch.Tensor]] = []
 
     def add(head: int, logits: torch.Tensor, target: torch.Tensor) -> None:
