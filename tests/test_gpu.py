@@ -106,7 +106,8 @@ def test_padding_leaves_the_gradient_finite(trained: Path, length: int) -> None:
     """cuDNN's attention, which long rows go to, returned nan for positions that could read nothing."""
     tokenizer = BehaviorTokenizer.from_pretrained(trained)
     sizes = {"hidden_size": 128, "num_hidden_layers": 2, "max_position_embeddings": 200, "convolution_size": 4}
-    model: Any = tiny_model(tokenizer, **sizes).to("cuda").train()
+    model: Any = tiny_model(tokenizer, **sizes)
+    model.to("cuda").train()
     items = torch.randint(model.config.first_item_id, len(tokenizer), (2, length), device="cuda")
     actions, mask = torch.full_like(items, 3), torch.ones_like(items)
     mask[0, : length // 3] = 0
