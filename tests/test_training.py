@@ -526,13 +526,15 @@ def test_two_processes_train_one_model(events: Path, tmp_path: Path) -> None:
     assert result["model"]["kept"]["items"]["all"]["ndcg@10"] > 0.4
 
 
-def sizes_of(folder: Path, histories: list[list[str]], base: Any = None, **options: Any) -> train_accelerate.Sizes:
+def sizes_of(
+    folder: Path, histories: list[list[str]], base: Any = None, text: Any = None, **options: Any
+) -> train_accelerate.Sizes:
     rows = [(f"u{user}", item, "view", time) for user, row in enumerate(histories) for time, item in enumerate(row)]
     path = write_events(folder / "log.csv", rows)
     settings = RunSettings(events=str(path), output_dir=str(folder), split="none", **options)
     reset_accelerate()
     log = train_accelerate.prepare_log(settings, ReadOptions(), train_accelerate.make_accelerator(settings))
-    return train_accelerate.choose_sizes(settings, replace(log, base=base))
+    return train_accelerate.choose_sizes(settings, replace(log, base=base, text=text))
 
 
 def test_fewer_events_lose_their_item_in_training_where_items_repeat(tmp_path: Path) -> None:
@@ -543,9 +545,14 @@ def test_fewer_events_lose_their_item_in_training_where_items_repeat(tmp_path: P
     assert sizes_of(tmp_path, [list("aabb")] * 60).event_dropout == 0
 
 
-def test_weights_fade_where_few_events_have_trained_them_and_nothing_was_trained_before(tmp_path: Path) -> None:
-    new, repeated = [list("abcd")] * 60, [list("aabb")] * 60
-    assert sizes_of(tmp_path, new).weight_decay == 1.0
-    assert sizes_of(tmp_path, repeated).weight_decay == 0.01
-    assert sizes_of(tmp_path, new, base=BehaviorConfig()).weight_decay == 0.01
-    assert sizes_of(tmp_path, new, weight_decay=0.2).weight_decay == 0.2
+def test_rows_are_wide_and_fade_where_few_events_have_trained_them_and_words_do_not_help(tmp_path: Path) -> None:
+    def chosen(histories: list[list[str]], base: Any = None, text: Any = None, **options: Any) -> tuple[Any, ...]:
+        sizes = sizes_of(tmp_path, histories, base, text, **options)
+        return sizes.hidden_size, sizes.dropout, sizes.weight_decay
+
+    new, repeated, usual = [list("abcd")] * 60, [list("aabb")] * 60, (128, 0.3, 0.01)
+    assert chosen(new) == (256, 0.4, 0.3)
+    assert chosen(repeated) == usual
+    assert chosen(new, base=BehaviorConfig()) == usual
+    assert chosen(new, text=object()) == usual
+    assert chosen(new, weight_decay=0.0, hidden_size=64, dropout=0.0) == (64, 0.0, 0.0)
