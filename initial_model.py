@@ -346,7 +346,7 @@ def fit_text_links(model: BertForNextBehavior, log: PreparedLog) -> None:
         for batch in batches:
             ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
             recent = memory.recent_items(ids, mask, last_index(mask)[:, None])[:, 0]
-            scores = memory.score(recent, ids)
+            scores = memory.score(recent, model.seen_items(ids))
             gains.append(ndcg_at_k(pessimistic_ranks(scores, batch.target_item), 10))
         return float(np.concatenate(gains).mean())
 

@@ -716,23 +716,22 @@ class AssociatePath(nn.Module):
         steps = torch.arange(recent.shape[-1], device=recent.device)
         return self.config.memory_history_decay**steps * (recent > 0)
 
-    def score(self, recent: torch.Tensor, history: torch.Tensor, rescale: torch.Tensor | None = None) -> torch.Tensor:
+    def score(self, recent: torch.Tensor, seen: torch.Tensor, rescale: torch.Tensor | None = None) -> torch.Tensor:
         """(B, V) float32 scores of all items after recent items (B, K) int64, 0 for those that are not named.
 
         Args:
-            history: (B, T) int64, items that are not named.
+            seen: (B, V) bool, items that are not named.
             rescale: (B, K) factors of the recent items' lists.
         """
         ids, values = self.neighbors().rows(recent)  # (B, K, M)
         weights = self.weights(recent) if rescale is None else self.weights(recent) * rescale
         values = (values * weights[..., None]).flatten(1)
-        scores = torch.zeros((len(recent), self.config.vocab_size), device=ids.device)
-        return scores.scatter_add_(1, ids.flatten(1), values).scatter_(1, history, 0)
+        return torch.zeros(seen.shape, device=ids.device).scatter_add_(1, ids.flatten(1), values).masked_fill_(seen, 0)
 
     def boost(self, scores: torch.Tensor, trend: torch.Tensor) -> torch.Tensor:
         """The logarithm of how many times as probable scores (..., V - first) and the trend make every item."""
-        boost = (scores / self.config.memory_unit).log1p_().mul_(self.config.memory_power)
-        return boost.add_(trend) if self.config.memory_trend else boost
+        boost = self.config.memory_power * torch.log1p(scores / self.config.memory_unit)
+        return boost + trend if self.config.memory_trend else boost
 
     def share(self) -> torch.Tensor:
         """(V - first,) float32: the share of its part in the scores that an item is named by the memory alone."""
@@ -1390,12 +1389,10 @@ class BertForNextBehavior(PreTrainedModel):
             time_gap_ids = torch.ones_like(input_ids) * attention_mask
         return Events(input_ids, token_type_ids, time_gap_ids, attention_mask)
 
-    def _hide(self, logits: torch.Tensor, history: torch.Tensor) -> torch.Tensor:
-        """(B, Q, V - first) float32 logits, in place MASKED for the items of the histories (B, T) int64: to name them
-        is the repeat path's part alone."""
-        column = (history - self.config.first_item_id).clamp(min=0)[:, None, :].expand(-1, logits.shape[1], -1)
-        limit = torch.where(history >= self.config.first_item_id, MASKED, torch.inf)[:, None, :].expand_as(column)
-        return logits.scatter_reduce_(2, column, limit.to(logits.dtype), "amin")
+    def seen_items(self, input_ids: torch.Tensor) -> torch.Tensor:
+        """(B, V) bool: the items of the history. Naming them is the repeat path's part alone."""
+        seen = torch.zeros((len(input_ids), self.config.vocab_size), dtype=torch.bool, device=input_ids.device)
+        return seen.scatter_(1, input_ids, True)
 
     def _real_actions(self, device: torch.device) -> torch.Tensor:
         return torch.arange(FIRST_ACTION, self.config.num_actions, device=device)
@@ -1502,12 +1499,11 @@ class BertForNextBehavior(PreTrainedModel):
         trend, own_trend = memory.trend(), memory.trend(less=1.0)[(target - first).clamp(min=0)]  # (V - first,), (N,)
         found = []
         for rows in torch.arange(len(query), device=query.device).split(max(1, MAX_RANKED_ELEMENTS // len(table))):
-            column = target[rows, None] - first
-            logits = (query[rows] / self.config.generate_temperature @ table.T).float()[:, None]  # (n, 1, V - first)
-            scores = memory.score(recent[rows], history[rows], rescale[rows])[:, first:]
-            scores = scores.scatter(1, column, own[rows, None])
+            seen, column = self.seen_items(history[rows]), target[rows, None] - first
+            logits = (query[rows] / self.config.generate_temperature @ table.T).float()  # (n, V - first)
+            scores = memory.score(recent[rows], seen, rescale[rows])[:, first:].scatter(1, column, own[rows, None])
             new = self._new_items(
-                self._hide(logits, history[rows]),
+                logits.masked_fill(seen[:, first:], MASKED)[:, None],
                 scores,
                 trend.expand_as(scores).scatter(1, column, own_trend[rows, None]),
             )
@@ -1528,12 +1524,13 @@ class BertForNextBehavior(PreTrainedModel):
         last = last_index(events.mask)[:, None]  # (B, 1)
         query = self.item_query(last_hidden(hidden, events.mask)[:, None, :], action_ids)  # (B, Q, H)
         pointer = self.repeat_path(query, action_ids, last.expand_as(action_ids), hidden, events)
+        seen, first = self.seen_items(events.items), self.config.first_item_id  # (B, V)
         logits = (query / self.config.generate_temperature @ self.item_table().T).float()  # (B, Q, V - first)
         recent = self.associate_path.recent_items(events.items, events.mask, last)[:, 0]
         return NamedItems(
             new=self._new_items(
-                self._hide(logits, events.items),
-                self.associate_path.score(recent, events.items)[:, self.config.first_item_id :],
+                logits.masked_fill_(seen[:, None, first:], MASKED),
+                self.associate_path.score(recent, seen)[:, first:],
                 self.associate_path.trend(),
             ),
             pointer=pointer,
@@ -1552,8 +1549,7 @@ class BertForNextBehavior(PreTrainedModel):
         probabilities.scatter_add_(2, input_ids[:, None, :].expand_as(repeated), repeated)
         probabilities[..., :FIRST_NEW] = 0
         probabilities[..., NONE] = gate[..., GATE_NONE, 0].exp()
-        if self.config.retired_items:
-            probabilities[..., self.config.retired_items] = 0
+        probabilities[..., self.config.retired_items] = 0
         if self.config.retired_items or self.config.item_temperature != 1.0:
             probabilities /= probabilities.sum(dim=-1, keepdim=True)
         return probabilities
@@ -1681,14 +1677,12 @@ class BertForNextBehavior(PreTrainedModel):
         last = last_hidden(hidden, events.mask)  # (B, H)
         action_probabilities = self._action_logits(last, calibrated=True).softmax(dim=-1)  # (B, A)
         actions = self._real_actions(hidden.device)
+        total = hidden.new_empty((len(hidden), self.config.vocab_size), dtype=torch.float32)
         rows = max(1, MAX_RANKED_ELEMENTS // (len(actions) * self.config.vocab_size))
-        parts = []
         for part in torch.arange(len(hidden), device=hidden.device).split(rows):
             named = self._named_items(hidden[part], events.rows(part), actions.expand(len(part), -1))
             items = self._mixture(named, events.items[part])  # (b, Q, V)
-            weights = action_probabilities[part, None, FIRST_ACTION:]  # (b, 1, Q)
-            parts.append((weights @ items if len(actions) > 1 else items)[:, 0])
-        total = torch.cat(parts) if len(parts) > 1 else parts[0]
+            total[part] = (action_probabilities[part, None, FIRST_ACTION:] @ items)[:, 0]
         total[:, NONE] = 0
         return total.div_(total.sum(dim=-1, keepdim=True))
 

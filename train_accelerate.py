@@ -106,8 +106,6 @@ MEMORY_SHARES = (0.0, 0.1, 0.2, 0.3)
 MEMORY_TRENDS = (0.0, 0.1, 0.2, 0.3)
 FRESHNESS, FRESHNESS_UPDATES = (1.0, 2.0, 4.0, 8.0), 10
 FITTED_WITH_GATE = ("memory_history_decay", "generate_temperature", "memory_power", "memory_unit")
-# Share of the training events that name an item for the first time, above which a log is about new items.
-MOSTLY_NEW = 0.8
 # A log-probability below this says no more than that the event was not foreseen.
 LOWEST = -50.0
 # Validations within this share of the highest NDCG@10 are a draw, which the log-loss of actions and items decides.
@@ -156,10 +154,7 @@ class RunSettings:
     max_epochs: int = option(60, "Most passes over the training events.")
     patience: int = option(5, "Stop after this many validations without a better NDCG@10 or log-loss.")
     learning_rate: float = option(2e-3, "Peak learning rate of AdamW.")
-    weight_decay: float | None = option(
-        None,
-        "Weight decay of AdamW, on matrices. Default: 0.3 for a small log of mostly new items without text, else 0.01.",
-    )
+    weight_decay: float = option(0.01, "Weight decay of AdamW, on matrices.")
     warmup_steps: int = option(100, "Steps of linear warm-up.")
     schedule: str = option(
         "constant", "constant, or linear: down to a tenth over max_epochs or max_minutes. The average decays anyway."
@@ -349,7 +344,6 @@ class Sizes:
     convolution_size: int
     dropout: float
     event_dropout: float
-    weight_decay: float
     num_negatives: int
     validation_targets: int
     test_targets: int
@@ -360,15 +354,12 @@ def choose_sizes(settings: RunSettings, log: PreparedLog) -> Sizes:
     num_events = int((log.sequences.parts == 0).sum())
     num_items = log.sequences.vocab_size - log.sequences.first_item_id
     small = num_events < 300_000
-    # Most targets are new to their users, and few events have trained the rows that name them. Wide rows that drop out
-    # and fade a lot suit that (benchmarks/ablations.md); where rows know words or were trained before, they need not.
-    sparse = small and log.novel_share > MOSTLY_NEW and log.text is None and log.base is None
     largest = 16384 if torch.cuda.is_available() and not settings.cpu else 2048
 
     def given(value: int | None, default: int) -> int:
         return default if value is None else value
 
-    hidden_size = given(settings.hidden_size, 256 if sparse else 128)
+    hidden_size = given(settings.hidden_size, 128)
     heads = max(1, hidden_size // 64)
     while hidden_size % heads:
         heads -= 1
@@ -380,12 +371,9 @@ def choose_sizes(settings: RunSettings, log: PreparedLog) -> Sizes:
         num_hidden_layers=given(settings.num_hidden_layers, 1 if small else 2),
         num_attention_heads=given(settings.num_attention_heads, heads),
         convolution_size=given(settings.convolution_size, 4),
-        dropout=(0.4 if sparse else 0.3 if small else 0.1) if settings.dropout is None else settings.dropout,
+        dropout=(0.3 if small else 0.1) if settings.dropout is None else settings.dropout,
         # It makes up for few events of an item, but what repeats is found by the events themselves.
-        event_dropout=max(0.0, log.novel_share - MOSTLY_NEW)
-        if settings.event_dropout is None
-        else settings.event_dropout,
-        weight_decay=(0.3 if sparse else 0.01) if settings.weight_decay is None else settings.weight_decay,
+        event_dropout=max(0.0, log.novel_share - 0.8) if settings.event_dropout is None else settings.event_dropout,
         num_negatives=given(settings.num_negatives, 0 if num_items <= 50_000 else 4096),
         # Ranking costs targets x items; these bounds keep a validation to seconds and the final table to minutes.
         validation_targets=given(settings.validation_targets, int(np.clip(100_000_000 // num_items, 500, 4000))),
@@ -824,7 +812,7 @@ def train(
     matrices = [weight for weight in trained if weight.ndim > 1]
     vectors = [weight for weight in trained if weight.ndim <= 1]
     optimizer = torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": sizes.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
+        [{"params": matrices, "weight_decay": settings.weight_decay}, {"params": vectors, "weight_decay": 0.0}],
         lr=settings.learning_rate,
         fused=True,
     )

@@ -904,9 +904,9 @@ def test_generate_and_associate_share_an_item_by_what_the_memory_multiplies() ->
         batch["input_ids"], torch.full((1, 2), 4), torch.ones(1, 2).long(), batch["attention_mask"], items,
         torch.full((1, 3), 4),
     )[0]  # fmt: skip
-    last = torch.tensor([[1]])
+    last, seen = torch.tensor([[1]]), model.seen_items(batch["input_ids"])
     recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
-    scores = model.associate_path.score(recent, batch["input_ids"])[0]
+    scores = model.associate_path.score(recent, seen)[0]
     for item, share in zip(items[0].tolist(), shares, strict=True):
         mentions = float(model.associate_path.recent_counts[item]) / COUNT_UNIT if item < 11 else 0.0
         factor = (1 + float(scores[item]) / 0.05) ** 0.6 * (1 + mentions / TREND_UNIT) ** model.config.memory_trend
@@ -1027,17 +1027,17 @@ def test_the_associate_path_names_the_neighbours_by_the_documented_formula() -> 
     last = torch.tensor([[len(history) - 1]])
     found_recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[0]
     assert found_recent.tolist() == [recent]
-    table = model.associate_path.score(found_recent, batch["input_ids"])[0]
+    seen = model.seen_items(batch["input_ids"])
+    table = model.associate_path.score(found_recent, seen)[0]
     for item in items:
         assert float(table[item]) == pytest.approx(scores[item], rel=1e-4, abs=1e-6)
-    assert not table[batch["input_ids"][0]].any()
+    assert table[seen[0]].tolist() == [0.0] * int(seen.sum())
     # Whole model: the memory names a share alone. Beside that an item is as many times as probable, against one that
     # the memory does not name, as documented.
     whole = model(**batch).item_logits[0, 4].detach().exp()
     model.config.memory_share = 0.0
     both = model(**batch).item_logits[0, 4].detach().exp()
-    unseen = [item for item in range(FIRST_ITEM, VOCAB) if item not in history]
-    new = float(both[unseen].sum())
+    new = float(both[FIRST_ITEM:][~seen[0, FIRST_ITEM:]].sum())
     for item in items:
         if item not in history:
             counted = new * scores[item] / sum(scores.values())

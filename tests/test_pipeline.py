@@ -198,7 +198,7 @@ def contributions(predict: NextBehaviorPipeline, events: list[dict[str, Any]], a
         fits, repeated, gate = model.new_item_fits(**batch, **given, **candidates)
         last = torch.tensor([[batch["input_ids"].shape[1] - 1]])
         recent = memory.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
-        scores = memory.score(recent, batch["input_ids"])
+        scores = memory.score(recent, model.seen_items(batch["input_ids"]))
         alone = float((1 + scores[0, item] / config.memory_unit) ** -config.memory_power)
         none, repeat, new = gate[0].softmax(dim=-1).tolist()
         share = config.memory_share if scores.sum() else 0.0

@@ -11,7 +11,6 @@ import signal
 import subprocess
 import sys
 import time
-from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -526,33 +525,16 @@ def test_two_processes_train_one_model(events: Path, tmp_path: Path) -> None:
     assert result["model"]["kept"]["items"]["all"]["ndcg@10"] > 0.4
 
 
-def sizes_of(
-    folder: Path, histories: list[list[str]], base: Any = None, text: Any = None, **options: Any
-) -> train_accelerate.Sizes:
-    rows = [(f"u{user}", item, "view", time) for user, row in enumerate(histories) for time, item in enumerate(row)]
-    path = write_events(folder / "log.csv", rows)
-    settings = RunSettings(events=str(path), output_dir=str(folder), split="none", **options)
-    reset_accelerate()
-    log = train_accelerate.prepare_log(settings, ReadOptions(), train_accelerate.make_accelerator(settings))
-    return train_accelerate.choose_sizes(settings, replace(log, base=base, text=text))
-
-
 def test_fewer_events_lose_their_item_in_training_where_items_repeat(tmp_path: Path) -> None:
-    assert sizes_of(tmp_path, [list("abcd")] * 60).event_dropout == pytest.approx(0.2)
+    def share(items: list[list[str]]) -> float:
+        rows = [(f"u{user}", item, "view", time) for user, row in enumerate(items) for time, item in enumerate(row)]
+        path = write_events(tmp_path / "log.csv", rows)
+        settings = RunSettings(events=str(path), output_dir=str(tmp_path), split="none")
+        reset_accelerate()
+        log = train_accelerate.prepare_log(settings, ReadOptions(), train_accelerate.make_accelerator(settings))
+        return train_accelerate.choose_sizes(settings, log).event_dropout
+
+    assert share([list("abcd")] * 60) == pytest.approx(0.2)
     held_out = 12  # of the sixty second i
-    found = sizes_of(tmp_path, [list("abcdefghii")] * 60).event_dropout
-    assert found == pytest.approx(540 / (600 - held_out) - 0.8)
-    assert sizes_of(tmp_path, [list("aabb")] * 60).event_dropout == 0
-
-
-def test_rows_are_wide_and_fade_where_few_events_have_trained_them_and_words_do_not_help(tmp_path: Path) -> None:
-    def chosen(histories: list[list[str]], base: Any = None, text: Any = None, **options: Any) -> tuple[Any, ...]:
-        sizes = sizes_of(tmp_path, histories, base, text, **options)
-        return sizes.hidden_size, sizes.dropout, sizes.weight_decay
-
-    new, repeated, usual = [list("abcd")] * 60, [list("aabb")] * 60, (128, 0.3, 0.01)
-    assert chosen(new) == (256, 0.4, 0.3)
-    assert chosen(repeated) == usual
-    assert chosen(new, base=BehaviorConfig()) == usual
-    assert chosen(new, text=object()) == usual
-    assert chosen(new, weight_decay=0.0, hidden_size=64, dropout=0.0) == (64, 0.0, 0.0)
+    assert share([list("abcdefghii")] * 60) == pytest.approx(540 / (600 - held_out) - 0.8)
+    assert share([list("aabb")] * 60) == 0
