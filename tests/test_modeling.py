@@ -377,6 +377,25 @@ def test_the_convolution_adds_weighted_earlier_events_and_starts_at_nothing() ->
     assert torch.equal(convolution(events), expected)
 
 
+@pytest.mark.parametrize("left", [True, False])
+def test_no_position_is_left_with_nothing_to_read(left: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Attention of cuDNN answers that with gradients of nan; tests/test_gpu.py has it compute them."""
+    model = random_model(memory=False)
+    batch, masks = padded([[7, 8, 9], [8]]), list[torch.Tensor]()
+    if left:
+        batch = {name: tensor.flip(1) for name, tensor in batch.items()}
+    encode = model.bert.encoder.forward
+
+    def watch(*args: Any, attention_mask: torch.Tensor, **kwargs: Any) -> Any:
+        masks.append(attention_mask)
+        return encode(*args, attention_mask=attention_mask, **kwargs)
+
+    monkeypatch.setattr(model.bert.encoder, "forward", watch)
+    model(**batch)
+    past = batch["attention_mask"].bool()[:, None, None, :] & torch.ones(3, 3, dtype=torch.bool).tril()
+    assert torch.equal(masks[0], past | torch.eye(3, dtype=torch.bool))
+
+
 def test_padding_on_either_side_changes_no_answer(model: BertForNextBehavior) -> None:
     lengths = [7, 1, 4, 9]
     reference = [make_batch(lengths)]
