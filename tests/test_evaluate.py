@@ -491,33 +491,36 @@ def test_leave_one_out_counts_every_users_validation_event_and_no_test_event() -
 
 
 @pytest.mark.parametrize("split", [BY_TIME, LEAVE_ONE_OUT])
-def test_freshness_is_fitted_on_validation_events_by_the_events_before_them_and_never_by_test_events(
+def test_updates_are_fitted_on_validation_events_by_the_events_before_them_and_never_by_test_events(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sequences, ranked = timed_log(), list[tuple[float, Any, np.ndarray]]()
+    sequences, ranked = timed_log(), list[tuple[float, float, Any, np.ndarray]]()
     model = counting_model(sequences)
     validation = np.flatnonzero((sequences.parts == VALIDATION) & (sequences.items != NONE))
 
     def watch(
         ranker: UpdatedModelRanker, log: Sequences, part: int, length: int, blocks: Iterator[np.ndarray]
     ) -> float:
-        positions = np.concatenate(list(blocks))
-        ranked.append((ranker.model.config.memory_freshness, memory_tables(ranker.model), positions))
-        return -abs(ranker.model.config.memory_freshness - 4.0)
+        positions, config = np.concatenate(list(blocks)), ranker.model.config
+        ranked.append((config.memory_freshness, config.memory_share, memory_tables(ranker.model), positions))
+        return -abs(config.memory_freshness - 4.0) - abs(config.memory_share - 0.2)
 
     monkeypatch.setattr(train_accelerate, "mean_ndcg", watch)
     prepared: Any = SimpleNamespace(sequences=sequences, split=split, max_length=40)
-    train_accelerate.fit_freshness(model, prepared, validation)
-    assert [freshness for freshness, *_ in ranked] == list(train_accelerate.FRESHNESS)
-    assert model.config.memory_freshness == 4.0
-    for freshness, tables, positions in ranked:
+    novel = train_accelerate.novel_positions(prepared, validation)
+    assert 0 < len(novel) < len(validation)
+    train_accelerate.fit_updates(model, prepared, validation)
+    usual = [(freshness, train_accelerate.USUAL_SHARE) for freshness in train_accelerate.FRESHNESS]
+    assert [tried[:2] for tried in ranked] == [*usual, *((4.0, share) for share in train_accelerate.MEMORY_SHARES)]
+    assert (model.config.memory_freshness, model.config.memory_share) == (4.0, 0.2)
+    for freshness, _, tables, positions in ranked:
         if split == BY_TIME:
-            assert sorted(positions) == validation.tolist()
+            assert sorted(positions) == novel.tolist()
             continue
-        assert np.isin(positions, validation).all()
+        assert np.isin(positions, novel).all()
         others = sequences.parts == VALIDATION
         others[positions] = False
-        assert len(positions) == (np.count_nonzero(sequences.parts == VALIDATION) + 1) // 2
+        assert len(positions) == min(len(novel), (np.count_nonzero(sequences.parts == VALIDATION) + 2) // 3)
         one_by_one = counting_model(sequences)
         one_by_one.config.memory_freshness = freshness
         count_events(one_by_one, sequences, np.flatnonzero(others))
