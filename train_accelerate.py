@@ -105,6 +105,8 @@ HISTORY_DECAYS = (0.5, 0.7)
 MEMORY_SHARES, USUAL_SHARE = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7), 0.1
 MEMORY_TRENDS = (0.0, 0.1, 0.2, 0.3)
 FRESHNESS, FRESHNESS_UPDATES = (1.0, 2.0, 4.0, 8.0), 10
+# Within this share of the highest NDCG@10 the freshest draws: in use, more and younger events are news than here.
+FRESHNESS_DRAW = 5e-3
 FITTED_WITH_GATE = ("memory_history_decay", "generate_temperature", "memory_power", "memory_unit")
 # A log-probability below this says no more than that the event was not foreseen.
 LOWEST = -50.0
@@ -720,12 +722,16 @@ def fit_updates(model: BertForNextBehavior, log: PreparedLog, positions: np.ndar
 
     ranker = UpdatedModelRanker(model, sequences, part, log.split, FRESHNESS_UPDATES)
     config = ranker.model.config
+
+    def ndcg() -> float:
+        return mean_ndcg(ranker, sequences, part, log.max_length, ranker.blocks(positions))
+
     config.memory_share = USUAL_SHARE
-    for name, values in (("memory_freshness", FRESHNESS), ("memory_share", MEMORY_SHARES)):
-        take_best(
-            config, name, values, lambda: mean_ndcg(ranker, sequences, part, log.max_length, ranker.blocks(positions))
-        )
-        setattr(model.config, name, getattr(config, name))
+    reached = take_best(config, "memory_freshness", FRESHNESS, ndcg)
+    lowest = max(reached.values()) * (1 - FRESHNESS_DRAW)
+    config.memory_freshness = max(freshness for freshness, value in reached.items() if value >= lowest)
+    take_best(config, "memory_share", MEMORY_SHARES, ndcg)
+    model.config.memory_freshness, model.config.memory_share = config.memory_freshness, config.memory_share
 
 
 @torch.inference_mode()
@@ -1049,8 +1055,6 @@ def main(arguments: list[str] | None = None) -> None:
         if len(fitted):
             fit_memory(model, log, fitted)
             if log.split.how != "none":
-                if settings.max_minutes is None:
-                    fitted = target_positions(log.sequences, VALIDATION, 2 * sizes.validation_targets, settings.seed)
                 fit_updates(model, log, fitted)
         if len(positions):
             fit_temperatures(model, log, positions)

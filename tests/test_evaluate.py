@@ -497,13 +497,14 @@ def test_updates_are_fitted_on_validation_events_by_the_events_before_them_and_n
     sequences, ranked = timed_log(), list[tuple[float, float, Any, np.ndarray]]()
     model = counting_model(sequences)
     validation = np.flatnonzero((sequences.parts == VALIDATION) & (sequences.items != NONE))
+    ndcg = dict(zip(train_accelerate.FRESHNESS, (0.5, 0.6, 0.598, 0.596), strict=True))  # 2 and 4 draw
 
     def watch(
         ranker: UpdatedModelRanker, log: Sequences, part: int, length: int, blocks: Iterator[np.ndarray]
     ) -> float:
         positions, config = np.concatenate(list(blocks)), ranker.model.config
         ranked.append((config.memory_freshness, config.memory_share, memory_tables(ranker.model), positions))
-        return -abs(config.memory_freshness - 4.0) - abs(config.memory_share - 0.2)
+        return ndcg[config.memory_freshness] - abs(config.memory_share - 0.2)
 
     monkeypatch.setattr(train_accelerate, "mean_ndcg", watch)
     prepared: Any = SimpleNamespace(sequences=sequences, split=split, max_length=40)
