@@ -102,11 +102,9 @@ GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.5, 3.
 MEMORY_POWERS = torch.tensor([0.0, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0])
 MEMORY_UNITS = torch.tensor([0.0003, 0.001, 0.003, 0.01, 0.03])
 HISTORY_DECAYS = (0.5, 0.7)
-MEMORY_SHARES, USUAL_SHARE = (0.0, 0.1, 0.2, 0.3, 0.5, 0.7), 0.1
+MEMORY_SHARES = (0.0, 0.1, 0.2, 0.3)
 MEMORY_TRENDS = (0.0, 0.1, 0.2, 0.3)
 FRESHNESS, FRESHNESS_UPDATES = (1.0, 2.0, 4.0, 8.0), 10
-# Within this share of the highest NDCG@10 the freshest draws: in use, more and younger events are news than here.
-FRESHNESS_DRAW = 5e-3
 FITTED_WITH_GATE = ("memory_history_decay", "generate_temperature", "memory_power", "memory_unit")
 # A log-probability below this says no more than that the event was not foreseen.
 LOWEST = -50.0
@@ -667,7 +665,7 @@ def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray
 
 def fit_memory(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> None:
     """Fits how many recent items the memory listens to beside the trained network, how much it makes of what is named
-    lately, and, where `fit_updates` cannot say it, what the memory names alone.
+    lately, and what it names alone.
 
     The log-loss decides how many items. The trend and the share with the best NDCG@10 of new items are taken: the
     log-loss would have more of the trend, for the items far down, than is good for the first ten places, and nothing
@@ -684,36 +682,30 @@ def fit_memory(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarr
     if lowest == math.inf:
         return
     model.path_gate.load_state_dict(gate)
-    config.update(chosen)
-    new_items = novel_positions(log, positions)
+    for name, value in chosen.items():
+        setattr(config, name, value)
+    batches = evaluation_batches(log.sequences, VALIDATION, log.max_length, MAX_ROWS, positions=positions)
+    new_items = np.sort(np.concatenate([batch.position[batch.group == NOVEL] for batch in batches]))
     if not len(new_items):
         return
+    candidates = {"memory_share": MEMORY_SHARES}
     if model.associate_path.recent_counts.any():
-        take_best(config, "memory_trend", MEMORY_TRENDS, lambda: validation_ndcg(model, log, new_items))
-    if log.split.how == "none":
-        take_best(config, "memory_share", MEMORY_SHARES, lambda: validation_ndcg(model, log, new_items))
+        candidates = {"memory_trend": MEMORY_TRENDS, **candidates}
+    for name, values in candidates.items():
+        take_best(config, name, values, lambda: validation_ndcg(model, log, new_items))
+    if log.split.how != "none":
+        fit_freshness(model, log, new_items)
 
 
-def novel_positions(log: PreparedLog, positions: np.ndarray) -> np.ndarray:
-    """Those of the validation events at `positions` that name an item which is new to the user, ascending."""
-    batches = evaluation_batches(log.sequences, VALIDATION, log.max_length, MAX_ROWS, positions=positions)
-    return np.sort(np.concatenate([batch.position[batch.group == NOVEL] for batch in batches]))
-
-
-def fit_updates(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> None:
-    """Fits how many times the pairs of events count that the weights were not trained on, and what the memory names
-    alone, to a memory that goes on counting as it does in use.
-
-    What ranks new items best among the validation events at `positions` is taken, while the memory counts the ones
-    before them, in leave-one-out those of the other users.
+def fit_freshness(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> None:
+    """Fits how many times the pairs of events count that the weights were not trained on: what ranks the validation
+    events at `positions` best while the memory counts the ones before them, in leave-one-out those of the other users.
     """
-    sequences, part, positions = log.sequences, VALIDATION, novel_positions(log, positions)
-    if not len(positions):
-        return
+    sequences, part = log.sequences, VALIDATION
     if log.split.how == "leave_one_out":
         everyone = np.flatnonzero(sequences.parts == VALIDATION)
-        if 3 * len(positions) > len(everyone):
-            positions = np.sort(np.random.default_rng(0).permutation(positions)[: (len(everyone) + 2) // 3])
+        if 2 * len(positions) > len(everyone):
+            positions = np.sort(np.random.default_rng(0).permutation(positions)[: (len(everyone) + 1) // 2])
         # The part before the one that is ranked is counted, and what is after it is left alone.
         parts = np.where(sequences.parts == TEST, TEST + 1, sequences.parts)
         part = TEST
@@ -722,16 +714,13 @@ def fit_updates(model: BertForNextBehavior, log: PreparedLog, positions: np.ndar
 
     ranker = UpdatedModelRanker(model, sequences, part, log.split, FRESHNESS_UPDATES)
     config = ranker.model.config
-
-    def ndcg() -> float:
-        return mean_ndcg(ranker, sequences, part, log.max_length, ranker.blocks(positions))
-
-    config.memory_share = USUAL_SHARE
-    reached = take_best(config, "memory_freshness", FRESHNESS, ndcg)
-    lowest = max(reached.values()) * (1 - FRESHNESS_DRAW)
-    config.memory_freshness = max(freshness for freshness, value in reached.items() if value >= lowest)
-    take_best(config, "memory_share", MEMORY_SHARES, ndcg)
-    model.config.memory_freshness, model.config.memory_share = config.memory_freshness, config.memory_share
+    take_best(
+        config,
+        "memory_freshness",
+        FRESHNESS,
+        lambda: mean_ndcg(ranker, sequences, part, log.max_length, ranker.blocks(positions)),
+    )
+    model.config.memory_freshness = config.memory_freshness
 
 
 @torch.inference_mode()
@@ -962,7 +951,7 @@ def affordable_validation(
     """The validation targets that the memory is fitted on: those at `positions`, with a time limit as many of them as
     a third of what is left is enough for, or none. The rest is for temperatures and the final table."""
     # The gate's fit costs about as much as ranking three times.
-    rankings = 3 * len(HISTORY_DECAYS) + len(MEMORY_TRENDS) + len(FRESHNESS) + len(MEMORY_SHARES)
+    rankings = 3 * len(HISTORY_DECAYS) + len(MEMORY_SHARES) + len(MEMORY_TRENDS) + len(FRESHNESS)
     affordable = seconds_left / 3 / max(1e-9, rankings * trained.seconds_per_target)
     if affordable >= len(positions):
         return positions
@@ -1054,8 +1043,6 @@ def main(arguments: list[str] | None = None) -> None:
         fitted = affordable_validation(positions, log, settings, trained, limit - time.monotonic())
         if len(fitted):
             fit_memory(model, log, fitted)
-            if log.split.how != "none":
-                fit_updates(model, log, fitted)
         if len(positions):
             fit_temperatures(model, log, positions)
         if settings.split == "none":

@@ -491,37 +491,33 @@ def test_leave_one_out_counts_every_users_validation_event_and_no_test_event() -
 
 
 @pytest.mark.parametrize("split", [BY_TIME, LEAVE_ONE_OUT])
-def test_updates_are_fitted_on_validation_events_by_the_events_before_them_and_never_by_test_events(
+def test_freshness_is_fitted_on_validation_events_by_the_events_before_them_and_never_by_test_events(
     split: Split, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    sequences, ranked = timed_log(), list[tuple[float, float, Any, np.ndarray]]()
+    sequences, ranked = timed_log(), list[tuple[float, Any, np.ndarray]]()
     model = counting_model(sequences)
     validation = np.flatnonzero((sequences.parts == VALIDATION) & (sequences.items != NONE))
-    ndcg = dict(zip(train_accelerate.FRESHNESS, (0.5, 0.6, 0.598, 0.596), strict=True))  # 2 and 4 draw
 
     def watch(
         ranker: UpdatedModelRanker, log: Sequences, part: int, length: int, blocks: Iterator[np.ndarray]
     ) -> float:
-        positions, config = np.concatenate(list(blocks)), ranker.model.config
-        ranked.append((config.memory_freshness, config.memory_share, memory_tables(ranker.model), positions))
-        return ndcg[config.memory_freshness] - abs(config.memory_share - 0.2)
+        positions = np.concatenate(list(blocks))
+        ranked.append((ranker.model.config.memory_freshness, memory_tables(ranker.model), positions))
+        return -abs(ranker.model.config.memory_freshness - 4.0)
 
     monkeypatch.setattr(train_accelerate, "mean_ndcg", watch)
     prepared: Any = SimpleNamespace(sequences=sequences, split=split, max_length=40)
-    novel = train_accelerate.novel_positions(prepared, validation)
-    assert 0 < len(novel) < len(validation)
-    train_accelerate.fit_updates(model, prepared, validation)
-    usual = [(freshness, train_accelerate.USUAL_SHARE) for freshness in train_accelerate.FRESHNESS]
-    assert [tried[:2] for tried in ranked] == [*usual, *((4.0, share) for share in train_accelerate.MEMORY_SHARES)]
-    assert (model.config.memory_freshness, model.config.memory_share) == (4.0, 0.2)
-    for freshness, _, tables, positions in ranked:
+    train_accelerate.fit_freshness(model, prepared, validation)
+    assert [freshness for freshness, *_ in ranked] == list(train_accelerate.FRESHNESS)
+    assert model.config.memory_freshness == 4.0
+    for freshness, tables, positions in ranked:
         if split == BY_TIME:
-            assert sorted(positions) == novel.tolist()
+            assert sorted(positions) == validation.tolist()
             continue
-        assert np.isin(positions, novel).all()
+        assert np.isin(positions, validation).all()
         others = sequences.parts == VALIDATION
         others[positions] = False
-        assert len(positions) == min(len(novel), (np.count_nonzero(sequences.parts == VALIDATION) + 2) // 3)
+        assert len(positions) == (np.count_nonzero(sequences.parts == VALIDATION) + 1) // 2
         one_by_one = counting_model(sequences)
         one_by_one.config.memory_freshness = freshness
         count_events(one_by_one, sequences, np.flatnonzero(others))
