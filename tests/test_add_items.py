@@ -233,6 +233,24 @@ def test_items_with_similar_words_stand_in_each_others_lists(
     torch.testing.assert_close(left[0, 0], expected[x, y])
 
 
+def test_counting_events_of_items_with_words_gives_the_lists_made_anew(
+    shops: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(modeling_behavior, "FEW_PAIRS", 0)
+    model, tokenizer = load(shops["words"])
+    memory, first = model.associate_path, model.config.first_item_id
+    model.config.memory_text = 0.5
+    fresh = model.add_items(
+        tokenizer, [{"item_id": "fresh 1", "title": "red lip"}, {"item_id": "fresh 2", "title": "nail"}]
+    )
+    for history in ([first, first + 1], [first + 1, fresh[0]], [fresh[0], fresh[1], first]):
+        memory.neighbors()
+        model.update_memory(torch.tensor([history]))
+        found, anew = memory.neighbors(), modeling_behavior.Neighbors(memory)
+        for name in ("keys", "value", "strength", "from_text", "starts", "lengths"):
+            assert torch.equal(getattr(found, name), getattr(anew, name)), name
+
+
 def test_an_added_item_is_linked_to_what_behaviour_made_alike_among_texts_that_are_equally_alike(
     shops: dict[str, Path],
 ) -> None:

@@ -11,6 +11,7 @@ import random
 from collections import Counter
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import torch
@@ -973,6 +974,42 @@ def test_one_update_an_event_in_any_order_equals_one_update_a_history(
     assert tables(streamed) == tables(whole)
     for name in ("pair_keys", "pair_counts"):
         assert torch.equal(getattr(streamed.associate_path, name), getattr(whole.associate_path, name))
+
+
+@settings(max_examples=25, deadline=None)
+@given(rows=histories, news=histories, memory_neighbors=st.integers(1, 6))
+def test_lists_changed_by_an_update_are_those_made_anew(
+    rows: list[list[int]], news: list[list[int]], memory_neighbors: int
+) -> None:
+    model = BertForNextBehavior(small_config(num_hidden_layers=1, memory_neighbors=memory_neighbors))
+    memory = model.associate_path
+    model.update_memory(**padded(rows), pairs="all")
+    with mock.patch.object(modeling_behavior, "FEW_PAIRS", 0):  # however small the memory is
+        for row in news:
+            before, items = memory.neighbors(), torch.arange(memory.neighbors().size)
+            read = before.rows(items)
+            model.update_memory(**padded([row]))
+            assert all(map(torch.equal, before.rows(items), read)), "another thread may still read the old lists"
+            assert_same_lists(memory.neighbors(), modeling_behavior.Neighbors(memory))
+
+
+def assert_same_lists(found: modeling_behavior.Neighbors, anew: modeling_behavior.Neighbors) -> None:
+    """Bit for bit: a model that is saved and loaded makes its lists anew, and must answer as before."""
+    for name, table in vars(anew).items():
+        if isinstance(table, torch.Tensor):
+            assert torch.equal(getattr(found, name), table), name
+    assert all(map(torch.equal, found._counted, anew._counted))
+    assert (found.mean_sum, found.size, found.longest) == (anew.mean_sum, anew.size, anew.longest)
+
+
+def test_an_update_in_inference_mode_can_be_followed_by_one_outside(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(modeling_behavior, "FEW_PAIRS", 0)
+    model = random_model()
+    for row in ([7, 8], [8, 7], [7, 8, 9]):
+        model.associate_path.neighbors()
+        with torch.inference_mode(row != [8, 7]):
+            model.update_memory(torch.tensor([row]))
+    assert_same_lists(model.associate_path.neighbors(), modeling_behavior.Neighbors(model.associate_path))
 
 
 def test_the_padding_side_does_not_change_what_is_counted() -> None:
