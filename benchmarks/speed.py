@@ -1,4 +1,5 @@
-"""How near to the machine's matrix-multiply peak training comes, and how long ranking all test targets takes.
+"""How near to the machine's matrix-multiply peak training comes, how long ranking all test targets takes, and how long
+a served model needs to count an event and to answer.
 
     python -m benchmarks.speed --model DIR [--steps 40] [--threads 1]
 
@@ -23,13 +24,20 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from behavior.batches import TrainingCollator, length_bucketed_batches, training_windows
+from behavior.batches import (
+    TrainingCollator,
+    evaluation_batches,
+    length_bucketed_batches,
+    target_positions,
+    training_windows,
+)
 from behavior.sequences import TEST, Sequences
 from evaluate_behavior import ModelRanker, rank_items
-from modeling_behavior import BertForNextBehavior
+from modeling_behavior import BertForNextBehavior, Neighbors
 
 PEAK_SIZES = (512, 1024, 2048)
 SHOWN_OPERATIONS = 6
+SERVED_EVENTS = 60
 
 
 def seconds_of(work: Callable[[], Any], repeats: int) -> list[float]:
@@ -48,6 +56,24 @@ def peak_flops(dtype: torch.dtype) -> float:
         left, right = torch.randn(size, size, dtype=dtype), torch.randn(size, size, dtype=dtype)
         best = max(best, 2 * size**3 / min(seconds_of(partial(torch.matmul, left, right), 12)))
     return best
+
+
+def serve(model: BertForNextBehavior, log: Sequences, positions: np.ndarray) -> dict[str, float]:
+    """Median milliseconds of what a served model does with the events at `positions`, one user at a time: `answer`
+    from what it knows, `count` one event, `answer after`; and `lists anew`, what the answer would wait for if the lists
+    of neighbours were made anew."""
+    ranker, memory, spent = ModelRanker(model), model.associate_path, dict[str, list[float]]()
+    for batch in evaluation_batches(log, TEST, model.config.max_position_embeddings, 1, positions=positions):
+        tensors: dict[str, Any] = ranker.tensors(batch)
+        answer, events = partial(model.predict, **tensors, top_k=10), int(memory.item_counts.sum())
+        before = seconds_of(answer, 1)
+        counting = seconds_of(partial(model.update_memory, **tensors), 1)
+        if int(memory.item_counts.sum()) == events:  # the event repeats the one before it, or its item is unknown
+            continue
+        for name, seconds in (("answer", before), ("count", counting), ("answer after", seconds_of(answer, 1))):
+            spent.setdefault(name, []).extend(seconds)
+    spent["lists anew"] = seconds_of(partial(Neighbors, model.associate_path), 3)
+    return {name: 1000 * statistics.median(seconds) for name, seconds in spent.items()}
 
 
 def main() -> None:
@@ -107,10 +133,14 @@ def main() -> None:
     for entry in averages[:SHOWN_OPERATIONS]:
         print(f"  {entry.self_cpu_time_total / total:5.1%}  {entry.key}")
 
-    positions = np.flatnonzero((log.parts == TEST) & (log.items >= config.first_item_id))
+    positions = target_positions(log, TEST, None, 0)
     started = time.perf_counter()
     rank_items(log, TEST, positions, {"model": ModelRanker(model)}, config.max_position_embeddings, None, False)
     print(f"ranking {len(positions):,} test targets among {log.vocab_size:,}: {time.perf_counter() - started:.1f} s")
+    served = np.sort(np.random.default_rng(0).permutation(positions)[:SERVED_EVENTS])
+    milliseconds = serve(model.eval(), log, served)
+    pairs = len(model.associate_path.pair_keys)
+    print(f"served, {pairs:,} pairs: " + ", ".join(f"{name} {value:.0f} ms" for name, value in milliseconds.items()))
 
 
 if __name__ == "__main__":
