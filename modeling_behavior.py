@@ -826,7 +826,7 @@ class Neighbors:
         self.totals.index_add_(0, x, strength)
         # Powers of whole tables: in an array of another length the same power may differ in its last bit.
         value = strength * (self._for_total(self.totals)[x] * self._for_count(self.counts)[keys & LOW])
-        kept = among_best(x, value, self.config.memory_neighbors)
+        kept = among_best(x, value, self.config.memory_neighbors).nonzero()[:, 0]
         return [keys[kept], strength[kept], value[kept]]
 
     def _complete(self, memory: AssociatePath) -> None:
@@ -877,7 +877,7 @@ class Neighbors:
         empty = self.value.new_zeros(len(keys))
         from_text = empty.index_copy(0, new, added)
         total = from_text.index_add(0, old, self.value)
-        kept = among_best(keys >> 32, total, self.config.memory_neighbors)
+        kept = among_best(keys >> 32, total, self.config.memory_neighbors).nonzero()[:, 0]
         self.strength = empty.index_copy(0, old, self.strength)[kept]
         self.keys, self.value, self.from_text = keys[kept], total[kept], from_text[kept]
 
@@ -966,7 +966,8 @@ def find(keys: torch.Tensor, wanted: torch.Tensor) -> tuple[torch.Tensor, torch.
 def union(keys: torch.Tensor, others: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
     """Keys (N,) and others (M,), each ascending and distinct, together; and where the N and the M stand in it."""
     entry, missing = find(keys, others)
-    old = torch.arange(len(keys), device=keys.device) + torch.searchsorted(others[missing], keys)
+    before = entry[missing].bincount(minlength=len(keys)).cumsum(0)[: len(keys)]
+    old = torch.arange(len(keys), device=keys.device) + before
     new = entry + missing.cumsum(0) - missing.long()
     together = keys.new_empty(len(keys) + int(missing.sum()))
     return together.index_copy_(0, old, keys).index_copy_(0, new, others), old, new
