@@ -69,7 +69,7 @@ COUNT_UNIT = 1024
 # The lower half of a pair's key.
 LOW = 2**32 - 1
 # Lists of neighbours are made anew if more than one in so many pairs is counted at once.
-FEW_PAIRS = 100
+FEW_PAIRS = 1000
 # Recent mentions from which on an item's trend counts.
 TREND_UNIT = 0.3
 # An optimizer moves a bias by its learning rate a step; scaled, the pointer's few biases settle within an epoch.

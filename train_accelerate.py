@@ -61,7 +61,6 @@ from evaluate_behavior import (
     UpdatedModelRanker,
     evaluate_model,
     format_table,
-    remove_seen,
     rows_per_batch,
     tokenize_log,
     write_whole,
@@ -580,22 +579,14 @@ def validation_ndcg(model: BertForNextBehavior, log: PreparedLog, positions: np.
 
 
 def mean_ndcg(
-    ranker: ModelRanker,
-    sequences: Sequences,
-    part: int,
-    max_length: int,
-    blocks: Iterable[np.ndarray],
-    seen_removed: bool = False,
+    ranker: ModelRanker, sequences: Sequences, part: int, max_length: int, blocks: Iterable[np.ndarray]
 ) -> float:
-    """NDCG@10 of the next item over the events of `part` at the positions of `blocks`; full catalogue, the user's
-    earlier items among the candidates or, for targets that are none of them, not."""
+    """NDCG@10 of the next item over the events of `part` at the positions of `blocks`."""
     rows, ranks = rows_per_batch(sequences.vocab_size), []
     for positions in blocks:
         for batch in evaluation_batches(sequences, part, max_length, rows, positions=positions):
-            scores = torch.as_tensor(ranker.scores(batch))
-            if seen_removed:
-                remove_seen(scores, batch.seen)
-            ranks.append(pessimistic_ranks(scores, batch.target_item)[batch.target_item != NONE])
+            has_item = batch.target_item != NONE
+            ranks.append(pessimistic_ranks(ranker.scores(batch), batch.target_item)[has_item])
     return float(np.mean(ndcg_at_k(np.concatenate(ranks), 10)))
 
 
@@ -678,8 +669,7 @@ def fit_memory(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarr
 
     The log-loss decides how many items. The trend and the share with the best NDCG@10 of new items are taken: the
     log-loss would have more of the trend, for the items far down, than is good for the first ten places, and nothing
-    named by the memory alone, because it names few items. The items that a user has seen are no candidates then: among
-    them, new ones gain what repeated ones lose.
+    named by the memory alone, because it names few items.
     """
     config, lowest = model.config, math.inf
     config.memory_share = config.memory_trend = 0.0
@@ -702,14 +692,7 @@ def fit_memory(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarr
     if model.associate_path.recent_counts.any():
         candidates = {"memory_trend": MEMORY_TRENDS, **candidates}
     for name, values in candidates.items():
-        take_best(
-            config,
-            name,
-            values,
-            lambda: mean_ndcg(
-                ModelRanker(model), log.sequences, VALIDATION, log.max_length, [new_items], seen_removed=True
-            ),
-        )
+        take_best(config, name, values, lambda: validation_ndcg(model, log, new_items))
     if log.split.how != "none":
         fit_freshness(model, log, new_items)
 
@@ -735,7 +718,7 @@ def fit_freshness(model: BertForNextBehavior, log: PreparedLog, positions: np.nd
         config,
         "memory_freshness",
         FRESHNESS,
-        lambda: mean_ndcg(ranker, sequences, part, log.max_length, ranker.blocks(positions), seen_removed=True),
+        lambda: mean_ndcg(ranker, sequences, part, log.max_length, ranker.blocks(positions)),
     )
     model.config.memory_freshness = config.memory_freshness
 

@@ -490,23 +490,6 @@ def test_leave_one_out_counts_every_users_validation_event_and_no_test_event() -
     assert list(ranker.blocks(targets[:0])) == []
 
 
-def test_what_ranks_new_items_best_is_asked_without_the_seen_ones_among_the_candidates() -> None:
-    sequences = log([[(B, VIEW, TRAIN), (C, VIEW, TRAIN), (A, VIEW, VALIDATION)]])
-
-    class OldFirst:
-        """Scores B over C over A over all others."""
-
-        def scores(self, batch: EvaluationBatch) -> np.ndarray:
-            scores = np.full((len(batch), VOCAB), -1.0, dtype=np.float32)
-            scores[:, [B, C, A]] = 3.0, 2.0, 1.0
-            return scores
-
-    ranker: Any = OldFirst()
-    for seen_removed, rank in ((False, 3), (True, 1)):
-        found = train_accelerate.mean_ndcg(ranker, sequences, VALIDATION, 40, [np.array([2])], seen_removed)
-        assert found == pytest.approx(1 / np.log2(1 + rank))
-
-
 @pytest.mark.parametrize("split", [BY_TIME, LEAVE_ONE_OUT])
 def test_freshness_is_fitted_on_validation_events_by_the_events_before_them_and_never_by_test_events(
     split: Split, monkeypatch: pytest.MonkeyPatch
@@ -516,12 +499,7 @@ def test_freshness_is_fitted_on_validation_events_by_the_events_before_them_and_
     validation = np.flatnonzero((sequences.parts == VALIDATION) & (sequences.items != NONE))
 
     def watch(
-        ranker: UpdatedModelRanker,
-        log: Sequences,
-        part: int,
-        length: int,
-        blocks: Iterator[np.ndarray],
-        seen_removed: bool,
+        ranker: UpdatedModelRanker, log: Sequences, part: int, length: int, blocks: Iterator[np.ndarray]
     ) -> float:
         positions = np.concatenate(list(blocks))
         ranked.append((ranker.model.config.memory_freshness, memory_tables(ranker.model), positions))
