@@ -642,7 +642,9 @@ class AssociatePath(nn.Module):
         self.recent_counts = F.pad(self.recent_counts, (0, size - len(self.recent_counts)))
         if not trained:
             self.follow(counted)
-        lists = self._neighbors if few else None
+        lists = self._neighbors
+        if lists is not None and (not few or lists.keys.device != self.pair_keys.device):
+            lists = None
         self.changed(None if lists is None else lists.updated(self, pairs, counted))
 
     @torch.no_grad()
@@ -684,7 +686,7 @@ class AssociatePath(nn.Module):
     # -- naming --------------------------------------------------------------------------------------------------------
 
     def neighbors(self) -> Neighbors:
-        """The scored neighbour lists, made when first asked for and again after a change."""
+        """The scored neighbour lists, made when first asked for, and again after more than a few new counts."""
         if self._neighbors is None or self._neighbors.keys.device != self.pair_keys.device:
             self._neighbors = Neighbors(self)
         return self._neighbors

@@ -1,0 +1,301 @@
+"""Tune a text encoder on a log, so that texts are alike whose items one user takes after the other.
+
+    python -m behavior.text_tuning --events events.parquet --items items.csv --output_dir encoder
+    python train_accelerate.py --events events.parquet --items items.csv --text_encoder encoder --output_dir out
+
+A pretrained encoder knows which texts say the same. Which of them people go on to is in the log, and what is learned of
+some items' words holds for the words of others, those that nobody has taken yet above all (benchmarks/README.md has the
+effect). With a split, only its training events are read.
+
+A step draws users until enough different items are named, and reads each item's text once. The decayed mean of the
+texts that a user has had must find the text of the next new item among those of the step: InfoNCE (van den Oord et al.
+2018) with a temperature, frequent items discounted as they stand in more steps (Yi et al. 2019). The last layers of the
+encoder are trained, the others stay.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+import torch
+from torch.nn import functional as F
+from tqdm import tqdm
+from transformers import BertModel
+from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
+
+from behavior.events import add_event_arguments, options_from_arguments, read_events, read_items
+from behavior.item_text import BertTextEncoder, computes_in_bfloat16, default_encoder, item_texts, mean_pooled
+from behavior.splits import WAYS, assign_parts, make_split
+
+TEMPERATURE = 0.05
+# The k-th text from the end weighs DECAY ** k.
+DECAY = 0.7
+# An item that is drawn n times as often has log(n) * DISCOUNT less in the softmax.
+DISCOUNT = 0.5
+# Events of a user in one step, a random stretch of the history.
+MOST_EVENTS = 12
+WARMUP_STEPS = 50
+READ_AT_ONCE = 48
+MEASURED_EVENTS = 4000
+
+
+def user_histories(events: pl.DataFrame, texts: pl.DataFrame) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
+    """Training histories, and the same users' histories up to each validation event, as rows of the texts: items that
+    have a text, each once, where the user first had it, and two at least.
+
+    Args:
+        events: user_id, item_id and part (0 train, 1 validation), a user's events together and in order.
+        texts: item_id and text, a row for each item.
+    """
+    texts = texts.drop_nulls("text").unique("item_id", keep="first", maintain_order=True).with_row_index("text_row")
+    known = events.select("user_id", "item_id", "part").join(
+        texts.select("item_id", "text_row"), on="item_id", how="inner", maintain_order="left"
+    )
+    known = known.unique(["user_id", "text_row"], keep="first", maintain_order=True)
+    training, held_out = list[np.ndarray](), list[np.ndarray]()
+    for _, user in known.group_by("user_id", maintain_order=True):
+        rows, part = user["text_row"].to_numpy().astype(np.int64), user["part"].to_numpy()
+        if np.count_nonzero(part == 0) > 1:
+            training.append(rows[part == 0])
+        held_out.extend(rows[: place + 1] for place in np.flatnonzero(part == 1) if place)
+    return training, held_out, texts["text"].to_list()
+
+
+def drawn_users(
+    histories: Sequence[np.ndarray], items: int, generator: np.random.Generator
+) -> Iterator[list[np.ndarray]]:
+    """All users once in random order, each with a stretch of the history, in steps of at least `items` items."""
+    step: list[np.ndarray] = []
+    named = set[int]()
+    for user in generator.permutation(len(histories)):
+        history = histories[user]
+        begin = int(generator.integers(0, max(1, len(history) - MOST_EVENTS + 1)))
+        step.append(history[begin : begin + MOST_EVENTS])
+        named.update(step[-1].tolist())
+        if len(named) >= items:
+            yield step
+            step, named = [], set()
+
+
+def decayed_means(histories: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
+    """For every event but the first of each history, (N, size) float32 weights of the items before it, zero for others,
+    and (N,) int64 its own item; histories hold numbers below `size`, none twice."""
+    weights = np.zeros((sum(len(history) - 1 for history in histories), size), dtype=np.float32)
+    targets = np.concatenate([history[1:] for history in histories])
+    row = 0
+    for history in histories:
+        for place in range(1, len(history)):
+            weights[row, history[:place]] = DECAY ** np.arange(place - 1, -1, -1, dtype=np.float32)
+            row += 1
+    return weights, targets
+
+
+def contrastive_loss(
+    embeddings: torch.Tensor, histories: Sequence[np.ndarray], log_frequency: torch.Tensor
+) -> torch.Tensor:
+    """() float32: mean of -log p(next item | decayed mean of the items before), among the items of the step.
+
+    Args:
+        embeddings: (M, D) float32, rows of length one; histories hold row numbers; log_frequency: (M,) float32.
+    """
+    weights, targets = (
+        torch.from_numpy(array).to(embeddings.device) for array in decayed_means(histories, len(embeddings))
+    )
+    query = F.normalize(weights @ embeddings, dim=-1)  # (N, D)
+    logits = query @ embeddings.T / TEMPERATURE - DISCOUNT * log_frequency  # (N, M)
+    return F.cross_entropy(logits.masked_fill(weights > 0, -torch.inf), targets)
+
+
+class TunedEncoder:
+    """A BERT text encoder, the last layers of which are trained.
+
+    Args:
+        name: folder or Hub id; max_tokens: as the encoder will read; layers: how many layers are trained, from the end.
+
+    Raises:
+        ValueError: no BERT checkpoint, or fewer layers.
+    """
+
+    def __init__(self, name: str, layers: int, max_tokens: int = 64) -> None:
+        self.encoder = BertTextEncoder(name, max_tokens)
+        model = self.encoder.model
+        if not isinstance(model, BertModel):
+            raise ValueError(
+                f"got the text encoder {name} of the type {model.config.model_type}; expected a BERT checkpoint "
+                "(model_type bert)"
+            )
+        if not 1 <= layers <= len(model.encoder.layer):
+            raise ValueError(f"got layers={layers}; expected 1 to {len(model.encoder.layer)}, the layers of {name}")
+        # Small steps get lost in bfloat16 weights; autocast computes in it all the same.
+        self.model = model.float()
+        self.model.requires_grad_(False)
+        self.trained = [weight for layer in model.encoder.layer[-layers:] for weight in layer.parameters()]
+        for weight in self.trained:
+            weight.requires_grad_(True)
+
+    def read(self, texts: list[str]) -> torch.Tensor:
+        """(N, D) float32, rows of length one, with gradients for the trained layers."""
+        device, encoder = self.encoder.device, self.encoder
+        # Texts of like length share a batch: padding would be half of it all.
+        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        embeddings = []
+        for begin in range(0, len(order), READ_AT_ONCE):
+            part = [texts[row] for row in order[begin : begin + READ_AT_ONCE]]
+            batch = encoder.tokenizer(
+                part, padding=True, truncation=True, max_length=encoder.max_tokens, return_tensors="pt"
+            ).to(device)
+            with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(device)):
+                hidden = self.model(**batch).last_hidden_state
+            embeddings.append(mean_pooled(hidden, batch["attention_mask"]))
+        back = torch.tensor(order, device=device).argsort()
+        return torch.cat(embeddings)[back]
+
+    def save(self, folder: Path) -> None:
+        """Writes the checkpoint whole or not at all."""
+        unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
+        try:
+            self.model.save_pretrained(unfinished)
+            self.encoder.tokenizer.save_pretrained(unfinished)
+            os.replace(unfinished, folder)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+
+
+def tune(
+    encoder: TunedEncoder,
+    histories: Sequence[np.ndarray],
+    texts: list[str],
+    epochs: float = 1.0,
+    max_minutes: float = 30.0,
+    batch_items: int = 192,
+    learning_rate: float = 1e-4,
+    seed: int = 0,
+    progress: bool = True,
+) -> list[float]:
+    """Trains until every user was drawn `epochs` times, or the time is up; the learning rate falls to zero by then.
+
+    Returns:
+        The loss of each step, in nats.
+    """
+    generator, started, losses = np.random.default_rng(seed), time.monotonic(), list[float]()
+    torch.manual_seed(seed)
+    counts = np.bincount(np.concatenate(histories), minlength=len(texts))
+    log_frequency = torch.from_numpy(np.log(np.maximum(counts, 1) / counts.sum())).float()
+    optimizer = torch.optim.AdamW(encoder.trained, lr=learning_rate, weight_decay=0.01)
+    users, drawn = epochs * len(histories), 0
+    encoder.model.train()
+    steps = (step for _ in range(math.ceil(epochs)) for step in drawn_users(histories, batch_items, generator))
+    with tqdm(
+        total=round(users), unit=" users", desc=f"tuning, {max_minutes:g} minutes at most", disable=not progress
+    ) as bar:
+        for step in steps:
+            left = 1 - max(drawn / users, (time.monotonic() - started) / (60 * max_minutes))
+            if left <= 0:
+                break
+            optimizer.param_groups[0]["lr"] = learning_rate * left * min(1.0, (len(losses) + 1) / WARMUP_STEPS)
+            items, inverse = np.unique(np.concatenate(step), return_inverse=True)
+            local = np.split(inverse, np.cumsum([len(history) for history in step])[:-1])
+            embeddings = encoder.read([texts[item] for item in items])
+            loss = contrastive_loss(embeddings, local, log_frequency[items].to(embeddings.device))
+            optimizer.zero_grad()
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+            drawn += len(step)
+            bar.update(len(step))
+            bar.set_postfix_str(f"loss {np.mean(losses[-50:]):.3f}")
+    encoder.model.eval()
+    return losses
+
+
+def recall_of_words(embeddings: np.ndarray, histories: Sequence[np.ndarray]) -> float:
+    """Recall@10 of the last item of histories by their decayed mean text alone; all items, seen ones removed, ties
+    against it.
+
+    Args:
+        embeddings: (M, D), rows of length one.
+    """
+    embeddings, found = embeddings.astype(np.float32), 0
+    for history in histories:
+        before, target = history[:-1], history[-1]
+        query = DECAY ** np.arange(len(before) - 1, -1, -1, dtype=np.float32) @ embeddings[before]
+        scores = embeddings @ query
+        scores[before] = -np.inf
+        found += int(np.count_nonzero(scores >= scores[target]) <= 10)
+    return found / len(histories)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m behavior.text_tuning", description=__doc__.split("\n")[0])
+    parser.add_argument("--events", required=True, help="event log")
+    parser.add_argument("--items", required=True, help="item table with item_id and text columns")
+    parser.add_argument("--output_dir", required=True, type=Path, help="new folder for the encoder")
+    parser.add_argument("--split", default="time", choices=WAYS, help="as in training (default time)")
+    parser.add_argument("--text_columns", help="columns of --items to read, as in training (default: all with words)")
+    parser.add_argument("--text_template", help="instead of columns: '{title} by {brand}'")
+    parser.add_argument("--text_encoder", help="BERT checkpoint to begin with (default: all-MiniLM-L6-v2)")
+    parser.add_argument("--layers", type=int, default=2, help="layers that are trained, from the end (default 2)")
+    parser.add_argument("--epochs", type=float, default=1.0, help="times that each user is drawn (default 1)")
+    parser.add_argument("--max_minutes", type=float, default=30.0, help="time limit of the training (default 30)")
+    parser.add_argument("--batch_items", type=int, default=192, help="items of a step at least (default 192)")
+    parser.add_argument("--learning_rate", type=float, default=1e-4, help="peak of AdamW's (default 1e-4)")
+    parser.add_argument("--seed", type=int, default=0, help="of users, stretches and dropout (default 0)")
+    add_event_arguments(parser)
+    args = parser.parse_args(arguments)
+    for name in ("epochs", "max_minutes", "batch_items", "learning_rate"):
+        if getattr(args, name) <= 0:
+            parser.error(f"--{name} {getattr(args, name)}: expected more than 0")
+    if args.output_dir.exists():
+        raise ValueError(f"got --output_dir {args.output_dir}, which is there already; expected a new folder")
+    disable_transformers_bars()
+    log = read_events(args.events, options_from_arguments(args))
+    print(log.report)
+    events = assign_parts(log.events, make_split(log.events, args.split))
+    columns = args.text_columns.split(",") if args.text_columns else None
+    training, held_out, texts = user_histories(events, item_texts(read_items(args.items), columns, args.text_template))
+    if len(training) < 2:
+        raise ValueError(
+            f"got {len(training)} users with two training events of items that have a text; expected some: check the "
+            "item_ids of --items and the columns that are read"
+        )
+    encoder = TunedEncoder(args.text_encoder or default_encoder(), args.layers)
+    measured = np.random.default_rng(args.seed).permutation(len(held_out))[:MEASURED_EVENTS]
+    sample = [held_out[row] for row in measured]
+
+    def recall() -> float | None:
+        if not sample:
+            return None
+        with tqdm(total=len(texts), unit=" texts", desc="embedding") as bar:
+            return recall_of_words(encoder.encoder.embed(texts, bar), sample)
+
+    before = recall()
+    losses = tune(
+        encoder, training, texts, args.epochs, args.max_minutes, args.batch_items, args.learning_rate, args.seed
+    )
+    after = recall()
+    args.output_dir.parent.mkdir(parents=True, exist_ok=True)
+    encoder.save(args.output_dir)
+    first, last = np.mean(losses[:20]), np.mean(losses[-20:])
+    print(f"{len(losses):,} steps over {len(texts):,} texts, loss {first:.3f} to {last:.3f}")
+    if before is not None and after is not None:
+        print(
+            f"Recall@10 of the next item by words alone, {len(sample):,} validation events: {before:.4f} before, "
+            f"{after:.4f} now"
+        )
+    print(f"The encoder is in {args.output_dir}: train with --text_encoder {args.output_dir}")
+
+
+if __name__ == "__main__":
+    try:
+        main()
+    except (ValueError, FileNotFoundError) as error:
+        sys.exit(f"text_tuning: {error}")

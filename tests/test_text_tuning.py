@@ -1,0 +1,192 @@
+"""Tuning a text encoder on a log: what it learns, what it reads, what stays as it was."""
+
+import itertools
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tiny import WORDS, write_events
+from transformers import BertModel
+
+from behavior import text_tuning
+from behavior.item_text import load_encoder
+from behavior.text_tuning import (
+    DECAY,
+    DISCOUNT,
+    MOST_EVENTS,
+    TEMPERATURE,
+    TunedEncoder,
+    contrastive_loss,
+    drawn_users,
+    main,
+    recall_of_words,
+    tune,
+    user_histories,
+)
+
+COLOURS, THINGS = WORDS[:3], WORDS[3:]
+TEXTS = [f"{colour} {thing}" for colour, thing in itertools.product(COLOURS, THINGS)]
+NOBODYS = [row for row, text in enumerate(TEXTS) if text.endswith("comb")]
+
+
+def one_colour_histories(users: int) -> list[np.ndarray]:
+    """Users who stay with a colour; nobody takes a comb."""
+    generator = np.random.default_rng(0)
+    of_colour = [[row for row, text in enumerate(TEXTS) if text.startswith(c) and row not in NOBODYS] for c in COLOURS]
+    return [generator.permutation(of_colour[user % 3])[:4] for user in range(users)]
+
+
+def likeness_of_a_colour(encoder: TunedEncoder, rows: list[int]) -> float:
+    """How much more alike texts of one colour are than texts of two, by cosine, seen from `rows`."""
+    embeddings = encoder.encoder.embed(TEXTS).astype(np.float32)
+    colour = np.array([COLOURS.index(text.split()[0]) for text in TEXTS])
+    cosines = embeddings[rows] @ embeddings.T
+    same = colour[rows][:, None] == colour
+    same_but_itself = same & (np.array(rows)[:, None] != np.arange(len(TEXTS)))
+    return float(cosines[same_but_itself].mean() - cosines[~same].mean())
+
+
+def test_texts_become_alike_whose_items_users_take_together_and_so_do_those_of_items_that_nobody_took(
+    bert: str,
+) -> None:
+    encoder = TunedEncoder(bert, layers=2, max_tokens=8)
+    others = [row for row in range(len(TEXTS)) if row not in NOBODYS]
+    before = [likeness_of_a_colour(encoder, rows) for rows in (others, NOBODYS)]
+    options: dict[str, Any] = {"epochs": 4, "batch_items": 12, "learning_rate": 3e-3, "progress": False}
+    losses = tune(encoder, one_colour_histories(300), TEXTS, **options)
+    after = [likeness_of_a_colour(encoder, rows) for rows in (others, NOBODYS)]
+    assert np.mean(losses[-10:]) < np.mean(losses[:10])
+    assert after[0] > before[0] + 0.15
+    assert after[1] > before[1] + 0.15
+
+
+def test_only_the_last_layers_change_and_the_folder_is_a_text_encoder(bert: str, tmp_path: Path) -> None:
+    encoder = TunedEncoder(bert, layers=1, max_tokens=8)
+    tune(encoder, one_colour_histories(60), TEXTS, batch_items=12, progress=False)
+    encoder.save(tmp_path / "tuned")
+    old, new = BertModel.from_pretrained(bert).state_dict(), BertModel.from_pretrained(tmp_path / "tuned").state_dict()
+    changed = {name.split(".")[2] for name in old if not torch.equal(old[name], new[name])}
+    assert changed == {"1"}, "the second of two layers"
+    saved = load_encoder(str(tmp_path / "tuned"), max_tokens=8)
+    np.testing.assert_allclose(saved.embed(TEXTS), encoder.encoder.embed(TEXTS), atol=2e-3)
+    assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
+
+
+def test_a_seed_decides_everything(bert: str) -> None:
+    found = []
+    for seed in (0, 0, 1):
+        encoder = TunedEncoder(bert, layers=1, max_tokens=8)
+        found.append(tune(encoder, one_colour_histories(30), TEXTS, batch_items=12, seed=seed, progress=False))
+    assert found[0] == found[1] != found[2]
+
+
+def test_the_time_limit_ends_it(bert: str) -> None:
+    encoder = TunedEncoder(bert, layers=1, max_tokens=8)
+    assert tune(encoder, one_colour_histories(30), TEXTS, max_minutes=1e-9, batch_items=12, progress=False) == []
+
+
+def test_the_loss_is_that_of_a_plain_loop() -> None:
+    generator = torch.Generator().manual_seed(0)
+    embeddings = torch.nn.functional.normalize(torch.randn(6, 4, generator=generator), dim=-1)
+    log_frequency = torch.randn(6, generator=generator)
+    histories = [np.array([0, 3, 1]), np.array([5, 2])]
+    losses = []
+    for history in histories:
+        for place in range(1, len(history)):
+            query = sum(DECAY**back * embeddings[history[place - 1 - back]] for back in range(place))
+            assert isinstance(query, torch.Tensor)
+            candidates = [item for item in range(6) if item not in history[:place]]
+            cosines = embeddings[candidates] @ query / query.norm()
+            logits = cosines / TEMPERATURE - DISCOUNT * log_frequency[candidates]
+            losses.append(-logits.log_softmax(0)[candidates.index(int(history[place]))])
+    expected = torch.stack(losses).mean()
+    torch.testing.assert_close(contrastive_loss(embeddings, histories, log_frequency), expected)
+
+
+@settings(max_examples=20, deadline=None)
+@given(lengths=st.lists(st.integers(2, 30), min_size=1, max_size=20), items=st.integers(2, 40), seed=st.integers(0, 99))
+def test_users_are_drawn_once_each_and_steps_hold_items_enough(lengths: list[int], items: int, seed: int) -> None:
+    starts = np.cumsum([0, *lengths])
+    histories = [np.arange(start, start + length) for start, length in zip(starts, lengths, strict=False)]
+    steps = list(drawn_users(histories, items, np.random.default_rng(seed)))
+    drawn = [int(np.searchsorted(starts, stretch[0], side="right")) for step in steps for stretch in step]
+    assert len(set(drawn)) == len(drawn)
+    for step in steps:
+        assert len(np.unique(np.concatenate(step))) >= items
+        for stretch in step:
+            assert (np.diff(stretch) == 1).all()
+            assert len(stretch) == min(MOST_EVENTS, lengths[int(np.searchsorted(starts, stretch[0], side="right")) - 1])
+
+
+def test_training_events_alone_are_read_each_item_once_and_only_items_with_a_text() -> None:
+    rows = [
+        *(("u", "a", 0), ("u", "b", 0), ("u", "a", 0), ("u", "x", 0), ("u", "c", 0), ("u", "d", 1), ("u", "a", 1)),
+        *(("u", "b", 2), ("v", "a", 0), ("v", "c", 1), ("w", "y", 0), ("w", "d", 1)),
+    ]
+    events = pl.DataFrame(rows, schema=["user_id", "item_id", "part"], orient="row").with_row_index("row")
+    texts = pl.DataFrame({"item_id": ["d", "c", "x", "b", "a"], "text": ["D", "C", None, "B", "A"]})
+    training, held_out, names = user_histories(events, texts)
+    assert names == ["D", "C", "B", "A"]
+    assert [[names[row] for row in history] for history in training] == [["A", "B", "C"]]
+    assert [[names[row] for row in history] for history in held_out] == [["A", "B", "C", "D"], ["A", "C"]]
+
+
+def test_recall_by_words_counts_ties_against_it() -> None:
+    embeddings = np.eye(12, dtype=np.float32)
+    embeddings[1] = embeddings[0]
+    history = [np.array([0, 1]), np.array([0, 2])]  # the twin of what was had; one of ten that nothing speaks for
+    assert recall_of_words(embeddings, history) == 0.5
+
+
+def test_the_command_writes_an_encoder_that_training_takes(
+    bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    histories = one_colour_histories(60)
+    rows = [
+        (f"u{user}", str(item), "view", place)
+        for user, items in enumerate(histories)
+        for place, item in enumerate(items)
+    ]
+    events = write_events(tmp_path / "events.csv", rows)
+    items = tmp_path / "items.csv"
+    pl.DataFrame({"item_id": [str(row) for row in range(len(TEXTS))], "title": TEXTS}).write_csv(items)
+    command = ["--events", str(events), "--items", str(items), "--split", "leave_one_out", "--text_encoder", bert]
+    with pytest.warns(UserWarning, match="leaks the future"):
+        main([*command, "--batch_items", "12", "--output_dir", str(tmp_path / "encoder")])
+    said = capsys.readouterr().out
+    assert "Recall@10 of the next item by words alone, 60 validation events" in said
+    assert f"--text_encoder {tmp_path / 'encoder'}" in said
+    assert load_encoder(str(tmp_path / "encoder")).embed(["red lip"]).shape == (1, 20)
+    with pytest.raises(ValueError, match="there already"):
+        main([*command, "--output_dir", str(tmp_path / "encoder")])
+    with (
+        pytest.warns(UserWarning, match="leaks the future"),
+        pytest.raises(ValueError, match="layers=3; expected 1 to 2"),
+    ):
+        main([*command, "--layers", "3", "--output_dir", str(tmp_path / "other")])
+    items.write_text("item_id,title\nnobody's,red lip\n")
+    with (
+        pytest.warns(UserWarning, match="leaks the future"),
+        pytest.raises(ValueError, match="0 users with two training events of items"),
+    ):
+        main([*command, "--output_dir", str(tmp_path / "other")])
+    with pytest.raises(SystemExit):
+        main([*command, "--epochs", "0", "--output_dir", str(tmp_path / "other")])
+    assert not (tmp_path / "other").exists()
+
+
+def test_another_architecture_is_refused(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Other(torch.nn.Module):
+        config = BertModel.from_pretrained(bert).config
+
+    class Reader:
+        model = Other()
+
+    monkeypatch.setattr(text_tuning, "BertTextEncoder", lambda *_: Reader())
+    with pytest.raises(ValueError, match="expected a BERT checkpoint"):
+        TunedEncoder(bert, layers=1)
