@@ -16,6 +16,7 @@ encoder are trained, the others stay.
 from __future__ import annotations
 
 import argparse
+import itertools
 import math
 import os
 import shutil
@@ -45,7 +46,8 @@ DISCOUNT = 0.5
 MOST_EVENTS = 12
 WARMUP_STEPS = 50
 READ_AT_ONCE = 48
-MEASURED_EVENTS = 4000
+# Validation events that recall is measured on; more texts than these would take longer to read than to learn from.
+MEASURED_EVENTS, MEASURED_TEXTS = 4000, 50_000
 
 
 def user_histories(events: pl.DataFrame, texts: pl.DataFrame) -> tuple[list[np.ndarray], list[np.ndarray], list[str]]:
@@ -73,9 +75,10 @@ def user_histories(events: pl.DataFrame, texts: pl.DataFrame) -> tuple[list[np.n
 def drawn_users(
     histories: Sequence[np.ndarray], items: int, generator: np.random.Generator
 ) -> Iterator[list[np.ndarray]]:
-    """All users once in random order, each with a stretch of the history, in steps of at least `items` items."""
+    """All users once in random order, each with a stretch of the history, in steps of at least `items` items; what is
+    left over at the end is no step, unless it is the only one."""
     step: list[np.ndarray] = []
-    named = set[int]()
+    named, complete = set[int](), False
     for user in generator.permutation(len(histories)):
         history = histories[user]
         begin = int(generator.integers(0, max(1, len(history) - MOST_EVENTS + 1)))
@@ -83,7 +86,9 @@ def drawn_users(
         named.update(step[-1].tolist())
         if len(named) >= items:
             yield step
-            step, named = [], set()
+            step, named, complete = [], set(), True
+    if not complete:
+        yield step
 
 
 def decayed_means(histories: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
@@ -174,14 +179,15 @@ def tune(
     encoder: TunedEncoder,
     histories: Sequence[np.ndarray],
     texts: list[str],
-    epochs: float = 1.0,
-    max_minutes: float = 30.0,
+    steps: int = 300,
+    max_minutes: float | None = None,
     batch_items: int = 192,
     learning_rate: float = 1e-4,
     seed: int = 0,
     progress: bool = True,
 ) -> list[float]:
-    """Trains until every user was drawn `epochs` times, or the time is up; the learning rate falls to zero by then.
+    """Trains for so many steps, or until the time is up; the learning rate falls to zero by then. Users are drawn again
+    when all were.
 
     Returns:
         The loss of each step, in nats.
@@ -191,14 +197,12 @@ def tune(
     counts = np.bincount(np.concatenate(histories), minlength=len(texts))
     log_frequency = torch.from_numpy(np.log(np.maximum(counts, 1) / counts.sum())).float()
     optimizer = torch.optim.AdamW(encoder.trained, lr=learning_rate, weight_decay=0.01)
-    users, drawn = epochs * len(histories), 0
+    limit = math.inf if max_minutes is None else 60 * max_minutes
     encoder.model.train()
-    steps = (step for _ in range(math.ceil(epochs)) for step in drawn_users(histories, batch_items, generator))
-    with tqdm(
-        total=round(users), unit=" users", desc=f"tuning, {max_minutes:g} minutes at most", disable=not progress
-    ) as bar:
-        for step in steps:
-            left = 1 - max(drawn / users, (time.monotonic() - started) / (60 * max_minutes))
+    drawn = (step for _ in itertools.count() for step in drawn_users(histories, batch_items, generator))
+    with tqdm(total=steps, unit=" steps", desc="tuning", disable=not progress) as bar:
+        for step in drawn:
+            left = 1 - max(len(losses) / steps, (time.monotonic() - started) / limit)
             if left <= 0:
                 break
             optimizer.param_groups[0]["lr"] = learning_rate * left * min(1.0, (len(losses) + 1) / WARMUP_STEPS)
@@ -210,8 +214,7 @@ def tune(
             loss.backward()
             optimizer.step()
             losses.append(float(loss.detach()))
-            drawn += len(step)
-            bar.update(len(step))
+            bar.update()
             bar.set_postfix_str(f"loss {np.mean(losses[-50:]):.3f}")
     encoder.model.eval()
     return losses
@@ -244,16 +247,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--text_template", help="instead of columns: '{title} by {brand}'")
     parser.add_argument("--text_encoder", help="BERT checkpoint to begin with (default: all-MiniLM-L6-v2)")
     parser.add_argument("--layers", type=int, default=2, help="layers that are trained, from the end (default 2)")
-    parser.add_argument("--epochs", type=float, default=1.0, help="times that each user is drawn (default 1)")
-    parser.add_argument("--max_minutes", type=float, default=30.0, help="time limit of the training (default 30)")
+    parser.add_argument("--steps", type=int, default=300, help="training steps (default 300)")
+    parser.add_argument("--max_minutes", type=float, help="time limit of the training, if it is to end before")
     parser.add_argument("--batch_items", type=int, default=192, help="items of a step at least (default 192)")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="peak of AdamW's (default 1e-4)")
     parser.add_argument("--seed", type=int, default=0, help="of users, stretches and dropout (default 0)")
     add_event_arguments(parser)
     args = parser.parse_args(arguments)
-    for name in ("epochs", "max_minutes", "batch_items", "learning_rate"):
-        if getattr(args, name) <= 0:
-            parser.error(f"--{name} {getattr(args, name)}: expected more than 0")
+    for name in ("steps", "max_minutes", "batch_items", "learning_rate"):
+        if (value := getattr(args, name)) is not None and value <= 0:
+            parser.error(f"--{name} {value}: expected more than 0")
     if args.output_dir.exists():
         raise ValueError(f"got --output_dir {args.output_dir}, which is there already; expected a new folder")
     disable_transformers_bars()
@@ -272,21 +275,24 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sample = [held_out[row] for row in measured]
 
     def recall() -> float | None:
-        if not sample:
+        if not sample or len(texts) > MEASURED_TEXTS:
             return None
         with tqdm(total=len(texts), unit=" texts", desc="embedding") as bar:
             return recall_of_words(encoder.encoder.embed(texts, bar), sample)
 
     before = recall()
     losses = tune(
-        encoder, training, texts, args.epochs, args.max_minutes, args.batch_items, args.learning_rate, args.seed
+        encoder, training, texts, args.steps, args.max_minutes, args.batch_items, args.learning_rate, args.seed
     )
     after = recall()
     args.output_dir.parent.mkdir(parents=True, exist_ok=True)
     encoder.save(args.output_dir)
     first, last = np.mean(losses[:20]), np.mean(losses[-20:])
     print(f"{len(losses):,} steps over {len(texts):,} texts, loss {first:.3f} to {last:.3f}")
-    if before is not None and after is not None:
+    if before is None or after is None:
+        why = "no validation events" if not sample else f"{len(texts):,} texts take too long to read twice"
+        print(f"Recall by words alone was not measured: {why}")
+    else:
         print(
             f"Recall@10 of the next item by words alone, {len(sample):,} validation events: {before:.4f} before, "
             f"{after:.4f} now"
