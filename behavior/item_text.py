@@ -187,7 +187,6 @@ def mean_pooled(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Ten
     return torch.nn.functional.normalize(mean, dim=-1)
 
 
-@torch.inference_mode()
 def embed_batch(model: Any, tokenizer: Any, texts: list[str], max_tokens: int) -> torch.Tensor:
     """Texts -> (B, D) float32 on the model's device, rows of length one; both from the Auto classes."""
     batch = tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt").to(model.device)
@@ -237,6 +236,7 @@ class BertTextEncoder:
             digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
+    @torch.inference_mode()
     def embed(self, texts: Sequence[str], bar: Any | None = None) -> np.ndarray:
         """(N, D) float16; texts of like length share a batch."""
         embeddings = np.empty((len(texts), self.dimensions), dtype=np.float16)

@@ -34,7 +34,8 @@ from transformers import BertModel
 from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
 from behavior.events import add_event_arguments, options_from_arguments, read_events, read_items
-from behavior.item_text import BertTextEncoder, computes_in_bfloat16, default_encoder, item_texts, mean_pooled
+from behavior.item_text import BertTextEncoder, computes_in_bfloat16, default_encoder, embed_batch, item_texts
+from behavior.metrics import pessimistic_ranks, recall_at_k
 from behavior.splits import WAYS, assign_parts, make_split
 
 TEMPERATURE = 0.05
@@ -91,6 +92,11 @@ def drawn_users(
         yield step
 
 
+def decays(length: int) -> np.ndarray:
+    """(length,) float32 weights of a history, the oldest first."""
+    return DECAY ** np.arange(length - 1, -1, -1, dtype=np.float32)
+
+
 def decayed_means(histories: Sequence[np.ndarray], size: int) -> tuple[np.ndarray, np.ndarray]:
     """For every event but the first of each history, (N, size) float32 weights of the items before it, zero for others,
     and (N,) int64 its own item; histories hold numbers below `size`, none twice."""
@@ -99,7 +105,7 @@ def decayed_means(histories: Sequence[np.ndarray], size: int) -> tuple[np.ndarra
     row = 0
     for history in histories:
         for place in range(1, len(history)):
-            weights[row, history[:place]] = DECAY ** np.arange(place - 1, -1, -1, dtype=np.float32)
+            weights[row, history[:place]] = decays(place)
             row += 1
     return weights, targets
 
@@ -155,12 +161,8 @@ class TunedEncoder:
         embeddings = []
         for begin in range(0, len(order), READ_AT_ONCE):
             part = [texts[row] for row in order[begin : begin + READ_AT_ONCE]]
-            batch = encoder.tokenizer(
-                part, padding=True, truncation=True, max_length=encoder.max_tokens, return_tensors="pt"
-            ).to(device)
             with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(device)):
-                hidden = self.model(**batch).last_hidden_state
-            embeddings.append(mean_pooled(hidden, batch["attention_mask"]))
+                embeddings.append(embed_batch(self.model, encoder.tokenizer, part, encoder.max_tokens))
         back = torch.tensor(order, device=device).argsort()
         return torch.cat(embeddings)[back]
 
@@ -227,14 +229,13 @@ def recall_of_words(embeddings: np.ndarray, histories: Sequence[np.ndarray]) -> 
     Args:
         embeddings: (M, D), rows of length one.
     """
-    embeddings, found = embeddings.astype(np.float32), 0
+    embeddings, ranks = embeddings.astype(np.float32), []
     for history in histories:
-        before, target = history[:-1], history[-1]
-        query = DECAY ** np.arange(len(before) - 1, -1, -1, dtype=np.float32) @ embeddings[before]
-        scores = embeddings @ query
+        before = history[:-1]
+        scores = embeddings @ (decays(len(before)) @ embeddings[before])
         scores[before] = -np.inf
-        found += int(np.count_nonzero(scores >= scores[target]) <= 10)
-    return found / len(histories)
+        ranks.append(pessimistic_ranks(scores[None], history[-1:]))
+    return float(recall_at_k(np.concatenate(ranks), 10).mean())
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -267,8 +268,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     training, held_out, texts = user_histories(events, item_texts(read_items(args.items), columns, args.text_template))
     if len(training) < 2:
         raise ValueError(
-            f"got {len(training)} users with two training events of items that have a text; expected some: check the "
-            "item_ids of --items and the columns that are read"
+            f"got {len(training)} users with two training events of items that have a text; expected two at least: "
+            "check the item_ids of --items and the columns that are read"
         )
     encoder = TunedEncoder(args.text_encoder or default_encoder(), args.layers)
     measured = np.random.default_rng(args.seed).permutation(len(held_out))[:MEASURED_EVENTS]
