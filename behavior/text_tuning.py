@@ -10,7 +10,7 @@ effect). With a split, only its training events are read.
 A step draws users until enough different items are named, and reads each item's text once. The decayed mean of the
 texts that a user has had must find the text of the next new item among those of the step: InfoNCE (van den Oord et al.
 2018) with a temperature, frequent items discounted as they stand in more steps (Yi et al. 2019). The last layers of the
-encoder are trained, the others stay.
+encoder are trained, the others stay; what those make of a text is kept as long as there is room.
 """
 
 from __future__ import annotations
@@ -28,13 +28,16 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from torch import nn
 from torch.nn import functional as F
+from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import BertModel
+from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
 from behavior.events import add_event_arguments, options_from_arguments, read_events, read_items
-from behavior.item_text import BertTextEncoder, computes_in_bfloat16, default_encoder, embed_batch, item_texts
+from behavior.item_text import BertTextEncoder, computes_in_bfloat16, default_encoder, item_texts, mean_pooled
 from behavior.metrics import pessimistic_ranks, recall_at_k
 from behavior.splits import WAYS, assign_parts, make_split
 
@@ -47,6 +50,8 @@ DISCOUNT = 0.5
 MOST_EVENTS = 12
 WARMUP_STEPS = 50
 READ_AT_ONCE = 48
+# States below the trained layers that are kept, 1 GiB: some 80,000 texts of MiniLM.
+KEPT_ELEMENTS = 2**29
 # Validation events that recall is measured on; more texts than these would take longer to read than to learn from.
 MEASURED_EVENTS, MEASURED_TEXTS = 4000, 50_000
 
@@ -149,22 +154,54 @@ class TunedEncoder:
         # Small steps get lost in bfloat16 weights; autocast computes in it all the same.
         self.model = model.float()
         self.model.requires_grad_(False)
-        self.trained = [weight for layer in model.encoder.layer[-layers:] for weight in layer.parameters()]
-        for weight in self.trained:
-            weight.requires_grad_(True)
+        self.frozen_layers, self.trained_layers = model.encoder.layer[:-layers], model.encoder.layer[-layers:]
+        self.trained_layers.requires_grad_(True)
+        self.kept: dict[str, torch.Tensor] = {}
+        self.room = KEPT_ELEMENTS
 
     def read(self, texts: list[str]) -> torch.Tensor:
         """(N, D) float32, rows of length one, with gradients for the trained layers."""
-        device, encoder = self.encoder.device, self.encoder
+        states = self._states(texts)
         # Texts of like length share a batch: padding would be half of it all.
-        order = sorted(range(len(texts)), key=lambda row: len(texts[row]))
+        order = sorted(range(len(texts)), key=lambda row: len(states[row]))
         embeddings = []
         for begin in range(0, len(order), READ_AT_ONCE):
-            part = [texts[row] for row in order[begin : begin + READ_AT_ONCE]]
-            with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(device)):
-                embeddings.append(embed_batch(self.model, encoder.tokenizer, part, encoder.max_tokens))
-        back = torch.tensor(order, device=device).argsort()
+            part = [states[row] for row in order[begin : begin + READ_AT_ONCE]]
+            mask = pad_sequence([state.new_ones(len(state), dtype=torch.long) for state in part], batch_first=True)
+            hidden = pad_sequence(part, batch_first=True).float()  # (B, T, D)
+            embeddings.append(mean_pooled(self._through(self.trained_layers, hidden, mask), mask))
+        back = torch.tensor(order, device=self.encoder.device).argsort()
         return torch.cat(embeddings)[back]
+
+    @torch.no_grad()
+    def _states(self, texts: list[str]) -> list[torch.Tensor]:
+        """What the frozen layers make of each text: N of (T, D) float16, T its tokens."""
+        fresh = dict[str, torch.Tensor]()
+        missing = sorted({text for text in texts if text not in self.kept}, key=lambda text: (len(text), text))
+        for begin in range(0, len(missing), READ_AT_ONCE):
+            part = missing[begin : begin + READ_AT_ONCE]
+            batch = self.encoder.tokenizer(
+                part, padding=True, truncation=True, max_length=self.encoder.max_tokens, return_tensors="pt"
+            ).to(self.encoder.device)
+            mask = batch.pop("attention_mask")
+            hidden = self._through(self.frozen_layers, self.model.embeddings(**batch), mask)  # (B, T, D)
+            states_of_batch = hidden.half()[mask.bool()].split(mask.sum(dim=1).tolist())
+            fresh |= {text: state.clone() for text, state in zip(part, states_of_batch, strict=True)}
+        states = [fresh[text] if text in fresh else self.kept[text] for text in texts]
+        for text, state in fresh.items():
+            if state.numel() <= self.room:
+                self.kept[text] = state
+                self.room -= state.numel()
+        return states
+
+    def _through(self, layers: nn.ModuleList, hidden: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        """(B, T, D) states through some layers; mask (B, T) int64, zero for padding."""
+        device = self.encoder.device
+        attention_mask = create_bidirectional_mask(config=self.model.config, inputs_embeds=hidden, attention_mask=mask)
+        with torch.autocast(device.type, torch.bfloat16, enabled=computes_in_bfloat16(device)):
+            for layer in layers:
+                hidden = layer(hidden, attention_mask)
+        return hidden
 
     def save(self, folder: Path) -> None:
         """Writes the checkpoint whole or not at all."""
@@ -198,9 +235,9 @@ def tune(
     torch.manual_seed(seed)
     counts = np.bincount(np.concatenate(histories), minlength=len(texts))
     log_frequency = torch.from_numpy(np.log(np.maximum(counts, 1) / counts.sum())).float()
-    optimizer = torch.optim.AdamW(encoder.trained, lr=learning_rate, weight_decay=0.01)
+    optimizer = torch.optim.AdamW(encoder.trained_layers.parameters(), lr=learning_rate, weight_decay=0.01)
     limit = math.inf if max_minutes is None else 60 * max_minutes
-    encoder.model.train()
+    encoder.trained_layers.train()
     drawn = (step for _ in itertools.count() for step in drawn_users(histories, batch_items, generator))
     with tqdm(total=steps, unit=" steps", desc="tuning", disable=not progress) as bar:
         for step in drawn:
@@ -218,7 +255,7 @@ def tune(
             losses.append(float(loss.detach()))
             bar.update()
             bar.set_postfix_str(f"loss {np.mean(losses[-50:]):.3f}")
-    encoder.model.eval()
+    encoder.trained_layers.eval()
     return losses
 
 
@@ -261,6 +298,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.output_dir.exists():
         raise ValueError(f"got --output_dir {args.output_dir}, which is there already; expected a new folder")
     disable_transformers_bars()
+    encoder = TunedEncoder(args.text_encoder or default_encoder(), args.layers)
     log = read_events(args.events, options_from_arguments(args))
     print(log.report)
     events = assign_parts(log.events, make_split(log.events, args.split))
@@ -271,7 +309,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"got {len(training)} users with two training events of items that have a text; expected two at least: "
             "check the item_ids of --items and the columns that are read"
         )
-    encoder = TunedEncoder(args.text_encoder or default_encoder(), args.layers)
     measured = np.random.default_rng(args.seed).permutation(len(held_out))[:MEASURED_EVENTS]
     sample = [held_out[row] for row in measured]
 
