@@ -31,6 +31,7 @@ from behavior.batches import evaluation_batches, target_positions
 from behavior.item2vec import item2vec_rows
 from behavior.item_text import (
     DEFAULT_HUB_ID,
+    MODEL2VEC,
     Reduction,
     cached_embeddings,
     default_encoder,
@@ -82,6 +83,13 @@ class EmbeddedText:
     reduction: Reduction
 
 
+def whole_name(encoder: str) -> str:
+    """The name that finds an encoder from another working directory too."""
+    mark = MODEL2VEC if encoder.startswith(MODEL2VEC) else ""
+    path = Path(encoder.removeprefix(mark))
+    return f"{mark}{path.resolve()}" if path.is_dir() else encoder
+
+
 def embed_items(settings: RunSettings, items: pl.DataFrame, tokenizer: BehaviorTokenizer) -> EmbeddedText | None:
     """Embeds the texts of the vocabulary's items, or takes them from the cache; None if there is nothing to read."""
     if settings.text_encoder == "none":
@@ -102,7 +110,7 @@ def embed_items(settings: RunSettings, items: pl.DataFrame, tokenizer: BehaviorT
     if columns is None:
         columns = [field for _, field, _, _ in string.Formatter().parse(settings.text_template or "") if field]
     return EmbeddedText(
-        encoder=settings.text_encoder or DEFAULT_HUB_ID,
+        encoder=whole_name(settings.text_encoder or DEFAULT_HUB_ID),
         columns=columns,
         template=settings.text_template,
         embeddings=np.pad(embeddings, ((tokenizer.first_item_id, 0), (0, 0))),

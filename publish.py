@@ -10,7 +10,7 @@ What is sent is put together in a folder of its own: weights, configuration, tok
 requirements.txt, the card (README.md), evaluation.json and plots. Rare items and rarely shared pairs of items stay out
 (`publishing/privacy.py`). Before anything is sent, a clean process that knows nothing of this project loads the folder
 and must give the same answers as here. Then only files that differ from the remote's are sent, in one commit; a second
-run with nothing changed sends nothing.
+run with nothing changed sends nothing. A text encoder that is a folder here gets a repository of its own.
 
 The log is read from the model's own `prepared/` folder, which never leaves; `--events` reads it anew. The token comes
 from HF_TOKEN or `hf auth login`.
@@ -44,7 +44,7 @@ from behavior.events import ReadOptions, add_event_arguments, options_from_argum
 from behavior.sequences import TEST, Sequences
 from behavior.splits import Split, assign_parts
 from evaluate_behavior import MODEL, evaluate_model, format_table, recorded_split, tokenize_log
-from modeling_behavior import CODE_FILES, BertForNextBehavior
+from modeling_behavior import CODE_FILES, STATIC_ENCODER, BertForNextBehavior
 from publishing.adapter import check_vocabulary, stage_adapter
 from publishing.card import CardFacts, Provenance, draw_calibration, draw_results, model_card
 from publishing.check import (
@@ -68,6 +68,7 @@ from publishing.privacy import (
     users_per_item,
     users_per_pair,
 )
+from publishing.text_encoder import local_folder, stage_text_encoder
 from tokenization_behavior import VOCABULARY_FILE, BehaviorTokenizer
 from train_accelerate import RunSettings
 
@@ -331,6 +332,43 @@ def stage_model(
     (staged / "README.md").write_text(model_card(facts), encoding="utf-8")
 
 
+def name_text_encoder(
+    published: Publication, record: Record, given: str | None, repo_id: str, staged: Path
+) -> str | None:
+    """Gives the model the name by which others find its text encoder.
+
+    Args:
+        given: where the encoder lies now, if not under its own name.
+
+    Returns:
+        The Hub id of the encoder that is written to `staged`; None if there is none, or it is on the Hub.
+
+    Raises:
+        ValueError: it cannot be found, or is not of the size that the model reads.
+    """
+    config = published.model.config
+    if not config.text_size:
+        if given is not None:
+            raise ValueError(f"got --text_encoder {given} for a model that reads no words; expected none: leave it out")
+        return None
+    mark = STATIC_ENCODER if config.text_encoder.startswith(STATIC_ENCODER) else ""
+    name = (given or config.text_encoder).removeprefix(mark)
+    was_local = given is None and record.run is not None and "text_encoder" in local_settings(record.run)
+    folder = local_folder(name, was_local)
+    if folder is None:
+        config.text_encoder = mark + name
+        return None
+    size = json.loads((folder / "config.json").read_text()).get("hidden_size", config.text_encoder_size)
+    if size != config.text_encoder_size:
+        raise ValueError(
+            f"got the text encoder {folder} of size {size}; expected the one that the model was trained with, of size "
+            f"{config.text_encoder_size}: pass --text_encoder, the folder where it lies now or its Hub id"
+        )
+    encoder_id = stage_text_encoder(folder, repo_id, bool(mark), staged)
+    config.text_encoder = mark + encoder_id
+    return encoder_id
+
+
 def shown_privacy(privacy: Privacy) -> dict[str, Any]:
     """For evaluation.json: without the very items that look like personal data."""
     return dataclasses.asdict(privacy) | {"traces": {kind: len(items) for kind, items in privacy.traces.items()}}
@@ -338,12 +376,6 @@ def shown_privacy(privacy: Privacy) -> dict[str, Any]:
 
 def check_no_local_names(staged: Path, model: Path) -> None:
     """ValueError if a file names a folder of this machine: nobody else has it, and it may say who you are."""
-    encoder = json.loads((staged / "config.json").read_text()).get("text_encoder")
-    if encoder is not None and Path(encoder).exists():
-        raise ValueError(
-            f"got a model whose items' texts are read by {encoder}, a folder here; expected a Hub id, which others can "
-            "load: publish that encoder, and set text_encoder in config.json to its id."
-        )
     for name, path in folder_files(staged).items():
         for local in (str(model.resolve()), f"{Path.home()}{os.sep}"):
             if path.suffix in (".json", ".md", ".txt") and local in path.read_text(encoding="utf-8"):
@@ -380,6 +412,7 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, ReadOpti
     parser.add_argument("--revision", default="main", help="branch; made from main if it does not exist")
     parser.add_argument("--tag", help="name the commit")
     parser.add_argument("--verify", action="store_true", help="download what was sent and check its answers too")
+    parser.add_argument("--text_encoder", help="where the model's text encoder lies now, if not under its own name")
     parser.add_argument("--base_repo_id", help="adapters: the Hub id of the base, if adapter_config.json has a folder")
     group = parser.add_argument_group("privacy")
     group.add_argument("--min_item_users", type=int, default=5, help="items with fewer users stay out; 1 keeps all")
@@ -424,7 +457,7 @@ def publish_adapter(args: argparse.Namespace, api: HfApi, staged: Path) -> None:
     base_id = stage_adapter(args.model, args.repo_id, args.base_repo_id, args.license, staged)
     check_vocabulary(args.model, base_id, api)
     check_adapter(args.model, staged, api)
-    publish(api, args, staged, "model", args.repo_id)
+    publish(api, args, staged, args.repo_id)
 
 
 def publish_model(args: argparse.Namespace, options: ReadOptions, api: HfApi, scratch: Path) -> None:
@@ -439,6 +472,7 @@ def publish_model(args: argparse.Namespace, options: ReadOptions, api: HfApi, sc
 
     staged, dataset_id = scratch / "model", args.dataset_repo_id or f"{args.repo_id}-sequences"
     provenance = provenance_of(args, record, dataset_id)
+    encoder_id = name_text_encoder(published, record, args.text_encoder, args.repo_id, scratch / "text-encoder")
     stage_model(published, record, result, privacy, provenance, args.repo_id, staged)
     check_no_local_names(staged, args.model)
     histories = golden_histories(published.tokenizer)
@@ -446,13 +480,16 @@ def publish_model(args: argparse.Namespace, options: ReadOptions, api: HfApi, sc
     found = answers_in_a_clean_process(str(staged), histories, {"HF_HUB_OFFLINE": "1"})
     check_answers(found, expected, str(staged))
     print(f"A clean process loads the folder and gives the same answers to {len(histories)} histories.")
-    publish(api, args, staged, "model", args.repo_id)
+    if encoder_id is not None:
+        check_no_local_names(scratch / "text-encoder", args.model)
+        publish(api, args, scratch / "text-encoder", encoder_id, "text-encoder")
+    publish(api, args, staged, args.repo_id)
     if args.verify and not args.dry_run:
         verify(args, str(api.token), staged, histories, expected)
     if args.push_dataset:
         folder = scratch / "dataset"
         stage_dataset(published, args.repo_id, dataset_id, args.data_license, args.dataset_times, folder)
-        publish(api, args, folder, "dataset", dataset_id)
+        publish(api, args, folder, dataset_id, "dataset")
 
 
 def look_for_persons(trained: Publication, published: Publication, privacy: Privacy) -> None:
@@ -495,11 +532,16 @@ def print_privacy(privacy: Privacy) -> None:
             print(f"  membership inference {name}: AUC {found['auc']:.3f} (0.5 is guessing)")
 
 
-def publish(api: HfApi, args: argparse.Namespace, staged: Path, repo_type: str, repo_id: str) -> None:
-    """Shows the folder and, unless it is a dry run, sends it."""
+def publish(api: HfApi, args: argparse.Namespace, staged: Path, repo_id: str, companion: str = "") -> None:
+    """Shows the folder and, unless it is a dry run, sends it.
+
+    Args:
+        companion: what it is, if not the model: dataset or text-encoder.
+    """
     show_tree(staged, repo_id)
+    repo_type = "dataset" if companion == "dataset" else "model"
     if args.output is not None:
-        kept = args.output if repo_type == "model" else args.output.with_name(f"{args.output.name}-dataset")
+        kept = args.output.with_name(f"{args.output.name}-{companion}") if companion else args.output
         shutil.copytree(staged, kept, dirs_exist_ok=True)
         print(f"Kept in {kept}")
     if args.dry_run:
@@ -511,8 +553,9 @@ def publish(api: HfApi, args: argparse.Namespace, staged: Path, repo_type: str, 
         repo_id,
         repo_type=repo_type,
         private=not args.public,
-        revision=args.revision,
-        tag=args.tag,
+        # Its name says which encoder it is.
+        revision="main" if companion == "text-encoder" else args.revision,
+        tag=None if companion == "text-encoder" else args.tag,
         message="Publish with BertForNextBehavior",
     )
     print_sent(sent, f"{api.endpoint}/{'datasets/' if repo_type == 'dataset' else ''}{repo_id}")

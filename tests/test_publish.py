@@ -17,10 +17,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 import pytest
+import torch
 from hub_server import HubServer
 from huggingface_hub import HfApi, ModelCard, constants
 from processes import run_python, run_training
-from tiny import load, write_events
+from tiny import WORDS, load, write_events
 
 import add_items
 import publish
@@ -423,12 +424,71 @@ def test_a_folder_of_this_machine_is_named_and_not_sent(published: dict[str, Any
     publish.check_no_local_names(tmp_path / "named", tmp_path / "model")
     config = json.loads((tmp_path / "named" / "config.json").read_text())
     for name, value, message in (
-        ("text_encoder", str(tmp_path), "a folder here; expected a Hub id"),
         ("note", str(tmp_path / "model"), "in config.json; expected no name of this machine"),
     ):
         (tmp_path / "named" / "config.json").write_text(json.dumps({**config, name: value}))
         with pytest.raises(ValueError, match=message):
             publish.check_no_local_names(tmp_path / "named", tmp_path / "model")
+
+
+def test_a_text_encoder_that_is_a_folder_here_gets_a_repository_of_its_own_from_which_strangers_add_items(
+    hub: HubServer, online: HfApi, bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    skip_the_clean_process(monkeypatch)
+    encoder = shutil.copytree(bert, tmp_path / "encoder")
+    (encoder / "optimizer.bin").write_bytes(b"not needed")
+    events = write_log(tmp_path)
+    titles = [{"item_id": f"item {row}", "title": f"{WORDS[row % 6]} {WORDS[row // 6]}"} for row in range(30)]
+    pl.DataFrame(titles).write_csv(tmp_path / "items.csv")
+    monkeypatch.chdir(tmp_path)
+    model = run_training(events, tmp_path / "model", *SMALL, "--items", str(tmp_path / "items.csv"),
+                         "--text_encoder", os.path.relpath(encoder), "--max_epochs", "1")  # fmt: skip
+    assert json.loads((model / "config.json").read_text())["text_encoder"] == str(encoder)
+    expected = BertForNextBehavior.from_pretrained(model)
+    options = ["--model", str(model), "--repo_id", "ana/words", "--min_item_users", "1", "--tag", "v1"]
+
+    publish.main([*options, "--output", str(tmp_path / "staged")])
+    (encoder_id,) = (name.removeprefix("models/") for name in hub.repositories() if "text-encoder" in name)
+    assert re.fullmatch(r"ana/words-text-encoder-[0-9a-f]{8}", encoder_id)
+    assert set(hub.files(encoder_id)) == {
+        *("README.md", "config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json")
+    }
+    assert hub.repositories()[f"models/{encoder_id}"]["private"]
+    assert json.loads(hub.read("ana/words", "config.json"))["text_encoder"] == encoder_id
+    assert f"read by `{encoder_id.split('/')[1]}`" in hub.read("ana/words", "README.md").decode()
+    for repo in ("ana/words", encoder_id):
+        assert not [name for name in hub.files(repo) if str(tmp_path).encode() in hub.read(repo, name)]
+    assert (tmp_path / "staged-text-encoder" / "model.safetensors").exists()
+    publish.main(options)
+    assert capsys.readouterr().out.count("Nothing has changed since commit") == 2
+
+    # The stranger has neither the folder nor this checkout, and runs what the encoder's card says.
+    new = [{"item_id": "new", "title": "red comb"}]
+    snippet = re.findall(r"```python\n(.*?)```", hub.read(encoder_id, "README.md").decode(), flags=re.DOTALL)[0]
+    code = f"""{snippet}
+assert embeddings.shape == (2, 20) and torch.allclose(embeddings.norm(dim=-1), torch.ones(2))
+import sys
+name, folder = sys.argv[1:]
+tokenizer, model = (auto.from_pretrained(name, trust_remote_code=True) for auto in (AutoTokenizer, AutoModel))
+model.add_items(tokenizer, {new!r})
+model.save_pretrained(folder)
+"""
+    home, grown = tmp_path / "home", tmp_path / "grown"
+    run_python(tmp_path, "-I", "-c", code, "ana/words", str(grown), environment=hub.environment(home))
+    (added,) = expected.add_items(load(model)[1], new)
+    there = BertForNextBehavior.from_pretrained(grown)
+    torch.testing.assert_close(there.item_rows(torch.tensor([added])), expected.item_rows(torch.tensor([added])))
+
+    moved = encoder.rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match="or gone; expected the encoder that it was trained with"):
+        publish.main(options)
+    publish.main([*options, "--text_encoder", str(moved)])
+    assert capsys.readouterr().out.count("Nothing has changed since commit") == 2
+    config = json.loads((moved / "config.json").read_text())
+    (moved / "config.json").write_text(json.dumps({**config, "hidden_size": 24}))
+    with pytest.raises(ValueError, match="of size 24; expected the one that the model was trained with, of size 20"):
+        publish.main([*options, "--text_encoder", str(moved)])
 
 
 def test_files_of_others_are_left_alone_and_named(hub: HubServer, online: HfApi, folder: Path, tmp_path: Path) -> None:
