@@ -16,6 +16,7 @@ encoder are trained, the others stay; what those make of a text is kept as long 
 from __future__ import annotations
 
 import argparse
+import hashlib
 import itertools
 import math
 import os
@@ -24,6 +25,7 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -52,6 +54,8 @@ WARMUP_STEPS = 50
 READ_AT_ONCE = 48
 # States below the trained layers that are kept, 1 GiB: some 80,000 texts of MiniLM.
 KEPT_ELEMENTS = 2**29
+# Steps after which what was learned is written down.
+SAVED_STEPS = 25
 # Validation events that recall is measured on; more texts than these would take longer to read than to learn from.
 MEASURED_EVENTS, MEASURED_TEXTS = 4000, 50_000
 
@@ -224,12 +228,19 @@ def tune(
     learning_rate: float = 1e-4,
     seed: int = 0,
     progress: bool = True,
+    checkpoint: Path | None = None,
 ) -> list[float]:
     """Trains for so many steps, or until the time is up; the learning rate falls to zero by then. Users are drawn again
     when all were.
 
+    Args:
+        checkpoint: a file that is written every SAVED_STEPS steps; if it is there, its run is continued, exactly.
+
     Returns:
         The loss of each step, in nats.
+
+    Raises:
+        ValueError: the checkpoint is of a run with other settings or on another log.
     """
     generator, started, losses = np.random.default_rng(seed), time.monotonic(), list[float]()
     torch.manual_seed(seed)
@@ -237,10 +248,18 @@ def tune(
     log_frequency = torch.from_numpy(np.log(np.maximum(counts, 1) / counts.sum())).float()
     optimizer = torch.optim.AdamW(encoder.trained_layers.parameters(), lr=learning_rate, weight_decay=0.01)
     limit = math.inf if max_minutes is None else 60 * max_minutes
+    settings = {
+        **{"steps": steps, "max_minutes": max_minutes, "batch_items": batch_items, "learning_rate": learning_rate},
+        **{"seed": seed, "layers": len(encoder.trained_layers), "events": int(counts.sum())},
+        "texts": hashlib.sha256("\n".join(texts).encode()).hexdigest(),
+    }
+    if checkpoint is not None and checkpoint.exists():
+        seconds, losses = go_on(checkpoint, settings, encoder, optimizer)
+        started -= seconds
     encoder.trained_layers.train()
     drawn = (step for _ in itertools.count() for step in drawn_users(histories, batch_items, generator))
-    with tqdm(total=steps, unit=" steps", desc="tuning", disable=not progress) as bar:
-        for step in drawn:
+    with tqdm(total=steps, initial=len(losses), unit=" steps", desc="tuning", disable=not progress) as bar:
+        for step in itertools.islice(drawn, len(losses), None):
             left = 1 - max(len(losses) / steps, (time.monotonic() - started) / limit)
             if left <= 0:
                 break
@@ -255,8 +274,53 @@ def tune(
             losses.append(float(loss.detach()))
             bar.update()
             bar.set_postfix_str(f"loss {np.mean(losses[-50:]):.3f}")
+            if checkpoint is not None and len(losses) % SAVED_STEPS == 0:
+                write_down(checkpoint, settings, encoder, optimizer, time.monotonic() - started, losses)
     encoder.trained_layers.eval()
     return losses
+
+
+def write_down(
+    checkpoint: Path,
+    settings: dict[str, Any],
+    encoder: TunedEncoder,
+    optimizer: torch.optim.Optimizer,
+    seconds: float,
+    losses: list[float],
+) -> None:
+    """Writes what `go_on` needs, whole or not at all."""
+    cuda = encoder.encoder.device.type == "cuda"
+    state = {
+        **{"settings": settings, "seconds": seconds, "losses": losses},
+        **{"layers": encoder.trained_layers.state_dict(), "optimizer": optimizer.state_dict()},
+        **{"random": torch.get_rng_state(), "random_cuda": torch.cuda.get_rng_state() if cuda else None},
+    }
+    checkpoint.parent.mkdir(parents=True, exist_ok=True)
+    part = checkpoint.with_name(f"{checkpoint.name}.{os.getpid()}.part")
+    try:
+        torch.save(state, part)
+        os.replace(part, checkpoint)
+    finally:
+        part.unlink(missing_ok=True)
+
+
+def go_on(
+    checkpoint: Path, settings: dict[str, Any], encoder: TunedEncoder, optimizer: torch.optim.Optimizer
+) -> tuple[float, list[float]]:
+    """Takes up a run where it was written down; the seconds it had taken, and its losses."""
+    state = torch.load(checkpoint, map_location=encoder.encoder.device, weights_only=True)
+    others = [f"{name} {old}, not {settings[name]}" for name, old in state["settings"].items() if old != settings[name]]
+    if others:
+        raise ValueError(
+            f"got the checkpoint {checkpoint} of another run ({'; '.join(others)}); expected one with these settings "
+            "on this log: repeat them as they were, or delete the file to begin anew"
+        )
+    encoder.trained_layers.load_state_dict(state["layers"])
+    optimizer.load_state_dict(state["optimizer"])
+    torch.set_rng_state(state["random"].cpu())
+    if state["random_cuda"] is not None:
+        torch.cuda.set_rng_state(state["random_cuda"].cpu())
+    return state["seconds"], state["losses"]
 
 
 def recall_of_words(embeddings: np.ndarray, histories: Sequence[np.ndarray]) -> float:
@@ -289,6 +353,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--max_minutes", type=float, help="time limit of the training, if it is to end before")
     parser.add_argument("--batch_items", type=int, default=192, help="items of a step at least (default 192)")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="peak of AdamW's (default 1e-4)")
+    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run, with the same settings")
     parser.add_argument("--seed", type=int, default=0, help="of users, stretches and dropout (default 0)")
     add_event_arguments(parser)
     args = parser.parse_args(arguments)
@@ -297,6 +362,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
             parser.error(f"--{name} {value}: expected more than 0")
     if args.output_dir.exists():
         raise ValueError(f"got --output_dir {args.output_dir}, which is there already; expected a new folder")
+    checkpoint = args.output_dir.with_name(f".{args.output_dir.name}.checkpoint")
+    if checkpoint.exists() != args.resume:
+        raise ValueError(
+            f"got --resume without the file {checkpoint} of an interrupted run: leave it out, or check --output_dir"
+            if args.resume
+            else f"got an interrupted run's file {checkpoint}: go on with it by --resume, or delete it to begin anew"
+        )
     disable_transformers_bars()
     encoder = TunedEncoder(args.text_encoder or default_encoder(), args.layers)
     log = read_events(args.events, options_from_arguments(args))
@@ -320,11 +392,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     before = recall()
     losses = tune(
-        encoder, training, texts, args.steps, args.max_minutes, args.batch_items, args.learning_rate, args.seed
+        encoder,
+        training,
+        texts,
+        steps=args.steps,
+        max_minutes=args.max_minutes,
+        batch_items=args.batch_items,
+        learning_rate=args.learning_rate,
+        seed=args.seed,
+        checkpoint=checkpoint,
     )
     after = recall()
     args.output_dir.parent.mkdir(parents=True, exist_ok=True)
     encoder.save(args.output_dir)
+    checkpoint.unlink(missing_ok=True)
     first, last = np.mean(losses[:20]), np.mean(losses[-20:])
     print(f"{len(losses):,} steps over {len(texts):,} texts, loss {first:.3f} to {last:.3f}")
     if before is None or after is None:

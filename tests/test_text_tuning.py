@@ -99,6 +99,34 @@ def test_a_seed_decides_everything(bert: str) -> None:
     assert found[0] == found[1] != found[2]
 
 
+def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
+    bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(text_tuning, "SAVED_STEPS", 3)
+    histories, checkpoint = one_colour_histories(30), tmp_path / "checkpoint"
+    options: dict[str, Any] = {"steps": 8, "batch_items": 12, "progress": False}
+    whole = TunedEncoder(bert, layers=1, max_tokens=8)
+    expected = tune(whole, histories, TEXTS, **options)
+
+    def interrupted(*arguments: Any) -> torch.Tensor:
+        if len(done) == 5:
+            raise KeyboardInterrupt
+        done.append(contrastive_loss(*arguments))
+        return done[-1]
+
+    done: list[torch.Tensor] = []
+    first, second = (TunedEncoder(bert, layers=1, max_tokens=8) for _ in range(2))
+    with monkeypatch.context() as patched:
+        patched.setattr(text_tuning, "contrastive_loss", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            tune(first, histories, TEXTS, **options, checkpoint=checkpoint)
+    with pytest.raises(ValueError, match=r"another run \(steps 8, not 9\); expected one with these settings"):
+        tune(first, histories, TEXTS, **{**options, "steps": 9}, checkpoint=checkpoint)
+    assert tune(second, histories, TEXTS, **options, checkpoint=checkpoint) == expected
+    for name, weight in whole.model.state_dict().items():
+        assert torch.equal(weight, second.model.state_dict()[name]), name
+
+
 def test_the_time_limit_ends_it(bert: str) -> None:
     encoder = TunedEncoder(bert, layers=1, max_tokens=8)
     assert tune(encoder, one_colour_histories(30), TEXTS, max_minutes=1e-9, batch_items=12, progress=False) == []
@@ -179,6 +207,13 @@ def test_the_command_writes_an_encoder_that_training_takes(
     assert load_encoder(str(tmp_path / "encoder")).embed(["red lip"]).shape == (1, 20)
     main([*command, "--split", "none", "--batch_items", "12", "--output_dir", str(tmp_path / "all")])
     assert "was not measured: no validation events" in capsys.readouterr().out
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["all", "encoder", "events.csv", "items.csv"]
+    with pytest.raises(ValueError, match="--resume without the file"):
+        main([*command, "--resume", "--output_dir", str(tmp_path / "other")])
+    (tmp_path / ".other.checkpoint").touch()
+    with pytest.raises(ValueError, match="go on with it by --resume, or delete it"):
+        main([*command, "--output_dir", str(tmp_path / "other")])
+    (tmp_path / ".other.checkpoint").unlink()
     with pytest.raises(ValueError, match="there already"):
         main([*command, "--output_dir", str(tmp_path / "encoder")])
     with pytest.raises(ValueError, match="layers=3; expected 1 to 2"):
