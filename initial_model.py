@@ -83,6 +83,31 @@ class EmbeddedText:
     reduction: Reduction
 
 
+def check_items(settings: RunSettings, items: pl.DataFrame, tokenizer: BehaviorTokenizer) -> None:
+    """ValueError if the item table is about other items than the log."""
+    known = tokenizer.item_vocabulary
+    if known and not items["item_id"].is_in(known).any():
+        raise ValueError(
+            f"got --items {settings.items} with ids such as {', '.join(items['item_id'].head(3).to_list())}, of which "
+            f"the log names none; it names {', '.join(known[:3])}: write ids in both alike, or leave --items out"
+        )
+
+
+def words_report(settings: RunSettings, text: EmbeddedText | None, tokenizer: BehaviorTokenizer) -> str:
+    """What is read of items' words, a line for the user."""
+    if text is not None:
+        read = ", ".join(text.columns) if text.template is None else text.template
+        with_text = np.count_nonzero(text.embeddings.any(axis=1))
+        known = len(tokenizer.item_vocabulary)
+        return f"Item words        {with_text:,} of {known:,} items have a text, read from {read}"
+    if settings.text_encoder == "none":
+        return "Item words        not read (--text_encoder none); titles are shown in answers"
+    return (
+        "Item words        none: no column of the item table holds words, or fewer than three items of the log have "
+        "different ones; items are known by their ids, titles are shown in answers"
+    )
+
+
 def whole_name(encoder: str) -> str:
     """The name that finds an encoder from another working directory too."""
     mark = MODEL2VEC if encoder.startswith(MODEL2VEC) else ""

@@ -68,6 +68,7 @@ from evaluate_behavior import (
 from initial_model import (
     EmbeddedText,
     build_model,
+    check_items,
     embed_items,
     fill_memory,
     grown_tokenizer,
@@ -76,6 +77,7 @@ from initial_model import (
     save_with_adapter,
     take_best,
     with_adapters,
+    words_report,
 )
 from modeling_behavior import (
     GATE_NEW,
@@ -281,6 +283,12 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
             num_new_items=max(64, max_length),
             max_length=max_length,
         )
+    text = None
+    if items is not None:
+        check_items(settings, items, tokenizer)
+        if not isinstance(base, BertForNextBehavior):
+            text = embed_items(settings, items, tokenizer)
+            accelerator.print(words_report(settings, text, tokenizer))
     max_length = min(max_length, tokenizer.model_max_length)
     dataset = tokenize_log(events, tokenizer)
     prepared = output / "prepared"
@@ -302,9 +310,7 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
         # With --split none every item is in the vocabulary, but new ones will come.
         unknown_share=0.1 if settings.split == "none" else float(np.clip(unknown_share, 0.02, 0.5)),
         neighbours=ItemNeighbours().fit(sequences),
-        text=None
-        if items is None or isinstance(base, BertForNextBehavior)
-        else embed_items(settings, items, tokenizer),
+        text=text,
         base=base,
         new_items=new_items,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 import re
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -118,6 +119,26 @@ def answers_elsewhere(trained: dict[str, Path], tmp_path_factory: pytest.TempPat
 def answer(folder: Path) -> torch.Tensor:
     model, tokenizer = load(folder)
     return model.item_log_probabilities(**tokenizer([HISTORY], return_tensors="pt")).exp()[0]
+
+
+def test_what_is_read_of_words_is_said_and_an_item_table_of_other_items_is_an_error(
+    tmp_path: Path, bert: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    events = write_log(tmp_path / "log.csv", 0, 20, 0)
+    run = [*RUN, *SIZES, "--items", str(tmp_path / "items.csv"), "--max_epochs", "1"]
+    for titles, options, said in (
+        (True, ["--text_encoder", bert], "Item words        12 of 20 items have a text, read from title\n"),
+        (True, ["--text_encoder", "none"], "Item words        not read (--text_encoder none)"),
+        (False, ["--text_encoder", bert], "Item words        none: no column of the item table holds words"),
+    ):
+        rows = [item_row(item) if titles else {"item_id": item_row(item)["item_id"], "price": 1} for item in range(12)]
+        pl.DataFrame(rows).write_csv(tmp_path / "items.csv")
+        shutil.rmtree(tmp_path / "model", ignore_errors=True)
+        run_training(events, tmp_path / "model", *run, *options)
+        assert said in capsys.readouterr().out
+    pl.DataFrame([{**item_row(1), "item_id": "1.0"}]).write_csv(tmp_path / "items.csv")
+    with pytest.raises(ValueError, match=r"with ids such as 1\.0, of which the log names none; it names item 16, "):
+        run_training(events, tmp_path / "other", *run, "--text_encoder", bert)
 
 
 @pytest.mark.parametrize("added", ["", "+added"])
