@@ -222,7 +222,7 @@ def tune(
     encoder: TunedEncoder,
     histories: Sequence[np.ndarray],
     texts: list[str],
-    steps: int = 300,
+    steps: int = 600,
     max_minutes: float | None = None,
     batch_items: int = 192,
     learning_rate: float = 1e-4,
@@ -349,7 +349,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--text_template", help="instead of columns: '{title} by {brand}'")
     parser.add_argument("--text_encoder", help="BERT checkpoint to begin with (default: all-MiniLM-L6-v2)")
     parser.add_argument("--layers", type=int, default=2, help="layers that are trained, from the end (default 2)")
-    parser.add_argument("--steps", type=int, default=300, help="training steps (default 300)")
+    parser.add_argument("--steps", type=int, default=600, help="training steps (default 600)")
     parser.add_argument("--max_minutes", type=float, help="time limit of the training, if it is to end before")
     parser.add_argument("--batch_items", type=int, default=192, help="items of a step at least (default 192)")
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="peak of AdamW's (default 1e-4)")
