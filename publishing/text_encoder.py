@@ -1,7 +1,7 @@
 """The repository of a model's text encoder, for one that is a folder here, such as `behavior.text_tuning` writes.
 
-    folder = local_folder(config.text_encoder, run)                  # None for an encoder that is on the Hub
-    repo_id = stage_text_encoder(folder, "ana/shop", staged)         # "ana/shop-text-encoder-1a2b3c4d"
+    folder = local_folder("out/encoder", named_locally=True)                # None for an encoder that is on the Hub
+    repo_id = stage_text_encoder(folder, "ana/shop", False, staged)         # "ana/shop-text-encoder-1a2b3c4d"
 
 A model needs its encoder to read the words of new items, and the very one that it was trained with. So the repository's
 name ends with a digest of its files: another encoder gets another repository, and none is ever replaced.
