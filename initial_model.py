@@ -31,7 +31,6 @@ from behavior.batches import evaluation_batches, target_positions
 from behavior.item2vec import item2vec_rows
 from behavior.item_text import (
     DEFAULT_HUB_ID,
-    MODEL2VEC,
     Reduction,
     cached_embeddings,
     default_encoder,
@@ -39,6 +38,7 @@ from behavior.item_text import (
     item_texts,
     load_encoder,
     reduce_embeddings,
+    split_mark,
     text_columns,
 )
 from behavior.metrics import ndcg_at_k, pessimistic_ranks
@@ -110,9 +110,8 @@ def words_report(settings: RunSettings, text: EmbeddedText | None, tokenizer: Be
 
 def whole_name(encoder: str) -> str:
     """The name that finds an encoder from another working directory too."""
-    mark = MODEL2VEC if encoder.startswith(MODEL2VEC) else ""
-    path = Path(encoder.removeprefix(mark))
-    return f"{mark}{path.resolve()}" if path.is_dir() else encoder
+    mark, place = split_mark(encoder)
+    return f"{mark}{Path(place).resolve()}" if Path(place).is_dir() else encoder
 
 
 def embed_items(settings: RunSettings, items: pl.DataFrame, tokenizer: BehaviorTokenizer) -> EmbeddedText | None:

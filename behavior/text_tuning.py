@@ -39,7 +39,14 @@ from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
 from behavior.events import add_event_arguments, options_from_arguments, read_events, read_items
-from behavior.item_text import BertTextEncoder, computes_in_bfloat16, default_encoder, item_texts, mean_pooled
+from behavior.item_text import (
+    BertTextEncoder,
+    computes_in_bfloat16,
+    default_encoder,
+    item_texts,
+    mean_pooled,
+    tokenized,
+)
 from behavior.metrics import pessimistic_ranks, recall_at_k
 from behavior.splits import WAYS, assign_parts, make_split
 
@@ -184,9 +191,7 @@ class TunedEncoder:
         missing = sorted({text for text in texts if text not in self.kept}, key=lambda text: (len(text), text))
         for begin in range(0, len(missing), READ_AT_ONCE):
             part = missing[begin : begin + READ_AT_ONCE]
-            batch = self.encoder.tokenizer(
-                part, padding=True, truncation=True, max_length=self.encoder.max_tokens, return_tensors="pt"
-            ).to(self.encoder.device)
+            batch = tokenized(self.encoder.tokenizer, part, self.encoder.max_tokens, self.encoder.device)
             mask = batch.pop("attention_mask")
             hidden = self._through(self.frozen_layers, self.model.embeddings(**batch), mask)  # (B, T, D)
             states_of_batch = hidden.half()[mask.bool()].split(mask.sum(dim=1).tolist())
