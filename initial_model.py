@@ -14,7 +14,6 @@ import copy
 import logging
 import os
 import string
-from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,6 +42,7 @@ from behavior.item_text import (
 )
 from behavior.metrics import ndcg_at_k, pessimistic_ranks
 from behavior.sequences import FIRST_ACTION, TRAIN, VALIDATION, Sequences
+from calibration import take_best
 from evaluate_behavior import count_news
 from modeling_behavior import MAX_CHUNK_ELEMENTS, BehaviorConfig, BertForNextBehavior, last_index
 from tokenization_behavior import BehaviorTokenizer
@@ -408,16 +408,3 @@ def fill_memory(model: BertForNextBehavior, sequences: Sequences, part: int) -> 
     memory.recent_counts.zero_()
     model.config.memory_half_life = max(1, round(TREND_HALF_LIFE * len(counted)))
     memory.follow(torch.from_numpy(sequences.items[counted].astype(np.int64)).to(model.device))
-
-
-def take_best(
-    config: PreTrainedConfig, name: str, values: Iterable[float], measure: Callable[[], float]
-) -> dict[float, float]:
-    """Sets the field `name` to the value under which `measure` is highest, the first of equals; returns what each value
-    reached."""
-    reached = {}
-    for value in values:
-        setattr(config, name, value)
-        reached[value] = measure()
-    setattr(config, name, max(reached, key=lambda value: reached[value]))
-    return reached

@@ -1088,6 +1088,11 @@ class NewItems:
         weighed = self.scores * self.trend.exp()
         return weighed / weighed.sum(dim=-1, keepdim=True).clamp(min=TINY) * self.share
 
+    def log_generated(self) -> torch.Tensor:
+        """(B, Q) float32: the logarithm of generate's part, the share that the network alone gave to what both give."""
+        alone = self.generated.logsumexp(dim=-1) - (self.generated + self.boost[:, None]).logsumexp(dim=-1)
+        return alone.clamp(max=0) + torch.log1p(-self.counted.sum(dim=-1, keepdim=True))
+
     def log_probability(self) -> torch.Tensor:
         """(B, Q, V - first) float32 log p(item | history, action, the item is new)."""
         both = (self.generated + self.boost[:, None]).log_softmax(dim=-1)
@@ -1253,7 +1258,7 @@ class BertForNextBehavior(PreTrainedModel):
         if labels is None and action_labels is None and time_labels is None:
             last = last_hidden(hidden, events.mask)  # (B, H)
             actions = torch.arange(self.config.num_actions, device=hidden.device).expand(len(hidden), -1)
-            named = self._named_items(hidden, events, actions)
+            named = self.named_items(hidden, events, actions)
             return NextBehaviorOutput(
                 action_logits=self._action_logits(last, calibrated=True),
                 item_logits=self._mixture(named, events.items).log(),
@@ -1647,7 +1652,7 @@ class BertForNextBehavior(PreTrainedModel):
             share=self.associate_path.share(),
         )
 
-    def _named_items(self, hidden: torch.Tensor, events: Events, action_ids: torch.Tensor) -> NamedItems:
+    def named_items(self, hidden: torch.Tensor, events: Events, action_ids: torch.Tensor) -> NamedItems:
         """What the paths say after the last event, for the actions (B, Q) int64."""
         last = last_index(events.mask)[:, None]  # (B, 1)
         query = self.item_query(last_hidden(hidden, events.mask)[:, None, :], action_ids)  # (B, Q, H)
@@ -1683,85 +1688,25 @@ class BertForNextBehavior(PreTrainedModel):
         return probabilities
 
     def _path_log_weights(self, named: NamedItems) -> torch.Tensor:
-        """(B, Q, 4) log-weights of the paths: within "new", generate has the share that the network alone gave to what
-        both give, associate the rest."""
-        gate, new = named.gate.log_softmax(dim=-1), named.new
-        alone = new.generated.logsumexp(dim=-1) - (new.generated + new.boost[:, None]).logsumexp(dim=-1)
-        alone = alone.clamp(max=0) + torch.log1p(-new.counted.sum(dim=-1, keepdim=True))  # (B, Q)
-        beside = torch.log(-torch.expm1(alone)).clamp(min=MASKED)
-        none, repeat, both = gate[..., GATE_NONE], gate[..., GATE_REPEAT], gate[..., GATE_NEW]
-        return torch.stack([none, both + alone, repeat, both + beside], dim=-1)
+        """(B, Q, 4) log-weights of the paths; what is not generate's of the new items is associate's."""
+        none, repeat, new = named.gate.log_softmax(dim=-1).unbind(dim=-1)
+        generated = named.new.log_generated()
+        associated = torch.log(-torch.expm1(generated)).clamp(min=MASKED)
+        return torch.stack([none, new + generated, repeat, new + associated], dim=-1)
 
     def _by_path(self, named: NamedItems, input_ids: torch.Tensor, item_ids: torch.Tensor) -> torch.Tensor:
         """(B, Q, k, 4) p(item and path | history, action) of the items (B, k) int64."""
         first, new = self.config.first_item_id, named.new
         column = (item_ids - first).clamp(min=0)[:, None, :].expand(-1, new.generated.shape[1], -1)  # (B, Q, k)
         is_none, is_item = (kind[:, None, :].expand_as(column) for kind in (item_ids == NONE, item_ids >= first))
-        alone = new.generated.logsumexp(dim=-1, keepdim=True)  # (B, Q, 1)
-        both = (new.generated + new.boost[:, None]).logsumexp(dim=-1, keepdim=True)
-        generated = (new.generated.gather(2, column) - alone).exp() * is_item
-        by_memory = new.counted  # (B, V - first)
-        boost, counted = (table[:, None].expand_as(new.generated).gather(2, column) for table in (new.boost, by_memory))
-        left = 1 - by_memory.sum(dim=-1)[:, None, None]  # (B, 1, 1)
-        left = left * (alone - both).exp()  # of "new", generate's part
-        gate = named.gate.softmax(dim=-1)[:, :, None]  # (B, Q, 1, 3)
+        generated = (new.generated.log_softmax(dim=-1).gather(2, column) + new.log_generated()[..., None]).exp()
+        both = (new.boost, new.counted)  # (B, V - first) each
+        boost, counted = (table[:, None].expand_as(new.generated).gather(2, column) for table in both)
+        associated = generated * torch.expm1(boost) + counted
         pointed = named.pointer.exp() @ (input_ids[:, :, None] == item_ids[:, None, :]).float()
-        return torch.stack(
-            [
-                gate[..., GATE_NONE] * is_none,
-                gate[..., GATE_NEW] * left * generated,
-                gate[..., GATE_REPEAT] * pointed,
-                gate[..., GATE_NEW] * (left * generated * torch.expm1(boost) + counted * is_item),
-            ],
-            dim=-1,
-        )
-
-    @torch.no_grad()
-    def new_item_fits(
-        self,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        time_gap_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        item_ids: torch.Tensor,
-        action_ids: torch.Tensor,
-        temperatures: torch.Tensor,
-        powers: torch.Tensor,
-        units: torch.Tensor,
-    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-        """How a given next event would be named: what the gate and the weight of the memory are fitted on.
-
-        Args:
-            input_ids ... attention_mask: (B, T), as for `forward`; item_ids, action_ids: (B,) int64, the next event.
-            temperatures, powers, units: (C,), (P,), (U,) candidates for `generate_temperature`, `memory_power`,
-                `memory_unit`.
-
-        Returns:
-            (B, C, P, U) float32 log p(item | the item is new), by network and memory together and nothing by the memory
-            alone, MASKED where the item is not new; (B,) float32 log p(item | repeat), MASKED where it repeats none;
-            (B, 3) gate logits.
-        """
-        events = Events(input_ids, token_type_ids, time_gap_ids, attention_mask)
-        named = self._named_items(self.bert(*events), events, action_ids[:, None])
-        new = named.new
-        logits = new.generated[:, 0] * self.config.generate_temperature  # (B, V - first)
-        first, most = self.config.first_item_id, int((new.scores > 0).sum(dim=1).max())
-        scores, columns = new.scores.topk(max(1, most), dim=1)  # (B, M): all that the memory names
-        # What the network gives the neighbours, and what the memory multiplies that by.
-        ratios = 1 / temperatures[:, None]
-        alone = torch.stack([(logits * ratio + new.trend).logsumexp(dim=-1) for ratio in ratios], dim=-1)  # (B, C)
-        beside = logits.gather(1, columns)[:, None, :]  # (B, 1, M)
-        given = (beside * ratios + new.trend[columns][:, None] - alone[..., None]).exp()  # (B, C, M)
-        boost = (powers[:, None] * torch.log1p(scores[..., None, None] / units)).flatten(2)  # (B, M, P * U)
-        normaliser = torch.log1p(given @ torch.expm1(boost))  # (B, C, P * U)
-        column = (item_ids - first).clamp(min=0)[:, None]  # (B, 1)
-        score = logits.gather(1, column) * ratios[:, 0] + new.trend[column] - alone  # (B, C)
-        own = (boost * (columns + first == item_ids[:, None])[..., None]).sum(dim=1)[:, None, :]  # (B, 1, P * U)
-        fits = (score[..., None] + own - normaliser).unflatten(2, (len(powers), len(units)))
-        is_new = (item_ids >= first) & (input_ids != item_ids[:, None]).all(dim=1)
-        fits = fits.masked_fill(~is_new[:, None, None, None], MASKED)
-        pointed = named.pointer[:, 0].masked_fill(input_ids != item_ids[:, None], MASKED).logsumexp(dim=-1)
-        return fits, pointed, named.gate[:, 0]
+        by_none, by_repeat, by_new = named.gate.softmax(dim=-1)[:, :, None].unbind(dim=-1)  # (B, Q, 1) each
+        parts = [by_none * is_none, by_new * generated * is_item, by_repeat * pointed, by_new * associated * is_item]
+        return torch.stack(parts, dim=-1)
 
     @torch.no_grad()
     def path_shares(
@@ -1791,7 +1736,7 @@ class BertForNextBehavior(PreTrainedModel):
         weights = self._action_logits(last_hidden(hidden, attention_mask), calibrated=True).softmax(dim=-1)  # (B, A)
         shares = []
         for row in torch.arange(len(hidden), device=hidden.device).split(1):  # (Q, V) numbers are held
-            named = self._named_items(hidden[row], events.rows(row), actions[None])
+            named = self.named_items(hidden[row], events.rows(row), actions[None])
             parts = self._by_path(named, input_ids[row], item_ids[row])[0]  # (Q, k, 4)
             weight = self._mixture(named, input_ids[row])[0][:, item_ids[row][0]]  # (Q, k)
             weight = weight * weights[row, FIRST_ACTION:].T
@@ -1808,7 +1753,7 @@ class BertForNextBehavior(PreTrainedModel):
         total = hidden.new_empty((len(hidden), self.config.vocab_size), dtype=torch.float32)
         rows = max(1, MAX_RANKED_ELEMENTS // (len(actions) * self.config.vocab_size))
         for part in torch.arange(len(hidden), device=hidden.device).split(rows):
-            named = self._named_items(hidden[part], events.rows(part), actions.expand(len(part), -1))
+            named = self.named_items(hidden[part], events.rows(part), actions.expand(len(part), -1))
             items = self._mixture(named, events.items[part])  # (b, Q, V)
             total[part] = (action_probabilities[part, None, FIRST_ACTION:] @ items)[:, 0]
         total[:, NONE] = 0
@@ -1856,7 +1801,7 @@ class BertForNextBehavior(PreTrainedModel):
             joint = self._marginal(hidden, events)[:, None, :]  # (B, 1, V)
         else:
             given = actions.expand(len(hidden), -1)
-            named = self._named_items(hidden, events, given)
+            named = self.named_items(hidden, events, given)
             items = self._mixture(named, events.items)
             joint = items if action_given else items * action_probabilities[:, actions, None]  # (B, Q, V)
         candidates = nameable[:, None, :].expand_as(joint).clone()

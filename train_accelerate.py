@@ -24,8 +24,7 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Iterable
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, cast
 
@@ -42,9 +41,7 @@ from transformers.utils.logging import disable_progress_bar as disable_transform
 
 from behavior.baselines import ItemNeighbours
 from behavior.batches import (
-    NOVEL,
     TrainingCollator,
-    evaluation_batches,
     length_bucketed_batches,
     padding_share,
     target_positions,
@@ -52,17 +49,13 @@ from behavior.batches import (
 )
 from behavior.events import ReadOptions, add_event_arguments, options_from_arguments, read_events, read_items
 from behavior.item_text import split_mark
-from behavior.metrics import balancing_weights, ndcg_at_k, pessimistic_ranks
 from behavior.provenance import provenance
 from behavior.sequences import FIRST_ACTION, NONE, TEST, TRAIN, VALIDATION, Sequences, save_dataset
 from behavior.splits import Split, assign_parts, make_split
+from calibration import MEMORY_RANKINGS, action_log_loss, fit_gate, fit_memory, fit_temperatures, validation_ndcg
 from evaluate_behavior import (
-    MAX_ROWS,
-    ModelRanker,
-    UpdatedModelRanker,
     evaluate_model,
     format_table,
-    rows_per_batch,
     tokenize_log,
     write_whole,
 )
@@ -76,17 +69,10 @@ from initial_model import (
     load_base,
     lora_config,
     save_with_adapter,
-    take_best,
     with_adapters,
     words_report,
 )
-from modeling_behavior import (
-    GATE_NEW,
-    GATE_NONE,
-    GATE_REPEAT,
-    MASKED,
-    BertForNextBehavior,
-)
+from modeling_behavior import BertForNextBehavior
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import build_tokenizer
 
@@ -98,18 +84,6 @@ BASELINE_SECONDS_PER_ITEM = 1.1e-7
 FEWEST_TEST_TARGETS = 500
 # The memory is not fitted on fewer validation targets.
 FEWEST_FITTED = 500
-TEMPERATURES = np.geomspace(0.5, 2.0, 36)
-GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.5, 3.0])
-# Candidates for the memory's weight beside the network; units in shares of an item's mean sum of scores.
-MEMORY_POWERS = torch.tensor([0.0, 0.25, 0.5, 0.7, 1.0, 1.4, 2.0])
-MEMORY_UNITS = torch.tensor([0.0003, 0.001, 0.003, 0.01, 0.03])
-HISTORY_DECAYS = (0.5, 0.7)
-MEMORY_SHARES = (0.0, 0.1, 0.2, 0.3)
-MEMORY_TRENDS = (0.0, 0.1, 0.2, 0.3)
-FRESHNESS, FRESHNESS_UPDATES = (1.0, 2.0, 4.0, 8.0), 10
-FITTED_WITH_GATE = ("memory_history_decay", "generate_temperature", "memory_power", "memory_unit")
-# A log-probability below this says no more than that the event was not foreseen.
-LOWEST = -50.0
 # Validations within this share of the highest NDCG@10 are a draw, which the log-loss of actions and items decides.
 DRAW = 3e-4
 # Settings that decide when to stop and what is shown, not what is learned.
@@ -575,199 +549,6 @@ class Checkpoints:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Validation and calibration
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def validation_ndcg(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> float:
-    """NDCG@10 of the next item over the validation events at `positions`; full catalogue, seen items kept."""
-    return mean_ndcg(ModelRanker(model), log.sequences, VALIDATION, log.max_length, [positions])
-
-
-def mean_ndcg(
-    ranker: ModelRanker, sequences: Sequences, part: int, max_length: int, blocks: Iterable[np.ndarray]
-) -> float:
-    """NDCG@10 of the next item over the events of `part` at the positions of `blocks`."""
-    rows, ranks = rows_per_batch(sequences.vocab_size), []
-    for positions in blocks:
-        for batch in evaluation_batches(sequences, part, max_length, rows, positions=positions):
-            has_item = batch.target_item != NONE
-            ranks.append(pessimistic_ranks(ranker.scores(batch), batch.target_item)[has_item])
-    return float(np.mean(ndcg_at_k(np.concatenate(ranks), 10)))
-
-
-def action_log_loss(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> float:
-    """Mean of -log p(action | history) over the validation events at `positions`; 0 for a log of one action."""
-    ranker, total, count = ModelRanker(model), 0.0, 0
-    if model.config.num_actions == FIRST_ACTION + 1:
-        return total
-    for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, MAX_ROWS, positions=positions):
-        known = batch.target_action >= FIRST_ACTION
-        given = ranker.action_probabilities(batch)[known, batch.target_action[known]]
-        total, count = total - float(np.log(given.clip(min=1e-12)).sum()), count + int(known.sum())
-    return total / max(1, count)
-
-
-def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> float:
-    """Fits the gate's scale and offsets, the generate path's temperature and the memory's weight to the validation
-    events.
-
-    On training events the network and the counts look better than they are, because they have seen them. The log-loss
-    on held-out events decides instead: the gate's four numbers by L-BFGS, lightly regularised; the temperature and the
-    memory's power and unit on a grid.
-
-    Returns:
-        The mean of -log p(item | history, action) over the validation events after the fit.
-    """
-    ranker, collected = ModelRanker(model), list[tuple[torch.Tensor, ...]]()
-    rows = rows_per_batch(log.sequences.vocab_size)
-    units = (MEMORY_UNITS * model.associate_path.neighbors().mean_sum).clamp(min=1e-6)
-    candidates = {"temperatures": GENERATE_TEMPERATURES, "powers": MEMORY_POWERS, "units": units}
-    candidates = {name: values.to(model.device) for name, values in candidates.items()}
-    for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
-        nameable = torch.from_numpy((batch.target_item > 0) & (batch.target_action >= FIRST_ACTION))
-        if not nameable.any():
-            continue
-        tensors = ranker.tensors(batch)
-        tensors["item_ids"] = torch.from_numpy(batch.target_item).to(model.device)
-        tensors["action_ids"] = torch.from_numpy(batch.target_action).to(model.device)
-        tensors = {name: tensor[nameable.to(model.device)] for name, tensor in tensors.items()}
-        collected.append((tensors["item_ids"], *model.new_item_fits(**tensors, **candidates)))
-    if not collected:
-        return math.inf
-    items, new, repeated, logits = (torch.cat(parts) for parts in zip(*collected, strict=True))
-    is_new = new[:, 0, 0, 0] > MASKED
-    paths = torch.full_like(logits, MASKED)
-    paths[items == NONE, GATE_NONE] = 0
-    paths[:, GATE_REPEAT] = repeated
-    if is_new.any():
-        fits = new[is_new].clamp(min=LOWEST).mean(dim=0)  # (C, P, U)
-        temperature, power, unit = np.unravel_index(int(fits.argmax()), fits.shape)
-        model.config.generate_temperature = float(GENERATE_TEMPERATURES[temperature])
-        model.config.memory_power = float(MEMORY_POWERS[power])
-        model.config.memory_unit = float(units[unit])
-        paths[:, GATE_NEW] = new[:, temperature, power, unit]
-
-    start = torch.tensor([1.0, 0.0, 0.0, 0.0], device=paths.device)  # scale of the gate, offsets of its three
-    numbers = start.clone().requires_grad_()
-    optimizer = torch.optim.LBFGS([numbers], max_iter=60, line_search_fn="strong_wolfe")
-
-    def log_loss() -> torch.Tensor:
-        gate = torch.where(logits > MASKED, logits * numbers[0] + numbers[1:], MASKED).log_softmax(dim=-1)
-        return -(gate + paths).logsumexp(dim=-1).clamp(min=LOWEST).mean()
-
-    def closure() -> torch.Tensor:
-        optimizer.zero_grad()
-        loss = log_loss() + 1e-3 * (numbers - start).square().sum()
-        loss.backward()
-        return loss
-
-    optimizer.step(closure)
-    with torch.no_grad():
-        model.path_gate.weight.mul_(numbers[0])
-        model.path_gate.bias.mul_(numbers[0]).add_(numbers[1:])
-        return float(log_loss())
-
-
-def fit_memory(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> None:
-    """Fits how many recent items the memory listens to beside the trained network, how much it makes of what is named
-    lately, and what it names alone.
-
-    The log-loss decides how many items. The trend and the share with the best NDCG@10 of new items are taken: the
-    log-loss would have more of the trend, for the items far down, than is good for the first ten places, and nothing
-    named by the memory alone, because it names few items.
-    """
-    config, lowest = model.config, math.inf
-    config.memory_share = config.memory_trend = 0.0
-    for decay in HISTORY_DECAYS:
-        config.memory_history_decay = decay
-        loss = fit_gate(model, log, positions)
-        if loss < lowest:
-            lowest, gate = loss, copy.deepcopy(model.path_gate.state_dict())
-            chosen = {name: getattr(config, name) for name in FITTED_WITH_GATE}
-    if lowest == math.inf:
-        return
-    model.path_gate.load_state_dict(gate)
-    for name, value in chosen.items():
-        setattr(config, name, value)
-    batches = evaluation_batches(log.sequences, VALIDATION, log.max_length, MAX_ROWS, positions=positions)
-    new_items = np.sort(np.concatenate([batch.position[batch.group == NOVEL] for batch in batches]))
-    if not len(new_items):
-        return
-    candidates = {"memory_share": MEMORY_SHARES}
-    if model.associate_path.recent_counts.any():
-        candidates = {"memory_trend": MEMORY_TRENDS, **candidates}
-    for name, values in candidates.items():
-        take_best(config, name, values, lambda: validation_ndcg(model, log, new_items))
-    if log.split.how != "none":
-        fit_freshness(model, log, new_items)
-
-
-def fit_freshness(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> None:
-    """Fits how many times the pairs of events count that the weights were not trained on: what ranks the validation
-    events at `positions` best while the memory counts the ones before them, in leave-one-out those of the other users.
-    """
-    sequences, part = log.sequences, VALIDATION
-    if log.split.how == "leave_one_out":
-        everyone = np.flatnonzero(sequences.parts == VALIDATION)
-        if 2 * len(positions) > len(everyone):
-            positions = np.sort(np.random.default_rng(0).permutation(positions)[: (len(everyone) + 1) // 2])
-        # The part before the one that is ranked is counted, and what is after it is left alone.
-        parts = np.where(sequences.parts == TEST, TEST + 1, sequences.parts)
-        part = TEST
-        parts[positions] = part
-        sequences = replace(sequences, parts=parts)
-
-    ranker = UpdatedModelRanker(model, sequences, part, log.split, FRESHNESS_UPDATES)
-    config = ranker.model.config
-    take_best(
-        config,
-        "memory_freshness",
-        FRESHNESS,
-        lambda: mean_ndcg(ranker, sequences, part, log.max_length, ranker.blocks(positions)),
-    )
-    model.config.memory_freshness = config.memory_freshness
-
-
-@torch.inference_mode()
-def fit_temperatures(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray) -> None:
-    """Sets the temperature of each head to the one with the lowest log-loss on the validation events (Guo et al.
-    2017), searched on a grid from 0.5 to 2; then the weights of balanced answers."""
-    config = model.config
-    config.action_temperature = config.item_temperature = config.time_temperature = 1.0
-    temperatures = torch.tensor(TEMPERATURES, dtype=torch.float32, device=model.device)
-    losses = torch.zeros(3, len(temperatures), dtype=torch.float64, device=model.device)
-    actions: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def add(head: int, logits: torch.Tensor, target: torch.Tensor) -> None:
-        for index, temperature in enumerate(temperatures):
-            scaled = logits / temperature
-            losses[head, index] += torch.nn.functional.cross_entropy(scaled, target, reduction="sum").double()
-
-    ranker = ModelRanker(model)
-    rows = rows_per_batch(log.sequences.vocab_size * config.num_actions)
-    for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
-        output = model(**ranker.tensors(batch))
-        action = torch.from_numpy(batch.target_action).to(model.device)
-        item = torch.from_numpy(batch.target_item).to(model.device)
-        gap = torch.from_numpy(batch.target_time_gap).to(model.device)
-        known = action >= FIRST_ACTION
-        add(0, output.action_logits[known], action[known])
-        actions.append((action[known].cpu(), output.action_logits[known].double().cpu()))
-        log_probability = output.item_logits[torch.arange(len(action), device=model.device), action]  # (B, V)
-        rankable = known & (item > 0)
-        rankable &= log_probability.gather(1, item.clamp(min=0)[:, None])[:, 0].isfinite()
-        add(1, log_probability[rankable].clamp(min=-1e4), item[rankable])
-        timed = gap > 1
-        add(2, output.time_logits[timed], gap[timed])
-    best = [float(TEMPERATURES[int(row.argmin())]) if row.any() else 1.0 for row in losses]
-    config.action_temperature, config.item_temperature, config.time_temperature = best
-    targets, logits = (torch.cat(parts) for parts in zip(*actions, strict=True))
-    calibrated = (logits / config.action_temperature).softmax(dim=-1)
-    config.action_weights = balancing_weights(targets.numpy(), calibrated.numpy()).round(2).tolist()
-
-
-# ----------------------------------------------------------------------------------------------------------------------
 # The run
 # ----------------------------------------------------------------------------------------------------------------------
 
@@ -956,9 +737,7 @@ def affordable_validation(
 ) -> np.ndarray:
     """The validation targets that the memory is fitted on: those at `positions`, with a time limit as many of them as
     a third of what is left is enough for, or none. The rest is for temperatures and the final table."""
-    # The gate's fit costs about as much as ranking three times.
-    rankings = 3 * len(HISTORY_DECAYS) + len(MEMORY_SHARES) + len(MEMORY_TRENDS) + len(FRESHNESS)
-    affordable = seconds_left / 3 / max(1e-9, rankings * trained.seconds_per_target)
+    affordable = seconds_left / 3 / max(1e-9, MEMORY_RANKINGS * trained.seconds_per_target)
     if affordable >= len(positions):
         return positions
     fewer = target_positions(log.sequences, VALIDATION, max(1, int(affordable)), settings.seed)

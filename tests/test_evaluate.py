@@ -17,7 +17,7 @@ import pytest
 import torch
 from tiny import load, sequences_of, tiny_model, write_events
 
-import train_accelerate
+import calibration
 from behavior.baselines import ItemRanker, Popularity, RepeatLast
 from behavior.batches import EvaluationBatch, evaluation_batches
 from behavior.events import read_events
@@ -505,10 +505,10 @@ def test_freshness_is_fitted_on_validation_events_by_the_events_before_them_and_
         ranked.append((ranker.model.config.memory_freshness, memory_tables(ranker.model), positions))
         return -abs(ranker.model.config.memory_freshness - 4.0)
 
-    monkeypatch.setattr(train_accelerate, "mean_ndcg", watch)
+    monkeypatch.setattr(calibration, "mean_ndcg", watch)
     prepared: Any = SimpleNamespace(sequences=sequences, split=split, max_length=40)
-    train_accelerate.fit_freshness(model, prepared, validation)
-    assert [freshness for freshness, *_ in ranked] == list(train_accelerate.FRESHNESS)
+    calibration.fit_freshness(model, prepared, validation)
+    assert [freshness for freshness, *_ in ranked] == list(calibration.FRESHNESS)
     assert model.config.memory_freshness == 4.0
     for freshness, tables, positions in ranked:
         if split == BY_TIME:

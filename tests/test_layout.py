@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 
 MODEL_FILES = ("modeling_behavior", "tokenization_behavior", "pipeline_behavior", "handler")
-SCRIPTS = ("initial_model", "train_accelerate", "evaluate_behavior", "add_items", "publish")
+SCRIPTS = ("calibration", "initial_model", "train_accelerate", "evaluate_behavior", "add_items", "publish")
 PACKAGES = (
     *("behavior", "tokenizer_build", "publishing", "serving", "benchmarks", "demo", "examples", "metric", "space"),
     "tests",

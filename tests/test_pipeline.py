@@ -12,6 +12,7 @@ from processes import run_python
 from tiny import load, tiny_model
 from transformers import pipeline
 
+from calibration import new_item_fits
 from handler import EndpointHandler
 from modeling_behavior import CODE_FILES
 from pipeline_behavior import NextBehaviorPipeline, time_until_next
@@ -195,7 +196,7 @@ def contributions(predict: NextBehaviorPipeline, events: list[dict[str, Any]], a
     candidates = {name: torch.tensor([value]) for name, value in now.items()}
     given = {"item_ids": torch.tensor([item]), "action_ids": torch.tensor([action])}
     with torch.no_grad():
-        fits, repeated, gate = model.new_item_fits(**batch, **given, **candidates)
+        fits, repeated, gate = new_item_fits(model, **batch, **given, **candidates)
         last = torch.tensor([[batch["input_ids"].shape[1] - 1]])
         recent = memory.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
         scores = memory.score(recent, model.seen_items(batch["input_ids"]))
