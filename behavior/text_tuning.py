@@ -59,6 +59,7 @@ DISCOUNT = 0.5
 MOST_EVENTS = 12
 WARMUP_STEPS = 50
 READ_AT_ONCE = 48
+EMBEDDED_AT_ONCE = 10 * READ_AT_ONCE
 # States below the trained layers that are kept, 1 GiB: some 80,000 texts of MiniLM.
 KEPT_ELEMENTS = 2**29
 # Steps after which what was learned is written down.
@@ -183,6 +184,16 @@ class TunedEncoder:
             embeddings.append(mean_pooled(self._through(self.trained_layers, hidden, mask), mask))
         back = torch.tensor(order, device=self.encoder.device).argsort()
         return torch.cat(embeddings)[back]
+
+    @torch.no_grad()
+    def embed(self, texts: list[str], bar: Any) -> np.ndarray:
+        """(N, D) float32, rows of length one; `bar.update(n)` is called as texts are done."""
+        embeddings = np.empty((len(texts), self.encoder.dimensions), dtype=np.float32)
+        order = np.argsort([len(text) for text in texts], kind="stable")
+        for rows in np.split(order, range(EMBEDDED_AT_ONCE, len(order), EMBEDDED_AT_ONCE)):
+            embeddings[rows] = self.read([texts[row] for row in rows]).cpu().numpy()
+            bar.update(len(rows))
+        return embeddings
 
     @torch.no_grad()
     def _states(self, texts: list[str]) -> list[torch.Tensor]:
@@ -333,9 +344,9 @@ def recall_of_words(embeddings: np.ndarray, histories: Sequence[np.ndarray]) -> 
     against it.
 
     Args:
-        embeddings: (M, D), rows of length one.
+        embeddings: (M, D) float32, rows of length one.
     """
-    embeddings, ranks = embeddings.astype(np.float32), []
+    ranks = []
     for history in histories:
         before = history[:-1]
         scores = embeddings @ (decays(len(before)) @ embeddings[before])
@@ -393,7 +404,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not sample or len(texts) > MEASURED_TEXTS:
             return None
         with tqdm(total=len(texts), unit=" texts", desc="embedding") as bar:
-            return recall_of_words(encoder.encoder.embed(texts, bar), sample)
+            return recall_of_words(encoder.embed(texts, bar), sample)
 
     before = recall()
     losses = tune(

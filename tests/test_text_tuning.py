@@ -2,6 +2,7 @@
 
 import itertools
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -89,6 +90,16 @@ def test_it_reads_as_the_encoder_does_whether_or_not_there_is_room_for_what_the_
         torch.testing.assert_close(again, first)
         assert sum(state.numel() for state in encoder.kept.values()) + encoder.room == room
         assert (len(encoder.kept) == len(TEXTS) + 1) == (room > 100)
+
+
+def test_all_texts_are_embedded_in_their_order_a_few_at_a_time(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_tuning, "EMBEDDED_AT_ONCE", 4)
+    texts = [" ".join(TEXTS), *TEXTS, TEXTS[0]]
+    encoder, done = TunedEncoder(bert, layers=1, max_tokens=8), list[int]()
+    embedded = encoder.embed(texts, SimpleNamespace(update=done.append))
+    np.testing.assert_allclose(embedded, encoder.encoder.embed(texts), atol=2e-3)
+    assert set(encoder.kept) == set(texts), "training has them already"
+    assert sum(done) == len(texts) and max(done) == 4
 
 
 def test_a_seed_decides_everything(bert: str) -> None:
