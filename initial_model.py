@@ -44,7 +44,7 @@ from behavior.metrics import ndcg_at_k, pessimistic_ranks
 from behavior.sequences import FIRST_ACTION, TRAIN, VALIDATION, Sequences
 from calibration import take_best
 from evaluate_behavior import count_news
-from modeling_behavior import MAX_CHUNK_ELEMENTS, BehaviorConfig, BertForNextBehavior, last_index
+from modeling_behavior import MAX_CHUNK_ELEMENTS, PROBE_TEXT, BehaviorConfig, BertForNextBehavior, last_index
 from tokenization_behavior import BehaviorTokenizer
 
 if TYPE_CHECKING:
@@ -81,6 +81,7 @@ class EmbeddedText:
     template: str | None
     embeddings: np.ndarray  # (vocab_size, E) float16; zeros where there is no text
     reduction: Reduction
+    probe: np.ndarray  # (E,), by which the model knows the encoder again
 
 
 def check_items(settings: RunSettings, items: pl.DataFrame, tokenizer: BehaviorTokenizer) -> None:
@@ -129,8 +130,8 @@ def embed_items(settings: RunSettings, items: pl.DataFrame, tokenizer: BehaviorT
     )
     if known["text"].n_unique() < 3:
         return None
-    name = settings.text_encoder or default_encoder()
-    embeddings = cached_embeddings(known["text"].to_list(), load_encoder(name))
+    encoder = load_encoder(settings.text_encoder or default_encoder())
+    embeddings = cached_embeddings(known["text"].to_list(), encoder)
     if columns is None:
         columns = [field for _, field, _, _ in string.Formatter().parse(settings.text_template or "") if field]
     return EmbeddedText(
@@ -138,6 +139,7 @@ def embed_items(settings: RunSettings, items: pl.DataFrame, tokenizer: BehaviorT
         columns=columns,
         template=settings.text_template,
         embeddings=np.pad(embeddings, ((tokenizer.first_item_id, 0), (0, 0))),
+        probe=encoder.embed([PROBE_TEXT])[0],
         reduction=fit_reduction(embeddings, settings.text_size),
     )
 
@@ -196,7 +198,10 @@ def grown_tokenizer(
         name = default_encoder()
 
     def embed(texts: list[str]) -> torch.Tensor:
-        return torch.from_numpy(cached_embeddings(texts, load_encoder(str(name)))).float()
+        encoder, item_text = load_encoder(str(name)), model.bert.embeddings.item_text
+        assert item_text is not None
+        item_text.check(torch.from_numpy(encoder.embed([PROBE_TEXT])[0]), str(name))
+        return torch.from_numpy(cached_embeddings(texts, encoder)).float()
 
     model.add_items(tokenizer, added.to_dicts(), embed=embed)
     return tokenizer, list(range(before, len(tokenizer)))
@@ -350,6 +355,7 @@ def fill_text(model: BertForNextBehavior, text: EmbeddedText) -> None:
     assert item_text is not None
     item_text.mean.copy_(torch.from_numpy(text.reduction.mean))
     item_text.components.copy_(torch.from_numpy(text.reduction.components))
+    item_text.probe.copy_(torch.from_numpy(text.probe))
     reduced = reduce_embeddings(text.embeddings, text.reduction)
     item_text.unit.copy_(torch.from_numpy(np.abs(reduced).max(axis=0).astype(np.float32) / 127))
     for begin in range(0, len(text.embeddings), TEXT_ROWS):

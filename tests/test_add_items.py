@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 from processes import run_python
-from tiny import WORDS, load, tiny_model
+from safetensors.torch import load_file, save_file
+from tiny import WORDS, load, save_bert, tiny_model
 from transformers import AutoModel, AutoTokenizer, pipeline
 
 import add_items
@@ -18,7 +19,7 @@ import modeling_behavior
 from add_items import main
 from behavior.item_text import fit_reduction
 from initial_model import EmbeddedText, fill_text
-from modeling_behavior import COUNT_UNIT, BehaviorConfig, BertForNextBehavior, embed_texts
+from modeling_behavior import COUNT_UNIT, PROBE_TEXT, BehaviorConfig, BertForNextBehavior, embed_texts
 from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import assemble
 
@@ -39,9 +40,10 @@ def shop(folder: Path, encoder: str | None) -> Path:
     histories = [[{"item": f"item {(user + step) % len(TITLES)}"} for step in range(4)] for user in range(len(TITLES))]
     model.update_memory(**tokenizer(histories, return_tensors="pt"), pairs="all")
     if encoder is not None:
-        embeddings = embed_texts(TITLES, encoder, 64, torch.device("cpu")).numpy()
+        probe, *rows = embed_texts([PROBE_TEXT, *TITLES], encoder, 64, torch.device("cpu")).numpy()
+        embeddings = np.stack(rows)
         embeddings = np.pad(embeddings, ((tokenizer.first_item_id, 0), (0, 0)))
-        fill_text(model, EmbeddedText(encoder, ["title"], None, embeddings, fit_reduction(embeddings, 7)))
+        fill_text(model, EmbeddedText(encoder, ["title"], None, embeddings, fit_reduction(embeddings, 7), probe))
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     (folder / "split.json").write_text("{}")
@@ -105,6 +107,39 @@ def test_what_the_command_writes_is_what_the_method_makes(shops: dict[str, Path]
     model.add_items(tokenizer, [{"item_id": "fresh 1", "title": "red lip"}, {"item_id": "fresh 2", "title": None}])
     expected = model.item_log_probabilities(**tokenizer([HISTORY], return_tensors="pt")).exp()[0]
     assert torch.equal(answer(tmp_path / "out"), expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"num_hidden_layers": 1}, r"other, another one \(cosine 0\.\d\d\d, not 1\); expected the one"),
+        ({"hidden_size": 25}, "other, whose embeddings are of size 25, and this model reads 20; expected the one"),
+    ],
+)
+def test_another_text_encoder_is_refused_and_nothing_changes(
+    shops: dict[str, Path], tmp_path: Path, changes: dict[str, int], message: str
+) -> None:
+    other = save_bert(tmp_path / "other", **changes)
+    model, tokenizer = load(shops["words"])
+    with pytest.raises(ValueError, match=message):
+        model.add_items(tokenizer, [{"item_id": "fresh", "title": "red lip"}], text_encoder=other)
+    assert len(tokenizer) == model.config.vocab_size == len(TITLES) + 7
+
+
+def test_a_model_knows_its_encoder_in_another_precision_and_one_saved_before_there_was_a_probe_takes_any(
+    shops: dict[str, Path], tmp_path: Path
+) -> None:
+    new = [{"item_id": "fresh", "title": "red lip"}]
+    model, tokenizer = load(shops["words"])
+    assert model.bfloat16().add_items(tokenizer, new) == [len(TITLES) + 7]
+
+    old = shutil.copytree(shops["words"], tmp_path / "old")
+    weights = load_file(old / "model.safetensors")
+    del weights["bert.embeddings.item_text.probe"]
+    save_file(weights, old / "model.safetensors", metadata={"format": "pt"})
+    model, tokenizer = load(old)
+    assert not model.bert.embeddings.item_text.probe.any()
+    model.add_items(tokenizer, new, text_encoder=save_bert(tmp_path / "other", num_hidden_layers=1))
 
 
 def test_retired_items_are_not_answered_and_come_back_with_the_table(

@@ -21,7 +21,7 @@ import torch
 from hub_server import HubServer
 from huggingface_hub import HfApi, ModelCard, constants
 from processes import run_python, run_training
-from tiny import WORDS, load, write_events
+from tiny import WORDS, load, save_bert, write_events
 
 import add_items
 import publish
@@ -257,6 +257,10 @@ def test_an_adapter_is_published_with_its_base_named_by_hub_id(
     options = ["--model", str(tmp_path / "lora"), "--repo_id", "ana/shop-lora"]
     with pytest.raises(ValueError, match=r"a folder; expected the Hub id of its base.*--base_repo_id"):
         publish.main(options)
+    with pytest.raises(ValueError, match="--text_encoder for an adapter; expected it for the base"):
+        publish.main([*options, "--text_encoder", "here"])
+    with pytest.raises(ValueError, match="--base_repo_id for a model that is no adapter; expected none"):
+        publish.main(["--model", str(base), "--repo_id", "ana/shop", "--base_repo_id", MODEL_ID])
     publish.main([*options, "--base_repo_id", MODEL_ID])
     assert set(hub.files("ana/shop-lora")) == {"adapter_config.json", "adapter_model.safetensors", "README.md"}
     assert json.loads(hub.read("ana/shop-lora", "adapter_config.json"))["base_model_name_or_path"] == MODEL_ID
@@ -485,10 +489,9 @@ model.save_pretrained(folder)
         publish.main(options)
     publish.main([*options, "--text_encoder", str(moved)])
     assert capsys.readouterr().out.count("Nothing has changed since commit") == 2
-    config = json.loads((moved / "config.json").read_text())
-    (moved / "config.json").write_text(json.dumps({**config, "hidden_size": 24}))
-    with pytest.raises(ValueError, match="of size 24; expected the one that the model was trained with, of size 20"):
-        publish.main([*options, "--text_encoder", str(moved)])
+    other = save_bert(tmp_path / "other", num_hidden_layers=1)
+    with pytest.raises(ValueError, match=r"other, another one .*; expected the one that this model was trained with"):
+        publish.main([*options, "--text_encoder", str(other)])
 
 
 def test_files_of_others_are_left_alone_and_named(hub: HubServer, online: HfApi, folder: Path, tmp_path: Path) -> None:
