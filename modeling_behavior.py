@@ -1671,7 +1671,7 @@ class BertForNextBehavior(PreTrainedModel):
         )
 
     def named_items(self, hidden: torch.Tensor, events: Events, action_ids: torch.Tensor) -> NamedItems:
-        """What the paths say after the last of `events`, whose states are `hidden` (B, T, H), for actions (B, Q) int64."""
+        """What the paths say after the last of `events`, with states `hidden` (B, T, H), for actions (B, Q) int64."""
         last = last_index(events.mask)[:, None]  # (B, 1)
         query = self.item_query(last_hidden(hidden, events.mask)[:, None, :], action_ids)  # (B, Q, H)
         pointer = self.repeat_path(query, action_ids, last.expand_as(action_ids), hidden, events)
