@@ -145,14 +145,10 @@ def scaled_rows(matrix: Any) -> Any:
 
 def without_seen(matrix: Any, seen: list[np.ndarray]) -> Any:
     """The (B, V) CSR matrix with 0 at each row's `seen` ids."""
+    is_seen = np.zeros(matrix.shape, dtype=bool)
+    is_seen[np.repeat(np.arange(len(seen)), [len(ids) for ids in seen]), np.concatenate(seen)] = True
     kept = matrix.copy()
-    kept.sum_duplicates()  # sorts the columns: row * V + column then ascends over the entries
-    entries = entry_rows(kept) * kept.shape[1] + kept.indices
-    keys = np.repeat(np.arange(len(seen)), [len(ids) for ids in seen]) * kept.shape[1] + np.concatenate(seen)
-    place = np.searchsorted(entries, keys)
-    found = place < len(entries)
-    found[found] = entries[place[found]] == keys[found]
-    kept.data[place[found]] = 0
+    kept.data[is_seen[entry_rows(kept), kept.indices]] = 0
     return kept
 
 
@@ -185,11 +181,18 @@ class ChoiceBatches:
         positions = positions[sequences.items[positions] != NONE]
         if len(positions) > CHOICE_TARGETS:
             positions = np.sort(np.random.default_rng(0).choice(positions, CHOICE_TARGETS, replace=False))
-        batches = list(evaluation_batches(sequences, VALIDATION, CHOICE_WINDOW, CHOICE_ROWS, positions=positions))
-        count = sum(int((batch.group == NOVEL).sum()) for batch in batches)
-        self.novel = novel and count > 0
-        self.count = count if self.novel else len(positions)
+        batches = self._in_batches(sequences, positions)
+        new = [batch.position[batch.group == NOVEL] for batch in batches] if novel else []
+        self.novel = any(map(len, new))
+        if self.novel:
+            positions = np.sort(np.concatenate(new))
+            batches = self._in_batches(sequences, positions)
+        self.count = len(positions)
         self._batches = batches
+
+    @staticmethod
+    def _in_batches(sequences: Sequences, positions: np.ndarray) -> list[EvaluationBatch]:
+        return list(evaluation_batches(sequences, VALIDATION, CHOICE_WINDOW, CHOICE_ROWS, positions=positions))
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
         return iter(self._batches)
@@ -201,8 +204,7 @@ class ChoiceBatches:
             matrix = score(batch)
             if self.novel:
                 matrix = without_seen(matrix, batch.seen)
-            gain = ndcg_at_k(sparse_ranks(matrix, batch.target_item), 10)
-            gains.append(gain[batch.group == NOVEL] if self.novel else gain)
+            gains.append(ndcg_at_k(sparse_ranks(matrix, batch.target_item), 10))
         return float(np.concatenate(gains).mean())
 
 
