@@ -77,8 +77,10 @@ from tokenization_behavior import BehaviorTokenizer
 from tokenizer_build import build_tokenizer
 
 CHECKPOINTS = "checkpoints"
-# Share of --max_minutes kept for calibration, the final evaluation and saving.
-FINAL_SHARE = 0.25
+# Share of --max_minutes kept for calibration, the final evaluation and saving; and the most that a validation may take.
+FINAL_SHARE, VALIDATION_SHARE = 0.25, 0.05
+# A validation takes about as long as ranking its targets three times; on so many of them that is measured.
+VALIDATION_RANKINGS, PROBED_TARGETS = 3, 128
 # What all baselines together take to score one item for one target, about; a table from fewer targets says too little.
 BASELINE_SECONDS_PER_ITEM = 1.1e-7
 FEWEST_TEST_TARGETS = 500
@@ -416,6 +418,7 @@ class RunState:
     bad_validations: int = 0
     finished: bool = False
     seconds: float = 0.0  # of all processes so far, up to the checkpoint
+    validation_targets: int = 0
 
     def judge(self, metric: float, loss: float) -> bool:
         """Notes a validation; True where its weights are the best so far: the highest NDCG@10, and among those that
@@ -434,8 +437,8 @@ class RunState:
         return asdict(self)
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for entry in fields(self):
-            setattr(self, entry.name, state[entry.name])
+        for name, value in state.items():
+            setattr(self, name, value)
 
 
 class AveragedWeights:
@@ -558,6 +561,7 @@ class TrainedModel:
     """Where the best model lies, how long it takes to rank the items of one target, and what was spent before."""
 
     folder: Path
+    positions: np.ndarray  # the validation events that chose it
     seconds_per_target: float
     seconds_before: float  # of the runs that this one resumed
 
@@ -614,7 +618,9 @@ def train(
         accelerator.print(f"Resumed at step {state.step} (epoch {state.epoch}).")
     seconds_before = state.seconds
 
-    positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, settings.seed)
+    if not state.validation_targets:
+        state.validation_targets = affordable_validation_targets(bare, log, settings, sizes, accelerator)
+    positions = target_positions(log.sequences, VALIDATION, state.validation_targets, settings.seed)
     processes, rank = accelerator.num_processes, accelerator.process_index
     batches_per_step = processes * accumulation
     steps_per_epoch = math.ceil(len(stream.batches(state.epoch)) / batches_per_step)
@@ -720,7 +726,27 @@ def train(
     bar.close()
     why = "the time is up" if out_of_time else f"after {state.epoch} epochs"
     accelerator.print(f"Stopped {why}; step {state.kept_step} is kept, validation NDCG@10 {state.kept_metric:.4f}.")
-    return TrainedModel(checkpoints.best(), float(np.mean(seconds_per_target or [0.0])), seconds_before)
+    return TrainedModel(checkpoints.best(), positions, float(np.mean(seconds_per_target or [0.0])), seconds_before)
+
+
+def affordable_validation_targets(
+    model: BertForNextBehavior, log: PreparedLog, settings: RunSettings, sizes: Sizes, accelerator: Accelerator
+) -> int:
+    """Validation targets while training: the planned number, with a time limit as many as can be ranked in a small part
+    of it; the same on all processes."""
+    positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, settings.seed)
+    sample = positions[log.sequences.items[positions] != NONE][:PROBED_TARGETS]
+    if settings.max_minutes is None or settings.validation_targets is not None or not len(sample):
+        return sizes.validation_targets
+    model.eval()
+    validation_ndcg(model, log, sample)  # makes the lists of neighbours
+    before = time.monotonic()
+    validation_ndcg(model, log, sample)
+    each = VALIDATION_RANKINGS * (time.monotonic() - before) / len(sample)
+    model.train()
+    affordable = max(FEWEST_FITTED, int(60 * settings.max_minutes * VALIDATION_SHARE / each))
+    everywhere = accelerator.gather(torch.tensor([affordable], device=accelerator.device))
+    return min(len(positions), int(cast(torch.Tensor, everywhere).min()))
 
 
 def affordable_targets(sizes: Sizes, log: PreparedLog, trained: TrainedModel, seconds_left: float) -> int:
@@ -829,7 +855,7 @@ def main(arguments: list[str] | None = None) -> None:
         if len(fitted):
             fit_memory(model, log, fitted)
         if len(positions):
-            fit_temperatures(model, log, positions)
+            fit_temperatures(model, log, fitted if len(fitted) else trained.positions)
         if settings.split == "none":
             # Nothing is evaluated any more: the memory learns the held-out events too.
             fill_memory(model, log.sequences, VALIDATION)

@@ -37,6 +37,7 @@ from train_accelerate import (
     RunState,
     TrainedModel,
     affordable_validation,
+    affordable_validation_targets,
     hold_out_last_events,
     learning_rate,
     main,
@@ -161,7 +162,7 @@ def test_the_memory_is_fitted_on_as_many_users_as_the_time_allows() -> None:
     settings = RunSettings(events="events.csv", output_dir="out")
 
     def fitted(seconds_left: float) -> np.ndarray:
-        trained = TrainedModel(Path(), seconds_per_target=1e-3, seconds_before=0.0)
+        trained = TrainedModel(Path(), positions, seconds_per_target=1e-3, seconds_before=0.0)
         return affordable_validation(positions, log, settings, trained, seconds_left)
 
     assert fitted(math.inf).tolist() == positions.tolist()
@@ -170,6 +171,35 @@ def test_the_memory_is_fitted_on_as_many_users_as_the_time_allows() -> None:
     assert (sequences.user_of_event()[some][::2] == sequences.user_of_event()[some][1::2]).all(), "whole users"
     assert not len(fitted(5.0))
     assert not len(fitted(-1.0))
+
+
+def test_with_a_time_limit_a_validation_ranks_what_a_small_part_of_it_is_enough_for(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    sequences = sequences_of([[(7, 3, TRAIN), (8, 3, VALIDATION)]] * 2000, 12, 7)
+    log, sizes = SimpleNamespace(sequences=sequences), SimpleNamespace(validation_targets=1500)
+    accelerator = SimpleNamespace(gather=lambda tensor: tensor, device="cpu")
+    model, clock = torch.nn.Linear(1, 1), [0.0]
+
+    def rank(_model: Any, _log: Any, positions: np.ndarray) -> float:
+        assert not model.training
+        clock[0] += len(positions) * 2e-3
+        return 0.5
+
+    monkeypatch.setattr(train_accelerate, "validation_ndcg", rank)
+    monkeypatch.setattr(train_accelerate, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+
+    def chosen(**options: Any) -> int:
+        given: Any = (model, log, RunSettings(events="e.csv", output_dir="out", **options), sizes, accelerator)
+        found = affordable_validation_targets(*given)
+        assert model.training
+        return found
+
+    assert chosen() == 1500
+    assert chosen(max_minutes=60.0) == 1500
+    assert chosen(max_minutes=2.0) == 120 * 0.05 / (3 * 2e-3)
+    assert chosen(max_minutes=0.01) == FEWEST_FITTED
+    assert chosen(max_minutes=0.01, validation_targets=1500) == 1500, "as the user says"
 
 
 def test_where_rankings_draw_the_lower_log_loss_decides_and_a_higher_ranking_wins_over_any() -> None:
