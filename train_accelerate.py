@@ -164,7 +164,9 @@ class RunSettings:
     min_item_count: int = option(1, "Items with fewer training events stay outside the vocabulary.")
 
     validation_targets: int | None = option(
-        None, "Most validation events per validation, whole users drawn at random. Default: 4,000, fewer if many items."
+        None,
+        "Most validation events per validation, whole users drawn at random. Default: 4,000, fewer if many items or "
+        "little time.",
     )
     test_targets: int | None = option(
         None, "Most test events in the final table, drawn likewise; 0 for all. Default: 25,000, fewer if many items."
@@ -753,7 +755,8 @@ def affordable_targets(sizes: Sizes, log: PreparedLog, trained: TrainedModel, se
     """Test targets for the final table: the planned number, or as many as can be ranked in the time that is left."""
     num_items = log.sequences.vocab_size - log.sequences.first_item_id
     each = trained.seconds_per_target + num_items * BASELINE_SECONDS_PER_ITEM
-    affordable = max(FEWEST_TEST_TARGETS, int(0.8 * seconds_left / each))
+    # The other half is for fitting the baselines and for the actions.
+    affordable = max(FEWEST_TEST_TARGETS, int(0.5 * seconds_left / each))
     planned = sizes.test_targets or len(target_positions(log.sequences, TEST))
     return min(planned, affordable)
 
