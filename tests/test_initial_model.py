@@ -342,8 +342,10 @@ def test_adding_items_that_fails_changes_neither_model_nor_tokenizer(trained: di
     model, tokenizer = load(trained["new+text"])
     size = len(tokenizer)
     wide = save_bert(tmp_path, hidden_size=24, num_attention_heads=3)
-    with pytest.raises(ValueError, match="size 24, but this model was trained with 20"):
+    with pytest.raises(ValueError, match="of size 24, and this model reads 20"):
         model.add_items(tokenizer, NEW, text_encoder=wide)
+    with pytest.raises(ValueError, match="got embeddings of size 24; expected 20"):
+        model.add_items(tokenizer, NEW, embed=lambda texts: torch.ones(len(texts), 24))
     assert (len(tokenizer), model.config.vocab_size, len(model.item_rows(torch.arange(size)))) == (size, size, size)
 
 
