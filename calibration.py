@@ -23,7 +23,7 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig
 
-from behavior.batches import NOVEL, evaluation_batches
+from behavior.batches import evaluation_batches, novel_positions
 from behavior.metrics import balancing_weights, ndcg_at_k, pessimistic_ranks
 from behavior.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences
 from evaluate_behavior import MAX_ROWS, ModelRanker, UpdatedModelRanker, rows_per_batch
@@ -80,10 +80,7 @@ def action_log_loss(model: BertForNextBehavior, log: PreparedLog, positions: np.
 @torch.no_grad()
 def new_item_fits(
     model: BertForNextBehavior,
-    input_ids: torch.Tensor,
-    token_type_ids: torch.Tensor,
-    time_gap_ids: torch.Tensor,
-    attention_mask: torch.Tensor,
+    events: Events,
     item_ids: torch.Tensor,
     action_ids: torch.Tensor,
     temperatures: torch.Tensor,
@@ -93,7 +90,7 @@ def new_item_fits(
     """How a given next event would be named: what the gate and the weight of the memory are fitted on.
 
     Args:
-        input_ids ... attention_mask: (B, T), as for `forward`; item_ids, action_ids: (B,) int64, the next event.
+        events: B histories; item_ids, action_ids: (B,) int64, the next event.
         temperatures, powers, units: (C,), (P,), (U,) candidates for `generate_temperature`, `memory_power`,
             `memory_unit`.
 
@@ -102,7 +99,6 @@ def new_item_fits(
         alone, MASKED where the item is not new; (B,) float32 log p(item | repeat), MASKED where it repeats none;
         (B, 3) gate logits.
     """
-    events = Events(input_ids, token_type_ids, time_gap_ids, attention_mask)
     named = model.named_items(model.bert(*events), events, action_ids[:, None])
     new = named.new
     logits = new.generated[:, 0] * model.config.generate_temperature  # (B, V - first)
@@ -119,9 +115,9 @@ def new_item_fits(
     score = logits.gather(1, column) * ratios[:, 0] + new.trend[column] - alone  # (B, C)
     own = (boost * (columns + first == item_ids[:, None])[..., None]).sum(dim=1)[:, None, :]  # (B, 1, P * U)
     fits = (score[..., None] + own - normaliser).unflatten(2, (len(powers), len(units)))
-    is_new = (item_ids >= first) & (input_ids != item_ids[:, None]).all(dim=1)
+    is_new = (item_ids >= first) & (events.items != item_ids[:, None]).all(dim=1)
     fits = fits.masked_fill(~is_new[:, None, None, None], MASKED)
-    pointed = named.pointer[:, 0].masked_fill(input_ids != item_ids[:, None], MASKED).logsumexp(dim=-1)
+    pointed = named.pointer[:, 0].masked_fill(events.items != item_ids[:, None], MASKED).logsumexp(dim=-1)
     return fits, pointed, named.gate[:, 0]
 
 
@@ -142,14 +138,13 @@ def fit_gate(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarray
     candidates = {"temperatures": GENERATE_TEMPERATURES, "powers": MEMORY_POWERS, "units": units}
     candidates = {name: values.to(model.device) for name, values in candidates.items()}
     for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
-        nameable = torch.from_numpy((batch.target_item > 0) & (batch.target_action >= FIRST_ACTION))
+        nameable = torch.from_numpy((batch.target_item > 0) & (batch.target_action >= FIRST_ACTION)).to(model.device)
         if not nameable.any():
             continue
-        tensors = ranker.tensors(batch)
-        tensors["item_ids"] = torch.from_numpy(batch.target_item).to(model.device)
-        tensors["action_ids"] = torch.from_numpy(batch.target_action).to(model.device)
-        tensors = {name: tensor[nameable.to(model.device)] for name, tensor in tensors.items()}
-        collected.append((tensors["item_ids"], *new_item_fits(model, **tensors, **candidates)))
+        events = Events(*ranker.tensors(batch).values()).rows(nameable)
+        item_ids = torch.from_numpy(batch.target_item).to(model.device)[nameable]
+        action_ids = torch.from_numpy(batch.target_action).to(model.device)[nameable]
+        collected.append((item_ids, *new_item_fits(model, events, item_ids, action_ids, **candidates)))
     if not collected:
         return math.inf
     items, new, repeated, logits = (torch.cat(parts) for parts in zip(*collected, strict=True))
@@ -207,8 +202,7 @@ def fit_memory(model: BertForNextBehavior, log: PreparedLog, positions: np.ndarr
     model.path_gate.load_state_dict(gate)
     for name, value in chosen.items():
         setattr(config, name, value)
-    batches = evaluation_batches(log.sequences, VALIDATION, log.max_length, MAX_ROWS, positions=positions)
-    new_items = np.sort(np.concatenate([batch.position[batch.group == NOVEL] for batch in batches]))
+    new_items = novel_positions(log.sequences, VALIDATION, log.max_length, MAX_ROWS, positions)
     if not len(new_items):
         return
     candidates = {"memory_share": MEMORY_SHARES}

@@ -31,6 +31,7 @@ from behavior.item2vec import item2vec_rows
 from behavior.item_text import (
     DEFAULT_HUB_ID,
     Reduction,
+    TextEncoder,
     cached_embeddings,
     default_encoder,
     fit_reduction,
@@ -144,6 +145,14 @@ def embed_items(settings: RunSettings, items: pl.DataFrame, tokenizer: BehaviorT
     )
 
 
+def own_encoder(model: BertForNextBehavior, name: str) -> TextEncoder:
+    """The text encoder `name`; a ValueError unless it is the one that the model was trained with."""
+    encoder, item_text = load_encoder(name, model.config.text_max_tokens), model.bert.embeddings.item_text
+    assert item_text is not None
+    item_text.check(torch.from_numpy(encoder.embed([PROBE_TEXT])[0]), name)
+    return encoder
+
+
 def load_base(settings: RunSettings) -> BertForNextBehavior | PreTrainedConfig | None:
     """A trained behaviour model, or the config of a BERT checkpoint.
 
@@ -198,10 +207,7 @@ def grown_tokenizer(
         name = default_encoder()
 
     def embed(texts: list[str]) -> torch.Tensor:
-        encoder, item_text = load_encoder(str(name)), model.bert.embeddings.item_text
-        assert item_text is not None
-        item_text.check(torch.from_numpy(encoder.embed([PROBE_TEXT])[0]), str(name))
-        return torch.from_numpy(cached_embeddings(texts, encoder)).float()
+        return torch.from_numpy(cached_embeddings(texts, own_encoder(model, str(name)))).float()
 
     model.add_items(tokenizer, added.to_dicts(), embed=embed)
     return tokenizer, list(range(before, len(tokenizer)))

@@ -35,6 +35,7 @@ import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -1098,7 +1099,7 @@ class NewItems:
     trend: torch.Tensor
     share: torch.Tensor
 
-    @property
+    @cached_property
     def counted(self) -> torch.Tensor:
         """(B, V - first) float32 p(item, named by the memory alone)."""
         weighed = self.scores * self.trend.exp()

@@ -41,11 +41,12 @@ from transformers.utils.logging import disable_progress_bar as disable_transform
 
 from behavior.batches import target_positions
 from behavior.events import ReadOptions, add_event_arguments, options_from_arguments, read_events
-from behavior.item_text import load_encoder, split_mark
+from behavior.item_text import split_mark
 from behavior.sequences import TEST, Sequences
 from behavior.splits import Split, assign_parts
 from evaluate_behavior import MODEL, evaluate_model, format_table, recorded_split, tokenize_log
-from modeling_behavior import CODE_FILES, PROBE_TEXT, BertForNextBehavior
+from initial_model import own_encoder
+from modeling_behavior import CODE_FILES, BertForNextBehavior
 from publishing.adapter import check_vocabulary, stage_adapter
 from publishing.card import CardFacts, Provenance, draw_calibration, draw_results, model_card
 from publishing.check import (
@@ -359,10 +360,7 @@ def name_text_encoder(
     if folder is None:
         config.text_encoder = mark + name
         return None
-    item_text = published.model.bert.embeddings.item_text
-    assert item_text is not None
-    encoder = load_encoder(f"{mark}{folder}", config.text_max_tokens)
-    item_text.check(torch.from_numpy(encoder.embed([PROBE_TEXT])[0]), str(folder))
+    own_encoder(published.model, f"{mark}{folder}")
     encoder_id = stage_text_encoder(folder, repo_id, bool(mark), staged)
     config.text_encoder = mark + encoder_id
     return encoder_id

@@ -26,7 +26,7 @@ import numpy as np
 from scipy import sparse
 from tqdm import tqdm
 
-from behavior.batches import NOVEL, EvaluationBatch, evaluation_batches, target_positions
+from behavior.batches import EvaluationBatch, evaluation_batches, novel_positions, target_positions
 from behavior.metrics import balancing_weights, ndcg_at_k
 from behavior.sequences import FIRST_ACTION, FIRST_NEW, NONE, TRAIN, VALIDATION, Sequences, starts_of_runs
 
@@ -181,18 +181,13 @@ class ChoiceBatches:
         positions = positions[sequences.items[positions] != NONE]
         if len(positions) > CHOICE_TARGETS:
             positions = np.sort(np.random.default_rng(0).choice(positions, CHOICE_TARGETS, replace=False))
-        batches = self._in_batches(sequences, positions)
-        new = [batch.position[batch.group == NOVEL] for batch in batches] if novel else []
-        self.novel = any(map(len, new))
+        window = (sequences, VALIDATION, CHOICE_WINDOW, CHOICE_ROWS)
+        new = novel_positions(*window, positions) if novel else positions[:0]
+        self.novel = len(new) > 0
         if self.novel:
-            positions = np.sort(np.concatenate(new))
-            batches = self._in_batches(sequences, positions)
+            positions = new
         self.count = len(positions)
-        self._batches = batches
-
-    @staticmethod
-    def _in_batches(sequences: Sequences, positions: np.ndarray) -> list[EvaluationBatch]:
-        return list(evaluation_batches(sequences, VALIDATION, CHOICE_WINDOW, CHOICE_ROWS, positions=positions))
+        self._batches = list(evaluation_batches(*window, positions=positions))
 
     def __iter__(self) -> Iterator[EvaluationBatch]:
         return iter(self._batches)

@@ -336,6 +336,14 @@ def evaluation_batches(
         yield _evaluation_batch(sequences, users[rows], positions[rows], max_length)
 
 
+def novel_positions(
+    sequences: Sequences, part: int, max_length: int, max_rows: int, positions: np.ndarray
+) -> np.ndarray:
+    """Those of the events of `part` at `positions`, int64, whose item is new to its user, ascending."""
+    batches = evaluation_batches(sequences, part, max_length, max_rows, positions=positions)
+    return np.sort(np.concatenate([positions[:0], *(batch.position[batch.group == NOVEL] for batch in batches)]))
+
+
 def _evaluation_batch(
     sequences: Sequences, users: np.ndarray, positions: np.ndarray, max_length: int
 ) -> EvaluationBatch:

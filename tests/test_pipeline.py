@@ -14,7 +14,7 @@ from transformers import pipeline
 
 from calibration import new_item_fits
 from handler import EndpointHandler
-from modeling_behavior import CODE_FILES
+from modeling_behavior import CODE_FILES, Events
 from pipeline_behavior import NextBehaviorPipeline, time_until_next
 from tokenizer_build import assemble
 
@@ -195,8 +195,10 @@ def contributions(predict: NextBehaviorPipeline, events: list[dict[str, Any]], a
     now = {"temperatures": config.generate_temperature, "powers": config.memory_power, "units": config.memory_unit}
     candidates = {name: torch.tensor([value]) for name, value in now.items()}
     given = {"item_ids": torch.tensor([item]), "action_ids": torch.tensor([action])}
+    channels = ("input_ids", "token_type_ids", "time_gap_ids", "attention_mask")
+    history = Events(*(batch[name] for name in channels))
     with torch.no_grad():
-        fits, repeated, gate = new_item_fits(model, **batch, **given, **candidates)
+        fits, repeated, gate = new_item_fits(model, history, **given, **candidates)
         last = torch.tensor([[batch["input_ids"].shape[1] - 1]])
         recent = memory.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
         scores = memory.score(recent, model.seen_items(batch["input_ids"]))
