@@ -33,13 +33,13 @@ import polars as pl
 import torch
 from tqdm import tqdm
 
-from behavior.events import read_events, read_items
-from behavior.item_text import cached_embeddings, default_encoder, item_texts, load_encoder
-from behavior.metrics import ndcg_at_k, pessimistic_ranks, recall_at_k
-from behavior.sequences import TEST, TRAIN, VALIDATION
-from behavior.splits import Split, assign_parts
-from modeling_behavior import BertForNextBehavior
-from tokenization_behavior import BehaviorTokenizer
+from next_behavior.data.events import read_events, read_items
+from next_behavior.data.sequences import TEST, TRAIN, VALIDATION
+from next_behavior.data.splits import Split, assign_parts
+from next_behavior.evaluation.metrics import ndcg_at_k, pessimistic_ranks, recall_at_k
+from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.text.encoders import cached_embeddings, default_encoder, item_texts, load_encoder
 
 BATCH = 256
 LENGTHS = (1, 2, 3, 5, 10, 50)

@@ -20,8 +20,8 @@ import numpy as np
 import polars as pl
 from safetensors import safe_open
 
-from behavior.events import read_events
-from behavior.item_text import default_encoder
+from next_behavior.data.events import read_events
+from next_behavior.text.encoders import default_encoder
 
 ROOT = Path(__file__).resolve().parent.parent
 FEWEST_EVENTS = 3

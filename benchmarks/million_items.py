@@ -41,7 +41,7 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=3, help="processes to measure in (default 3)")
     args = parser.parse_args()
 
-    from tokenizer_build import assemble
+    from next_behavior.training.vocabulary import assemble
 
     items = [f"item-{number:09d}" for number in range(args.items)]
     tokenizer = assemble(items, ["view", "cart", "buy"], [1.0, 60.0, 3600.0, 86400.0], num_new_items=64, max_length=200)

@@ -514,8 +514,8 @@ def our_sequences(folder: Path, tokenizer: Any) -> Any:
     """The prepared events as token ids of a `BehaviorTokenizer`."""
     import polars as pl
 
-    from behavior.sequences import Sequences
-    from evaluate_behavior import tokenize_log
+    from next_behavior.data.sequences import Sequences
+    from next_behavior.evaluation.evaluator import tokenize_log
 
     dataset = tokenize_log(pl.read_parquet(folder / "events.parquet"), tokenizer)
     return Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)
@@ -523,7 +523,7 @@ def our_sequences(folder: Path, tokenizer: Any) -> Any:
 
 def ranker_rows(ranker: Any, sequences: Any, max_length: int, columns: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """`rows` of anything with `scores(EvaluationBatch)`; `columns` are the catalogue's token ids."""
-    from behavior.batches import evaluation_batches
+    from next_behavior.data.batches import evaluation_batches
 
     scores = np.empty((len(positions), len(columns)), dtype=np.float32)
     place = {position: row for row, position in enumerate(positions.tolist())}
@@ -547,8 +547,8 @@ class OurBaseline:
     def fit(self, task: Task, clock: Clock) -> None:
         import polars as pl
 
-        from behavior import baselines
-        from behavior.sequences import Sequences, encode_events
+        from next_behavior.data.sequences import Sequences, encode_events
+        from next_behavior.evaluation import baselines
 
         self.task = task
         events = pl.read_parquet(self.folder / "events.parquet")
@@ -662,8 +662,8 @@ class OurModel:
         import torch
         from transformers import AutoTokenizer
 
-        from evaluate_behavior import ModelRanker
-        from modeling_behavior import BertForNextBehavior
+        from next_behavior.evaluation.evaluator import ModelRanker
+        from next_behavior.model.modeling_behavior import BertForNextBehavior
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(self.output, trust_remote_code=True)
         self.ranker = ModelRanker(BertForNextBehavior.from_pretrained(folder, dtype=torch.float32))

@@ -14,11 +14,11 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from behavior.batches import target_positions
-from behavior.events import read_events
-from behavior.sequences import Sequences
-from behavior.splits import assign_parts, make_split
 from benchmarks.peers_scoring import NO_ITEM, TEST, TRAIN, VALIDATION, Task
+from next_behavior.data.batches import target_positions
+from next_behavior.data.events import read_events
+from next_behavior.data.sequences import Sequences
+from next_behavior.data.splits import assign_parts, make_split
 
 VALIDATION_TARGETS = 4000
 # Of the draw of validation users: another one than train_accelerate.py's, whose gate is fitted on its draw.

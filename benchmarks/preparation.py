@@ -23,10 +23,10 @@ STAGES = ("import", "read and clean", "split", "build tokenizer", "tokenize", "a
 def measure_once(events: str) -> dict[str, float]:
     """Seconds of every stage and the process's peak memory, in this process."""
     marks = [time.perf_counter()]
-    from behavior.events import read_events
-    from behavior.sequences import Sequences, encode_events
-    from behavior.splits import assign_parts, make_split
-    from tokenizer_build import build_tokenizer
+    from next_behavior.data.events import read_events
+    from next_behavior.data.sequences import Sequences, encode_events
+    from next_behavior.data.splits import assign_parts, make_split
+    from next_behavior.training.vocabulary import build_tokenizer
 
     marks.append(time.perf_counter())
     log = read_events(events)

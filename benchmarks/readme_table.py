@@ -20,7 +20,7 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from evaluate_behavior import UPDATED, number, table
+from next_behavior.evaluation.evaluator import UPDATED, number, table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

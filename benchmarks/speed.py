@@ -24,16 +24,16 @@ import torch
 from torch.profiler import ProfilerActivity, profile
 from torch.utils.flop_counter import FlopCounterMode
 
-from behavior.batches import (
+from next_behavior.data.batches import (
     TrainingCollator,
     evaluation_batches,
     length_bucketed_batches,
     target_positions,
     training_windows,
 )
-from behavior.sequences import TEST, Sequences
-from evaluate_behavior import ModelRanker, rank_items
-from modeling_behavior import BertForNextBehavior, Neighbors
+from next_behavior.data.sequences import TEST, Sequences
+from next_behavior.evaluation.evaluator import ModelRanker, rank_items
+from next_behavior.model.modeling_behavior import BertForNextBehavior, Neighbors
 
 PEAK_SIZES = (512, 1024, 2048)
 SHOWN_OPERATIONS = 6

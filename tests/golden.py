@@ -11,7 +11,6 @@ from __future__ import annotations
 import json
 import random
 import shutil
-import sys
 import tarfile
 import tempfile
 from pathlib import Path
@@ -79,7 +78,7 @@ def train(events: Path, items: Path, encoder: str, output: Path) -> Path:
     from processes import run_training  # here: a clean process that asks the questions has nothing of ours
 
     torch.set_num_threads(1)
-    with mock.patch("behavior.item_text.computes_in_bfloat16", return_value=False):
+    with mock.patch("next_behavior.text.encoders.computes_in_bfloat16", return_value=False):
         return run_training(events, output, *SIZES, "--items", str(items), "--text_encoder", encoder)
 
 
@@ -111,7 +110,7 @@ def evaluation_of(folder: Path) -> dict[str, Any]:
 def main() -> None:
     from tiny import load, save_bert
 
-    from pipeline_behavior import NextBehaviorPipeline
+    from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
 
     with tempfile.TemporaryDirectory() as scratch:
         events, items = write_log(Path(scratch))
@@ -133,4 +132,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate.state import AcceleratorState, GradientState
 
-import train_accelerate
+from next_behavior.training import loop as train_accelerate
 
 
 def run_python(

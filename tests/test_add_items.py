@@ -14,14 +14,22 @@ from safetensors.torch import load_file, save_file
 from tiny import WORDS, load, save_bert, tiny_model
 from transformers import AutoModel, AutoTokenizer, pipeline
 
-import add_items
-import modeling_behavior
-from add_items import main
-from behavior.item_text import fit_reduction
-from initial_model import EmbeddedText, fill_text
-from modeling_behavior import COUNT_UNIT, PROBE_TEXT, BehaviorConfig, BertForNextBehavior, embed_texts
-from tokenization_behavior import BehaviorTokenizer
-from tokenizer_build import assemble
+from next_behavior.commands import add_items
+from next_behavior.commands.add_items import main
+from next_behavior.model import modeling_behavior
+from next_behavior.model.modeling_behavior import (
+    COUNT_UNIT,
+    PROBE_TEXT,
+    BehaviorConfig,
+    BertForNextBehavior,
+    embed_texts,
+)
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.text.encoders import fit_reduction
+from next_behavior.training.initial_model import EmbeddedText, fill_text
+from next_behavior.training.vocabulary import assemble
+
+ROOT = Path(__file__).resolve().parent.parent
 
 TITLES = [f"{colour} {thing}" for colour in WORDS[:3] for thing in WORDS[3:]]
 HISTORY = [{"item": "item 0", "action": "view"}, {"item": "item 4", "action": "view"}]
@@ -396,7 +404,7 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(
 
 def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--model", "nowhere", "--output_dir", "out", "--items", "new.csv"]
-    done = run_python(tmp_path, add_items.__file__, *options, status=1)
+    done = run_python(tmp_path, str(ROOT / "add_items.py"), *options, status=1)
     assert done.stderr.splitlines() == [
         "add_items.py: got --model nowhere; expected the folder of a trained model: there is none"
     ]

@@ -12,7 +12,9 @@ from hypothesis import strategies as st
 from scipy import sparse
 from tiny import Event, sequences_of
 
-from behavior.baselines import (
+from next_behavior.data.batches import EvaluationBatch, evaluation_batches
+from next_behavior.data.sequences import FIRST_NEW, NONE, TEST, TRAIN, VALIDATION
+from next_behavior.evaluation.baselines import (
     DecayedRepeat,
     ItemNeighbours,
     ItemTransition,
@@ -25,9 +27,7 @@ from behavior.baselines import (
     sparse_ranks,
     without_seen,
 )
-from behavior.batches import EvaluationBatch, evaluation_batches
-from behavior.metrics import pessimistic_ranks
-from behavior.sequences import FIRST_NEW, NONE, TEST, TRAIN, VALIDATION
+from next_behavior.evaluation.metrics import pessimistic_ranks
 
 # Two slots for new items, then the items A to E; F and G are outside the vocabulary.
 FIRST_ITEM, VOCAB = 6, 11

@@ -11,9 +11,9 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-import publish
-from modeling_behavior import BehaviorConfig
-from publishing.card import CardFacts, Provenance, draw_calibration, draw_results, duration, model_card
+from next_behavior.model.modeling_behavior import BehaviorConfig
+from next_behavior.publishing import publish
+from next_behavior.publishing.card import CardFacts, Provenance, draw_calibration, draw_results, duration, model_card
 
 SECTIONS = [
     *("Load it and ask", "For whom", "Data", "Training", "Results", "Calibration", "Where it fails"),

@@ -6,7 +6,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from behavior.sequences import TRAIN, VALIDATION
 from benchmarks.cold_items import (
     ColdSplit,
     Targets,
@@ -16,6 +15,7 @@ from benchmarks.cold_items import (
     evaluate_cold,
     rank_targets,
 )
+from next_behavior.data.sequences import TRAIN, VALIDATION
 
 
 def log_of(histories: dict[str, list[str]]) -> pl.DataFrame:

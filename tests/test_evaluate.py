@@ -17,13 +17,12 @@ import pytest
 import torch
 from tiny import load, sequences_of, tiny_model, write_events
 
-import calibration
-from behavior.baselines import ItemRanker, Popularity, RepeatLast
-from behavior.batches import EvaluationBatch, evaluation_batches
-from behavior.events import read_events
-from behavior.sequences import FIRST_NEW, NONE, TEST, TRAIN, VALIDATION, Sequences, encode_events
-from behavior.splits import Split, assign_parts, make_split
-from evaluate_behavior import (
+from next_behavior.data.batches import EvaluationBatch, evaluation_batches
+from next_behavior.data.events import read_events
+from next_behavior.data.sequences import FIRST_NEW, NONE, TEST, TRAIN, VALIDATION, Sequences, encode_events
+from next_behavior.data.splits import Split, assign_parts, make_split
+from next_behavior.evaluation.baselines import ItemRanker, Popularity, RepeatLast
+from next_behavior.evaluation.evaluator import (
     UPDATED,
     ModelRanker,
     UpdatedModelRanker,
@@ -36,8 +35,9 @@ from evaluate_behavior import (
     recorded_split,
     rows_per_batch,
 )
-from modeling_behavior import BehaviorConfig, BertForNextBehavior
-from tokenizer_build import build_tokenizer
+from next_behavior.model.modeling_behavior import BehaviorConfig, BertForNextBehavior
+from next_behavior.training import calibration
+from next_behavior.training.vocabulary import build_tokenizer
 
 FIRST_ITEM, VOCAB = 6, 31
 A, B, C, D = FIRST_ITEM, FIRST_ITEM + 1, FIRST_ITEM + 2, FIRST_ITEM + 3

@@ -19,7 +19,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from behavior.events import (
+from next_behavior.data.events import (
     EventLog,
     ReadOptions,
     add_event_arguments,
@@ -27,7 +27,7 @@ from behavior.events import (
     read_events,
     read_items,
 )
-from behavior.tables import read_file
+from next_behavior.data.tables import read_file
 
 NOON = 1_700_000_000  # seconds: 2023-11-14 22:13:20 UTC
 
@@ -222,7 +222,7 @@ def test_rows_with_a_wrong_number_of_fields_are_set_aside_and_shift_no_other(
     csv.writer(text).writerows([["user_id", "item_id", "price"], *rows])
     data = text.getvalue().encode()
     with tempfile.TemporaryDirectory() as folder, pytest.MonkeyPatch.context() as patch:
-        patch.setattr("behavior.tables.BLOCK_BYTES", 200)  # many blocks
+        patch.setattr("next_behavior.data.tables.BLOCK_BYTES", 200)  # many blocks
         path = Path(folder) / ("log.csv.gz" if zipped else "log.csv")
         path.write_bytes(gzip.compress(data) if zipped else data)
         read = read_file(path, ["user_id", "item_id"])

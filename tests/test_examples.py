@@ -16,10 +16,10 @@ from processes import run_python
 from safetensors.torch import load as load_tensors
 from tiny import load, tiny_model
 
-from modeling_behavior import CODE_FILES, BehaviorConfig
-from pipeline_behavior import NextBehaviorPipeline
-from tokenization_behavior import BehaviorTokenizer
-from tokenizer_build import assemble
+from next_behavior.model.modeling_behavior import CODE_FILES, BehaviorConfig
+from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.training.vocabulary import assemble
 
 EXAMPLES = Path(__file__).resolve().parent.parent / "examples"
 ITEMS = ["007", "84", "chair", "9", "12"]

@@ -14,7 +14,7 @@ from processes import run_python
 from safetensors.torch import load_file
 from tiny import load
 
-from pipeline_behavior import NextBehaviorPipeline
+from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
 
 # Answers of one model differ in the last digits from processor to processor; weights that were trained there, in more.
 ANSWER_TOLERANCE, WEIGHT_TOLERANCE = 1e-6, 1e-3

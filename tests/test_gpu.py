@@ -13,11 +13,11 @@ from processes import run_training
 from test_training import SMALL, write_log
 from tiny import load, save_bert, tiny_model
 
-from behavior.events import ReadOptions, read_events
-from behavior.splits import assign_parts
-from evaluate_behavior import evaluate_folder, recorded_split
-from modeling_behavior import BertForNextBehavior
-from tokenization_behavior import BehaviorTokenizer
+from next_behavior.data.events import ReadOptions, read_events
+from next_behavior.data.splits import assign_parts
+from next_behavior.evaluation.evaluator import evaluate_folder, recorded_split
+from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 
 pytestmark = [
     pytest.mark.gpu,

@@ -18,9 +18,9 @@ from typing import Any
 import pytest
 from tiny import load, tiny_model
 
-from handler import EndpointHandler
-from pipeline_behavior import NextBehaviorPipeline
-from tokenizer_build import assemble
+from next_behavior.model.handler import EndpointHandler
+from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
+from next_behavior.training.vocabulary import assemble
 
 HISTORY: list[dict[str, Any]] = [
     {"item": "84", "action": "view", "timestamp": 1_700_000_000},

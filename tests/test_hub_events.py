@@ -11,13 +11,13 @@ import pytest
 from hub_server import HubServer
 from processes import run_python
 
-from behavior.events import read_events
-from behavior.hub import is_hub_dataset
+from next_behavior.data.events import read_events
+from next_behavior.data.hub import is_hub_dataset
 
 # One push, then three ways to read it, and names that are no data set; prints what the test compares.
 CHILD = """
 import datasets, sys
-from behavior.events import read_events
+from next_behavior.data.events import read_events
 
 rows = datasets.Dataset.from_dict(
     {"user_id": ["7", "8"], "item_id": [["a", None, "b"], ["a"]], "action": [["view", "search", "buy"], ["view"]]}

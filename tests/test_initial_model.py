@@ -20,9 +20,9 @@ from safetensors import safe_open
 from tiny import WORDS, load, save_bert, write_events
 from transformers import BertModel
 
-from behavior.item_text import item_texts
-from initial_model import LORA_TARGETS, TEXT_LINKS
-from modeling_behavior import text_of_item
+from next_behavior.model.modeling_behavior import text_of_item
+from next_behavior.text.encoders import item_texts
+from next_behavior.training.initial_model import LORA_TARGETS, TEXT_LINKS
 
 COLOURS, THINGS = WORDS[:3], WORDS[3:]
 NEW: list[dict[str, str | None]] = [
@@ -76,7 +76,7 @@ def write_log(path: Path, first: int, last: int, seed: int) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("behavior.item_text.HF_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("next_behavior.text.encoders.HF_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

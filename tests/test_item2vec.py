@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from behavior.item2vec import item2vec_rows
-from behavior.sequences import NONE, TEST, TRAIN, Sequences
+from next_behavior.data.sequences import NONE, TEST, TRAIN, Sequences
+from next_behavior.text.item2vec import item2vec_rows
 
 ROOT = Path(__file__).resolve().parent.parent
 FIRST, SIZE = 6, 14  # two [NEW_j] slots, eight items

@@ -18,8 +18,8 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 
-from behavior import item_text
-from behavior.item_text import (
+from next_behavior.text import encoders as item_text
+from next_behavior.text.encoders import (
     BertTextEncoder,
     TextEncoder,
     cached_embeddings,

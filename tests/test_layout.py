@@ -1,7 +1,11 @@
 """The import rules of the layout, read from the source: nothing is imported here, so a broken file is seen too.
 
-Model side (pushed to the Hub), data side and scripts: the two sides never import each other, only scripts join them.
+The package flows one way: model <- data (special ids alone) <- text <- evaluation <- training <- publishing, and the
+commands call it. Nothing goes back, no circle, not under TYPE_CHECKING either. `model/` is the folder that is pushed
+to the Hub.
 """
+
+from __future__ import annotations
 
 import ast
 import importlib.metadata
@@ -12,126 +16,185 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
+PACKAGE = ROOT / "next_behavior"
 
-MODEL_FILES = ("modeling_behavior", "tokenization_behavior", "pipeline_behavior", "handler")
-SCRIPTS = ("calibration", "initial_model", "train_accelerate", "evaluate_behavior", "add_items", "publish")
-PACKAGES = (
-    *("behavior", "tokenizer_build", "publishing", "serving", "benchmarks", "demo", "examples", "metric", "space"),
-    "tests",
-)
-OURS = {*MODEL_FILES, *SCRIPTS, *PACKAGES}
+# What a room may import from the package: whole rooms, or single modules of one.
+MAY_IMPORT = {
+    "model": set(),  # siblings by one dot, checked apart
+    "data": {"data", "model.special_ids"},
+    "text": {"text", "data", "model"},
+    "evaluation": {"evaluation", "text", "data", "model"},
+    "training": {"training", "evaluation", "text", "data", "model"},
+    "publishing": {"publishing", "training", "evaluation", "text", "data", "model"},
+    "commands": {"commands", "publishing", "training", "evaluation", "text", "data", "model"},
+}
+ROOT_MODULES = {
+    "modeling_behavior": {"model"},
+    "train_accelerate": {"training"},
+    "evaluate_behavior": {"evaluation"},
+    "add_items": {"commands"},
+    "publish": {"publishing"},
+}
+# Folders beside the package that a stranger runs: they know the model from its folder or from the Hub, not from here.
+STRANGERS = {"demo": set(), "examples": {"modeling_behavior"}, "metric": set(), "space": set()}
 
 # What a process that only loads the model from the Hub has.
-MODEL_FILES_MAY_IMPORT = {
+HUB_USER_HAS = {
     *sys.stdlib_module_names,
-    "torch",
-    "transformers",
-    "tokenizers",
-    "huggingface_hub",
-    "safetensors",
-    "numpy",
+    *("torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "numpy"),
     "model2vec",  # inside a function: only models trained with static text vectors need it
 }
-# Of ours, what each part may import; scripts, serving, benchmarks and tests join the sides and may import all.
-MAY_IMPORT_OF_OURS = {
-    "behavior": {"behavior"},
-    "tokenizer_build": {"tokenizer_build", "behavior", "tokenization_behavior"},
-    # What a stranger runs, from a checkout or from the Hub.
-    "demo": set(),
-    "examples": {"modeling_behavior"},  # a subclass of the model needs its base; the others take it from the Hub
-    "metric": set(),
-    "space": set(),
-}
-
-# Parts that an issue has not brought yet. Whoever adds the file removes its line; the last test sees to that.
-TO_COME = {"serving"}
+FRONT_DOORS = ("next_behavior", "tokenizer_build", *ROOT_MODULES)
 
 
-def imported_modules(source: str) -> set[str]:
-    """Top-level names of everything the source imports, wherever in the file; "." for a relative import.
+def imports_of(source: str) -> list[tuple[int, str, tuple[str, ...]]]:
+    """Every import of a source, wherever in it: level (dots), module, imported names.
 
     `importlib.import_module("x")` and `__import__("x")` count as an import of x, and of "?" if x is not a literal.
     """
-    found = set()
+    found: list[tuple[int, str, tuple[str, ...]]] = []
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
-            found |= {alias.name.split(".")[0] for alias in node.names}
+            found += [(0, alias.name, ()) for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            found.add("." if node.level else (node.module or "").split(".")[0])
+            found.append((node.level, node.module or "", tuple(alias.name for alias in node.names)))
         elif isinstance(node, ast.Call) and ast.unparse(node.func).split(".")[-1] in ("import_module", "__import__"):
             match node.args:
                 case [ast.Constant(value=str(name)), *_]:
-                    found.add(name.split(".")[0] or ".")
+                    found.append((0, name, ()))
                 case _:
-                    found.add("?")
+                    found.append((0, "?", ()))
     return found
 
 
-def source_files(name: str) -> list[Path]:
-    """The Python files of a root module or of a root package; skips the test if the part is still to come."""
-    module, package = ROOT / f"{name}.py", ROOT / name
-    files = [module] if module.is_file() else sorted(package.rglob("*.py"))
-    if not files and name in TO_COME:
-        pytest.skip(f"{name} is still to come")
-    assert files, f"{name} is part of the layout and is missing"
+def module_name(path: Path) -> str:
+    parts = path.relative_to(ROOT).with_suffix("").parts
+    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
+
+
+def ours_imported_by(path: Path) -> set[str]:
+    """Full names of the modules of this repository that a file imports, relative ones resolved."""
+    found = set()
+    for level, module, names in imports_of(path.read_text(encoding="utf-8")):
+        if level:
+            base = module_name(path.parent / "__init__.py").split(".")[: -level + 1 or None]
+            module = ".".join([*base, *([module] if module else [])])
+        if module.split(".")[0] not in FRONT_DOORS and module != "?":
+            continue
+        inside = [name for name in names if (ROOT / module.replace(".", "/") / f"{name}.py").is_file()]
+        found |= {f"{module}.{name}" for name in inside} if inside else {module}
+    return found
+
+
+def files_of(room: str) -> list[Path]:
+    files = sorted((PACKAGE / room).rglob("*.py"))
+    assert files, f"next_behavior/{room} is part of the layout and is missing"
     return files
 
 
+def product_files() -> list[Path]:
+    return [
+        *sorted(PACKAGE.rglob("*.py")),
+        *sorted((ROOT / "tokenizer_build").glob("*.py")),
+        *sorted(ROOT.glob("*.py")),
+    ]
+
+
 def our_python_files() -> list[Path]:
-    packages = [path for name in PACKAGES for path in (ROOT / name).rglob("*.py")]
-    return sorted([*ROOT.glob("*.py"), *packages])
+    folders = ("tests", "benchmarks", *STRANGERS)
+    return [*product_files(), *(path for name in folders for path in sorted((ROOT / name).rglob("*.py")))]
 
 
 @pytest.mark.parametrize(
-    ("source", "names"),
+    ("source", "found"),
     [
-        ("import torch.nn.functional as F", {"torch"}),
-        ("from behavior.events import read_events", {"behavior"}),
-        ("def f():\n    if True:\n        import behavior", {"behavior"}),
-        ("from . import events", {"."}),
-        ("from .events import read_events", {"."}),
-        ("import importlib\nimportlib.import_module('behavior.events')", {"importlib", "behavior"}),
-        ("__import__(name)", {"?"}),
+        ("import torch.nn.functional as F", (0, "torch.nn.functional", ())),
+        ("from next_behavior.data.events import read_events", (0, "next_behavior.data.events", ("read_events",))),
+        ("def f():\n    if True:\n        import next_behavior", (0, "next_behavior", ())),
+        ("if TYPE_CHECKING:\n    from next_behavior import training", (0, "next_behavior", ("training",))),
+        ("from . import events", (1, "", ("events",))),
+        ("from .events import read_events", (1, "events", ("read_events",))),
+        ("importlib.import_module('next_behavior.text')", (0, "next_behavior.text", ())),
+        ("__import__(name)", (0, "?", ())),
     ],
 )
-def test_every_form_of_import_is_seen(source: str, names: set[str]) -> None:
-    assert imported_modules(source) == names
+def test_every_form_of_import_is_seen(source: str, found: tuple[int, str, tuple[str, ...]]) -> None:
+    assert imports_of(source) == [found]
 
 
-@pytest.mark.parametrize("name", MODEL_FILES)
-def test_model_files_import_only_what_a_hub_user_has(name: str) -> None:
-    (path,) = source_files(name)
-    assert imported_modules(path.read_text(encoding="utf-8")) <= MODEL_FILES_MAY_IMPORT
+# -- the folder that is pushed -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("name", MODEL_FILES)
-def test_model_files_import_nothing_of_ours_not_even_each_other(name: str) -> None:
-    (path,) = source_files(name)
-    assert not imported_modules(path.read_text(encoding="utf-8")) & {*OURS, "."}
+def test_the_model_folder_is_flat() -> None:
+    assert not [path for path in (PACKAGE / "model").iterdir() if path.is_dir() and path.name != "__pycache__"]
 
 
-@pytest.mark.parametrize("name", sorted(MAY_IMPORT_OF_OURS))
-def test_each_part_imports_of_ours_only_what_flows_into_it(name: str) -> None:
-    for path in source_files(name):
-        imported = imported_modules(path.read_text(encoding="utf-8")) & {*OURS, "?"}
-        assert imported <= MAY_IMPORT_OF_OURS[name], f"{path.relative_to(ROOT)} imports {sorted(imported)}"
+@pytest.mark.parametrize("path", files_of("model"), ids=lambda path: path.stem)
+def test_model_files_import_what_a_hub_user_has_and_siblings_by_one_dot(path: Path) -> None:
+    for level, module, _ in imports_of(path.read_text(encoding="utf-8")):
+        if level:
+            assert level == 1
+            assert re.fullmatch(r"\w+", module), f"{path.name}: the Hub's loader wants `from .name import x`"
+            assert (path.parent / f"{module}.py").is_file()
+        else:
+            assert module.split(".")[0] in HUB_USER_HAS, f"{path.name} imports {module}"
 
 
-@pytest.mark.parametrize("name", sorted({*MODEL_FILES, "behavior", "tokenizer_build"}))
-def test_nothing_below_the_scripts_imports_a_script(name: str) -> None:
-    for path in source_files(name):
-        imported = imported_modules(path.read_text(encoding="utf-8"))
-        assert not imported & {*SCRIPTS, "publishing", "serving", "benchmarks", "demo", "tests"}, path.relative_to(ROOT)
+@pytest.mark.parametrize("path", files_of("model"), ids=lambda path: path.stem)
+def test_no_text_in_a_model_file_looks_like_an_import_to_the_hubs_loader(path: Path) -> None:
+    source = path.read_text(encoding="utf-8")
+    # transformers/dynamic_module_utils.py finds imports by these expressions, in docstrings too.
+    seen = re.findall(r"^\s*import\s+\.(\S+)\s*$", source, flags=re.MULTILINE)
+    seen += re.findall(r"^\s*from\s+\.(\S+)\s+import", source, flags=re.MULTILINE)
+    assert set(seen) == {module for level, module, _ in imports_of(source) if level}
 
 
-@pytest.mark.parametrize("name", SCRIPTS)
-def test_scripts_do_not_import_tests_or_demo(name: str) -> None:
-    for path in source_files(name):
-        assert not imported_modules(path.read_text(encoding="utf-8")) & {"tests", "demo", "."}
+# -- the rooms ---------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("room", [room for room in MAY_IMPORT if room != "model"])
+def test_each_room_imports_only_what_flows_into_it(room: str) -> None:
+    for path in files_of(room):
+        for module in ours_imported_by(path):
+            inside = module.removeprefix("next_behavior.")
+            allowed = any(inside == name or inside.startswith(f"{name}.") for name in MAY_IMPORT[room])
+            assert allowed, f"{path.relative_to(ROOT)} imports {module}"
+
+
+@pytest.mark.parametrize("name", ROOT_MODULES)
+def test_the_root_holds_front_doors_alone(name: str) -> None:
+    for module in ours_imported_by(ROOT / f"{name}.py"):
+        assert module.split(".")[:2] in [["next_behavior", room] for room in ROOT_MODULES[name]], module
 
 
 def test_the_root_holds_no_python_file_outside_the_layout() -> None:
-    assert {path.stem for path in ROOT.glob("*.py")} <= {*MODEL_FILES, *SCRIPTS}
+    assert {path.stem for path in ROOT.glob("*.py")} == set(ROOT_MODULES)
+
+
+def test_nobody_imports_a_command() -> None:
+    commands = {*ROOT_MODULES} - {"modeling_behavior"}
+    for path in our_python_files():
+        imported = ours_imported_by(path)
+        assert not imported & commands, path.relative_to(ROOT)
+        may_import = path.is_relative_to(PACKAGE / "commands") or path.parent.name in ("tests", "tokenizer_build")
+        if not may_import and path.stem not in commands:
+            assert not {name for name in imported if name.startswith("next_behavior.commands")}, path.relative_to(ROOT)
+
+
+def test_no_command_imports_another() -> None:
+    commands = {module_name(path) for path in files_of("commands")}
+    for path in files_of("commands"):
+        if path.stem != "__main__":  # which calls the one that is asked for
+            assert not ours_imported_by(path) & commands, path.relative_to(ROOT)
+
+
+@pytest.mark.parametrize("name", STRANGERS)
+def test_what_a_stranger_runs_takes_the_model_from_its_folder(name: str) -> None:
+    for path in (ROOT / name).rglob("*.py"):
+        assert ours_imported_by(path) <= STRANGERS[name], path.relative_to(ROOT)
+
+
+# -- names -------------------------------------------------------------------------------------------------------------
 
 
 def test_no_root_module_is_named_after_a_library() -> None:
@@ -158,8 +221,3 @@ def test_no_star_import_and_no_change_of_the_module_path() -> None:
                 assert all(alias.name != "*" for alias in node.names), f"star import in {path.relative_to(ROOT)}"
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "sys.path":
                 assert node.attr not in ("append", "insert", "extend"), f"{path.relative_to(ROOT)} changes sys.path"
-
-
-def test_what_is_to_come_has_not_come_already() -> None:
-    present = {name for name in TO_COME if (ROOT / f"{name}.py").is_file() or list((ROOT / name).glob("*.py"))}
-    assert not present, f"remove {sorted(present)} from TO_COME, so that its rules can no longer be skipped"

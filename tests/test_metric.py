@@ -16,7 +16,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from processes import run_python
 
-from behavior.metrics import CUTOFFS, pessimistic_ranks, ranking_metrics
+from next_behavior.evaluation.metrics import CUTOFFS, pessimistic_ranks, ranking_metrics
 
 ROOT = Path(__file__).resolve().parent.parent
 FOLDER = ROOT / "metric" / "next_behavior_ranking"

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
-from behavior.metrics import (
+from next_behavior.evaluation.metrics import (
     ItemPopularity,
     RankingAccumulator,
     action_metrics,

@@ -22,8 +22,8 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
-import modeling_behavior
-from modeling_behavior import (
+from next_behavior.model import modeling_behavior
+from next_behavior.model.modeling_behavior import (
     BIAS_SCALE,
     COUNT_UNIT,
     PATH_ASSOCIATE,

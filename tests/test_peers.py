@@ -15,10 +15,6 @@ import numpy as np
 import polars as pl
 import pytest
 
-from behavior.events import read_events
-from behavior.metrics import pessimistic_ranks
-from behavior.metrics import ranking_metrics as metrics_of_ranks
-from behavior.splits import assign_parts, make_split
 from benchmarks import peers, peers_report
 from benchmarks.peers_measure import ENVIRONMENTS, make_system
 from benchmarks.peers_scoring import (
@@ -34,6 +30,10 @@ from benchmarks.peers_scoring import (
 )
 from benchmarks.peers_systems import padded
 from benchmarks.peers_task import make_task, prepare
+from next_behavior.data.events import read_events
+from next_behavior.data.splits import assign_parts, make_split
+from next_behavior.evaluation.metrics import pessimistic_ranks
+from next_behavior.evaluation.metrics import ranking_metrics as metrics_of_ranks
 
 ROOT = Path(__file__).resolve().parent.parent
 

@@ -12,11 +12,11 @@ from processes import run_python
 from tiny import load, tiny_model
 from transformers import pipeline
 
-from calibration import new_item_fits
-from handler import EndpointHandler
-from modeling_behavior import CODE_FILES, Events
-from pipeline_behavior import NextBehaviorPipeline, time_until_next
-from tokenizer_build import assemble
+from next_behavior.model.handler import EndpointHandler
+from next_behavior.model.modeling_behavior import CODE_FILES, Events
+from next_behavior.model.pipeline_behavior import NextBehaviorPipeline, time_until_next
+from next_behavior.training.calibration import new_item_fits
+from next_behavior.training.vocabulary import assemble
 
 ITEMS = ["84", "007", "[PAD]", "garden chair, blue", "5", "6", "7"]
 ACTIONS = ["view", "cart", "buy", "search", "login"]

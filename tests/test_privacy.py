@@ -12,14 +12,14 @@ import pytest
 import torch
 from tiny import tiny_model
 
-import publish
-from behavior.events import read_events
-from behavior.sequences import TEST, TRAIN, Sequences
-from evaluate_behavior import tokenize_log
-from modeling_behavior import BehaviorConfig, BertForNextBehavior
-from publishing.dataset import as_rows
-from publishing.measures import by_action, score_targets
-from publishing.privacy import (
+from next_behavior.data.events import read_events
+from next_behavior.data.sequences import TEST, TRAIN, Sequences
+from next_behavior.evaluation.evaluator import tokenize_log
+from next_behavior.model.modeling_behavior import BehaviorConfig, BertForNextBehavior
+from next_behavior.publishing import publish
+from next_behavior.publishing.dataset import as_rows
+from next_behavior.publishing.measures import by_action, score_targets
+from next_behavior.publishing.privacy import (
     Publication,
     check_tables,
     learned_events,
@@ -29,7 +29,7 @@ from publishing.privacy import (
     users_per_item,
     users_per_pair,
 )
-from tokenizer_build import build_tokenizer
+from next_behavior.training.vocabulary import build_tokenizer
 
 # Users and the items they touch in order; "x" and "y" have one user each, a and b follow each other for three users.
 HISTORIES = {"u1": "abcab", "u2": "abxc", "u3": "yabb", "u4": "cd", "u5": "dc"}

@@ -8,7 +8,7 @@ from pathlib import Path
 import polars as pl
 import torch
 
-from behavior.provenance import content_hashes, provenance
+from next_behavior.data.provenance import content_hashes, provenance
 
 
 def test_a_file_is_known_by_the_hash_that_sha256sum_gives(tiny_log_csv: Path) -> None:

@@ -23,12 +23,18 @@ from huggingface_hub import HfApi, ModelCard, constants
 from processes import run_python, run_training
 from tiny import WORDS, load, save_bert, write_events
 
-import add_items
-import publish
-from modeling_behavior import CODE_FILES, BertForNextBehavior
-from publishing.adapter import stage_adapter
-from publishing.check import Answers, answers_in_a_clean_process, check_answers, golden_answers, golden_histories
-from publishing.hub import SendError, content_ids, folder_files, send
+from next_behavior.commands import add_items
+from next_behavior.model.modeling_behavior import CODE_FILES, BertForNextBehavior
+from next_behavior.publishing import publish
+from next_behavior.publishing.adapter import stage_adapter
+from next_behavior.publishing.check import (
+    Answers,
+    answers_in_a_clean_process,
+    check_answers,
+    golden_answers,
+    golden_histories,
+)
+from next_behavior.publishing.hub import SendError, content_ids, folder_files, send
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_ID, DATASET_ID = "ana/shop", "ana/shop-sequences"
@@ -113,7 +119,7 @@ def test_exactly_the_files_that_belong_are_sent_in_one_private_commit(
     there = hub.repositories()[f"models/{MODEL_ID}"]
     assert there == {"private": True, "commits": 2, "branches": ["main"], "tags": ["v1"]}  # the first is empty
     for name in CODE_FILES:
-        assert hub.read(MODEL_ID, name) == (ROOT / name).read_bytes()
+        assert hub.read(MODEL_ID, name) == (ROOT / "next_behavior" / "model" / name).read_bytes()
     staged = {name: content_ids(path)[1] for name, path in folder_files(published["staged"]).items()}
     assert hub.files(MODEL_ID) == staged
     commits = [line for line in published["requests"] if f"/api/models/{MODEL_ID}/commit/" in line]
@@ -206,8 +212,8 @@ def test_a_stranger_loads_it_by_its_id_and_again_offline_with_identical_answers(
 
 STREAM_AND_TRAIN = """
 import datasets, sys
-import train_accelerate
-from behavior.events import read_events
+from next_behavior.training import loop as train_accelerate
+from next_behavior.data.events import read_events
 
 rows = list(datasets.load_dataset("ana/shop-sequences", split="train", streaming=True))
 print(len(rows), sorted(rows[0]))

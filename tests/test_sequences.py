@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from behavior.batches import (
+from next_behavior.data.batches import (
     COLD,
     IGNORED,
     NO_ITEM,
@@ -26,7 +26,7 @@ from behavior.batches import (
     target_positions,
     training_windows,
 )
-from behavior.sequences import (
+from next_behavior.data.sequences import (
     FIRST_ACTION,
     FIRST_GAP,
     FIRST_NEW,
@@ -39,8 +39,8 @@ from behavior.sequences import (
     encode_events,
     save_dataset,
 )
-from tokenization_behavior import BehaviorTokenizer
-from tokenizer_build import assemble
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.training.vocabulary import assemble
 
 KNOWN = ["p", "q", "r", "[PAD]"]
 UNKNOWN = ["x", "y", "z", "[NEW_1]", "w"]

@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 from tiny import tiny_model
 
-from tokenizer_build import assemble
+from next_behavior.training.vocabulary import assemble
 
 pytest.importorskip("gradio", reason="needs the extra 'space': pip install '.[space]'")
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from behavior.batches import target_positions
-from behavior.sequences import TEST, TRAIN, VALIDATION, Sequences, encode_events
-from behavior.splits import Split, assign_parts, make_split
+from next_behavior.data.batches import target_positions
+from next_behavior.data.sequences import TEST, TRAIN, VALIDATION, Sequences, encode_events
+from next_behavior.data.splits import Split, assign_parts, make_split
 
 DAY = 86_400_000_000
 

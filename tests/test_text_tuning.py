@@ -14,9 +14,9 @@ from hypothesis import strategies as st
 from tiny import WORDS, write_events
 from transformers import BertModel
 
-from behavior import text_tuning
-from behavior.item_text import load_encoder
-from behavior.text_tuning import (
+from next_behavior.text import tuning as text_tuning
+from next_behavior.text.encoders import BertTextEncoder, load_encoder
+from next_behavior.text.tuning import (
     DECAY,
     DISCOUNT,
     MOST_EVENTS,
@@ -73,7 +73,7 @@ def test_only_the_last_layers_change_and_the_folder_is_a_text_encoder(bert: str,
     old, new = BertModel.from_pretrained(bert).state_dict(), BertModel.from_pretrained(tmp_path / "tuned").state_dict()
     changed = {name.split(".")[2] for name in old if not torch.equal(old[name], new[name])}
     assert changed == {"1"}, "the second of two layers"
-    saved = load_encoder(str(tmp_path / "tuned"), max_tokens=8)
+    saved = BertTextEncoder(str(tmp_path / "tuned"), max_tokens=8, dtype=torch.float32)
     np.testing.assert_allclose(saved.embed(TEXTS), encoder.encoder.embed(TEXTS), atol=2e-3)
     assert [path.name for path in tmp_path.iterdir()] == ["tuned"]
 
@@ -81,6 +81,7 @@ def test_only_the_last_layers_change_and_the_folder_is_a_text_encoder(bert: str,
 def test_it_reads_as_the_encoder_does_whether_or_not_there_is_room_for_what_the_frozen_layers_made(
     bert: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setattr(text_tuning, "computes_in_bfloat16", lambda device: False)
     texts = [*TEXTS, TEXTS[0], " ".join(TEXTS)]
     for room in (text_tuning.KEPT_ELEMENTS, 100):
         monkeypatch.setattr(text_tuning, "KEPT_ELEMENTS", room)
@@ -93,6 +94,7 @@ def test_it_reads_as_the_encoder_does_whether_or_not_there_is_room_for_what_the_
 
 
 def test_all_texts_are_embedded_in_their_order_a_few_at_a_time(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(text_tuning, "computes_in_bfloat16", lambda device: False)
     monkeypatch.setattr(text_tuning, "EMBEDDED_AT_ONCE", 4)
     texts = [" ".join(TEXTS), *TEXTS, TEXTS[0]]
     encoder, done = TunedEncoder(bert, layers=1, max_tokens=8), list[int]()
@@ -248,6 +250,6 @@ def test_another_architecture_is_refused(bert: str, monkeypatch: pytest.MonkeyPa
     class Reader:
         model = Other()
 
-    monkeypatch.setattr(text_tuning, "BertTextEncoder", lambda *_: Reader())
+    monkeypatch.setattr(text_tuning, "BertTextEncoder", lambda *_, **__: Reader())
     with pytest.raises(ValueError, match="expected a BERT checkpoint"):
         TunedEncoder(bert, layers=1)

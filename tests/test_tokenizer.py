@@ -18,11 +18,11 @@ from hypothesis import strategies as st
 from processes import run_python
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
-import tokenization_behavior
-from tokenization_behavior import BehaviorTokenizer
-from tokenizer_build import TIME_LADDER, assemble, build_tokenizer
+from next_behavior.model import tokenization_behavior
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.training.vocabulary import TIME_LADDER, assemble, build_tokenizer
 
-ROOT = Path(tokenization_behavior.__file__).parent
+ROOT = Path(__file__).resolve().parent.parent
 UNK, NONE, START, NEW_1, NEW_2 = 1, 2, 3, 4, 5
 CHANNELS = ["input_ids", "token_type_ids", "time_gap_ids", "attention_mask"]
 
@@ -414,7 +414,7 @@ print([batch[name].tolist() for name in batch], repr(tokenizer.title("84")))
 INSTALLED = """
 import sys
 from transformers import AutoTokenizer
-import tokenization_behavior
+from next_behavior.model import tokenization_behavior
 tokenizer = AutoTokenizer.from_pretrained(sys.argv[1])
 assert type(tokenizer) is tokenization_behavior.BehaviorTokenizer
 print(tokenizer([{"item": "84"}])["input_ids"])

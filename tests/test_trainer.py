@@ -18,9 +18,9 @@ from processes import run_python
 from tiny import tiny_model
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments, pipeline
 
-from modeling_behavior import CODE_FILES, BertForNextBehavior
-from tokenization_behavior import BehaviorTokenizer
-from tokenizer_build import assemble
+from next_behavior.model.modeling_behavior import CODE_FILES, BertForNextBehavior
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.training.vocabulary import assemble
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = ROOT / "examples" / "finetune_with_trainer.py"
@@ -200,7 +200,7 @@ def test_a_trainer_checkpoint_is_a_model_folder_with_all_its_code(tmp_path: Path
     trainer = run(make_model(), random_rows(8), tmp_path, max_steps=2, save_steps=2)
     checkpoint = tmp_path / "checkpoint-2"
     for name in CODE_FILES:
-        assert (checkpoint / name).read_bytes() == (ROOT / name).read_bytes()
+        assert (checkpoint / name).read_bytes() == (ROOT / "next_behavior" / "model" / name).read_bytes()
     config = json.loads((checkpoint / "config.json").read_text())
     assert config["auto_map"]["AutoModel"] == "modeling_behavior.BertForNextBehavior"
     again = AutoModel.from_pretrained(checkpoint)

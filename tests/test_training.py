@@ -24,13 +24,13 @@ from processes import reset_accelerate, run_python, run_training
 from tiny import sequences_of, write_events
 from transformers import AutoModel, AutoTokenizer
 
-import train_accelerate
-from behavior.batches import target_positions
-from behavior.events import ReadOptions
-from behavior.sequences import TRAIN, VALIDATION, Sequences
-from modeling_behavior import CODE_FILES, AssociatePath, BehaviorConfig, BertForNextBehavior
-from tokenization_behavior import BehaviorTokenizer
-from train_accelerate import (
+from next_behavior.data.batches import target_positions
+from next_behavior.data.events import ReadOptions
+from next_behavior.data.sequences import TRAIN, VALIDATION, Sequences
+from next_behavior.model.modeling_behavior import CODE_FILES, AssociatePath, BehaviorConfig, BertForNextBehavior
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.training import loop as train_accelerate
+from next_behavior.training.loop import (
     FEWEST_FITTED,
     Checkpoints,
     RunSettings,
@@ -44,7 +44,7 @@ from train_accelerate import (
     replace_directory,
 )
 
-ROOT = Path(train_accelerate.__file__).parent
+ROOT = Path(__file__).resolve().parent.parent
 NUM_ITEMS = 40
 SMALL = [
     *("--hidden_size", "24", "--num_attention_heads", "3", "--num_hidden_layers", "1", "--dropout", "0.1"),
@@ -75,7 +75,7 @@ def train(events: Path, output: Path, *options: str) -> Path:
 
 
 def command(events: Path, output: Path, *options: str) -> list[str]:
-    return [train_accelerate.__file__, "--events", str(events), "--output_dir", str(output), *SMALL, *options]
+    return [str(ROOT / "train_accelerate.py"), "--events", str(events), "--output_dir", str(output), *SMALL, *options]
 
 
 def weights(folder: Path) -> bytes:
@@ -103,7 +103,7 @@ def test_the_output_folder_holds_the_model_and_how_it_came_to_be(trained: Path) 
         "run.json", "cleaning_report.json", "evaluation.json", "evaluation.md", *CODE_FILES,
     }  # fmt: skip
     for name in CODE_FILES:
-        assert (trained / name).read_bytes() == (ROOT / name).read_bytes()
+        assert (trained / name).read_bytes() == (ROOT / "next_behavior" / "model" / name).read_bytes()
     run = json.loads((trained / "run.json").read_text())
     assert run["settings"]["max_epochs"] == 25
     assert run["sizes"]["hidden_size"] == 24

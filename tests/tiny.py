@@ -11,9 +11,9 @@ import polars as pl
 import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 
-from behavior.sequences import Sequences
-from modeling_behavior import BehaviorConfig, BertForNextBehavior
-from tokenization_behavior import BehaviorTokenizer
+from next_behavior.data.sequences import Sequences
+from next_behavior.model.modeling_behavior import BehaviorConfig, BertForNextBehavior
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 
 WORDS = ["red", "blue", "green", "lip", "balm", "shoe", "lace", "nail", "polish", "comb"]
 

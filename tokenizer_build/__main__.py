@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import argparse
 
-from behavior.events import add_event_arguments, options_from_arguments, read_events, read_items
-from tokenizer_build import build_tokenizer
+from next_behavior.data.events import add_event_arguments, options_from_arguments, read_events, read_items
+from next_behavior.training.vocabulary import build_tokenizer
 
 
 def main(arguments: list[str] | None = None) -> None:

@@ -17,10 +17,10 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
-from behavior.splits import Split
-from evaluate_behavior import BALANCED, MODEL, UPDATED, marked, number, table, verdict, with_interval
+from next_behavior.data.splits import Split
+from next_behavior.evaluation.evaluator import BALANCED, MODEL, UPDATED, marked, number, table, verdict, with_interval
 
-TEMPLATE = Path(__file__).resolve().parent.parent / "model_card.md"
+TEMPLATE = Path(__file__).with_name("model_card.md")
 WAYS = {"kept": "Next item, seen items kept", "removed": "Next item, seen items removed"}
 # What the metadata lists as results: (where, group or None, metric, name on the Hub).
 INDEXED = [

@@ -23,14 +23,14 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig
 
-from behavior.batches import evaluation_batches, novel_positions
-from behavior.metrics import balancing_weights, ndcg_at_k, pessimistic_ranks
-from behavior.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences
-from evaluate_behavior import MAX_ROWS, ModelRanker, UpdatedModelRanker, rows_per_batch
-from modeling_behavior import GATE_NEW, GATE_NONE, GATE_REPEAT, MASKED, BertForNextBehavior, Events
+from next_behavior.data.batches import evaluation_batches, novel_positions
+from next_behavior.data.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences
+from next_behavior.evaluation.evaluator import MAX_ROWS, ModelRanker, UpdatedModelRanker, rows_per_batch
+from next_behavior.evaluation.metrics import balancing_weights, ndcg_at_k, pessimistic_ranks
+from next_behavior.model.modeling_behavior import GATE_NEW, GATE_NONE, GATE_REPEAT, MASKED, BertForNextBehavior, Events
 
 if TYPE_CHECKING:
-    from train_accelerate import PreparedLog
+    from next_behavior.training.loop import PreparedLog
 
 TEMPERATURES = np.geomspace(0.5, 2.0, 36)
 GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.5, 3.0])

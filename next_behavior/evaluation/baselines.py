@@ -26,9 +26,9 @@ import numpy as np
 from scipy import sparse
 from tqdm import tqdm
 
-from behavior.batches import EvaluationBatch, evaluation_batches, novel_positions, target_positions
-from behavior.metrics import balancing_weights, ndcg_at_k
-from behavior.sequences import FIRST_ACTION, FIRST_NEW, NONE, TRAIN, VALIDATION, Sequences, starts_of_runs
+from next_behavior.data.batches import EvaluationBatch, evaluation_batches, novel_positions, target_positions
+from next_behavior.data.sequences import FIRST_ACTION, FIRST_NEW, NONE, TRAIN, VALIDATION, Sequences, starts_of_runs
+from next_behavior.evaluation.metrics import balancing_weights, ndcg_at_k
 
 # Recent popularity looks this far back from the last training event.
 RECENT_DAYS = 7

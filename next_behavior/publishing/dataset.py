@@ -17,8 +17,8 @@ import numpy as np
 import polars as pl
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from behavior.sequences import NONE, Sequences
-from publishing.privacy import Publication
+from next_behavior.data.sequences import NONE, Sequences
+from next_behavior.publishing.privacy import Publication
 
 DAY = 86_400_000_000  # microseconds
 CARD = """---

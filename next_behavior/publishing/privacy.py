@@ -21,12 +21,12 @@ import numpy as np
 import torch
 from sklearn.metrics import roc_auc_score
 
-from behavior.batches import REPEAT, target_positions
-from behavior.sequences import TEST, TRAIN, Sequences
-from modeling_behavior import BertForNextBehavior
-from publishing.measures import score_targets
-from tokenization_behavior import BehaviorTokenizer, VocabularyTable
-from tokenizer_build import assemble
+from next_behavior.data.batches import REPEAT, target_positions
+from next_behavior.data.sequences import TEST, TRAIN, Sequences
+from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer, VocabularyTable
+from next_behavior.publishing.measures import score_targets
+from next_behavior.training.vocabulary import assemble
 
 # Tables with one row per item, and the memory's: what `shrink` knows how to rebuild.
 ITEM_TABLES = ("bert.embeddings.embed_tokens.weight", "lm_head.weight")

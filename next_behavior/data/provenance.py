@@ -14,7 +14,7 @@ from typing import Any
 
 import torch
 
-from behavior.tables import list_files
+from next_behavior.data.tables import list_files
 
 LIBRARIES = ("torch", "transformers", "accelerate")
 

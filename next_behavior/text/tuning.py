@@ -1,6 +1,6 @@
 """Tune a text encoder on a log, so that texts are alike whose items one user takes after the other.
 
-    python -m behavior.text_tuning --events events.parquet --items items.csv --output_dir encoder
+    python -m next_behavior.text.tuning --events events.parquet --items items.csv --output_dir encoder
     python train_accelerate.py --events events.parquet --items items.csv --text_encoder encoder --output_dir out
 
 A pretrained encoder knows which texts say the same. Which of them people go on to is in the log, and what is learned of
@@ -38,8 +38,9 @@ from transformers import BertModel
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
-from behavior.events import add_event_arguments, options_from_arguments, read_events, read_items
-from behavior.item_text import (
+from next_behavior.data.events import add_event_arguments, options_from_arguments, read_events, read_items
+from next_behavior.data.splits import WAYS, assign_parts, make_split
+from next_behavior.text.encoders import (
     BertTextEncoder,
     computes_in_bfloat16,
     default_encoder,
@@ -47,8 +48,6 @@ from behavior.item_text import (
     mean_pooled,
     tokenized,
 )
-from behavior.metrics import pessimistic_ranks, recall_at_k
-from behavior.splits import WAYS, assign_parts, make_split
 
 TEMPERATURE = 0.05
 # The k-th text from the end weighs DECAY ** k.
@@ -154,7 +153,8 @@ class TunedEncoder:
     """
 
     def __init__(self, name: str, layers: int, max_tokens: int = 64) -> None:
-        self.encoder = BertTextEncoder(name, max_tokens)
+        # Small steps get lost in bfloat16 weights; autocast computes in it all the same.
+        self.encoder = BertTextEncoder(name, max_tokens, dtype=torch.float32)
         model = self.encoder.model
         if not isinstance(model, BertModel):
             raise ValueError(
@@ -163,8 +163,7 @@ class TunedEncoder:
             )
         if not 1 <= layers <= len(model.encoder.layer):
             raise ValueError(f"got layers={layers}; expected 1 to {len(model.encoder.layer)}, the layers of {name}")
-        # Small steps get lost in bfloat16 weights; autocast computes in it all the same.
-        self.model = model.float()
+        self.model = model
         self.model.requires_grad_(False)
         self.frozen_layers, self.trained_layers = model.encoder.layer[:-layers], model.encoder.layer[-layers:]
         self.trained_layers.requires_grad_(True)
@@ -346,17 +345,17 @@ def recall_of_words(embeddings: np.ndarray, histories: Sequence[np.ndarray]) -> 
     Args:
         embeddings: (M, D) float32, rows of length one.
     """
-    ranks = []
+    hits = []
     for history in histories:
         before = history[:-1]
         scores = embeddings @ (decays(len(before)) @ embeddings[before])
         scores[before] = -np.inf
-        ranks.append(pessimistic_ranks(scores[None], history[-1:]))
-    return float(recall_at_k(np.concatenate(ranks), 10).mean())
+        hits.append(np.count_nonzero(scores >= scores[history[-1]]) <= 10)
+    return float(np.mean(hits))
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m behavior.text_tuning", description=__doc__.split("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m next_behavior.text.tuning", description=__doc__.split("\n")[0])
     parser.add_argument("--events", required=True, help="event log")
     parser.add_argument("--items", required=True, help="item table with item_id and text columns")
     parser.add_argument("--output_dir", required=True, type=Path, help="new folder for the encoder")

@@ -1,4 +1,4 @@
-"""The repository of a model's text encoder, for one that is a folder here, such as `behavior.text_tuning` writes.
+"""The repository of a model's text encoder, for one that is a folder here, such as `next_behavior.text.tuning` writes.
 
     folder = local_folder("out/encoder", named_locally=True)                # None for an encoder that is on the Hub
     repo_id = stage_text_encoder(folder, "ana/shop", False, staged)         # "ana/shop-text-encoder-1a2b3c4d"
@@ -17,7 +17,7 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
-from publishing.hub import content_ids, folder_files
+from next_behavior.publishing.hub import content_ids, folder_files
 
 # What loading needs; a folder may hold more: checkpoints, logs, weights that run code when they are loaded.
 NEEDED = ("*.json", "*.txt", "*.model", "*.safetensors")

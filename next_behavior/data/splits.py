@@ -20,7 +20,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from behavior.sequences import TEST, TRAIN, VALIDATION
+from next_behavior.data.sequences import TEST, TRAIN, VALIDATION
 
 WAYS = ("time", "leave_one_out", "none")
 # A user's events that leave-one-out needs: one to train on, one to validate, one to test.

@@ -26,9 +26,18 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedConfig
 
-from behavior.batches import evaluation_batches, target_positions
-from behavior.item2vec import item2vec_rows
-from behavior.item_text import (
+from next_behavior.data.batches import evaluation_batches, target_positions
+from next_behavior.data.sequences import FIRST_ACTION, TRAIN, VALIDATION, Sequences
+from next_behavior.evaluation.metrics import ndcg_at_k, pessimistic_ranks
+from next_behavior.model.modeling_behavior import (
+    MAX_CHUNK_ELEMENTS,
+    PROBE_TEXT,
+    BehaviorConfig,
+    BertForNextBehavior,
+    last_index,
+)
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.text.encoders import (
     DEFAULT_HUB_ID,
     Reduction,
     TextEncoder,
@@ -41,15 +50,11 @@ from behavior.item_text import (
     split_mark,
     text_columns,
 )
-from behavior.metrics import ndcg_at_k, pessimistic_ranks
-from behavior.sequences import FIRST_ACTION, TRAIN, VALIDATION, Sequences
-from calibration import take_best
-from evaluate_behavior import count_news
-from modeling_behavior import MAX_CHUNK_ELEMENTS, PROBE_TEXT, BehaviorConfig, BertForNextBehavior, last_index
-from tokenization_behavior import BehaviorTokenizer
+from next_behavior.text.item2vec import item2vec_rows
+from next_behavior.training.calibration import take_best
 
 if TYPE_CHECKING:
-    from train_accelerate import PreparedLog, RunSettings, Sizes
+    from next_behavior.training.loop import PreparedLog, RunSettings, Sizes
 
 # Item pairs a saved memory holds, about: 16 bytes each.
 MEMORY_PAIRS = 4_000_000
@@ -411,7 +416,7 @@ def fill_memory(model: BertForNextBehavior, sequences: Sequences, part: int) -> 
     if part == TRAIN:
         memory.count(torch.from_numpy(items).to(model.device), torch.from_numpy(users).to(model.device), trained=True)
     else:
-        count_news(model, items, users, np.flatnonzero(sequences.parts[positions] == part))
+        memory.count_events(items, users, np.flatnonzero(sequences.parts[positions] == part))
     neighbors = int(np.clip(MEMORY_PAIRS // max(1, model.config.vocab_size), 16, model.config.memory_neighbors))
     if len(memory.pair_keys) > MEMORY_PAIRS:
         memory.prune(neighbors)

@@ -15,9 +15,9 @@ from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 
-from publishing.card import results
-from publishing.hub import is_hub_id
-from tokenization_behavior import BehaviorTokenizer
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.publishing.card import results
+from next_behavior.publishing.hub import is_hub_id
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CARD = """---

@@ -20,8 +20,8 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
-from pipeline_behavior import NextBehaviorPipeline
-from tokenization_behavior import BehaviorTokenizer
+from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 
 Answers = dict[str, list[list[dict[str, Any]]]]
 

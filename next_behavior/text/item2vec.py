@@ -18,7 +18,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from behavior.sequences import TRAIN, Sequences
+from next_behavior.data.sequences import TRAIN, Sequences
 
 # A small spread, unless the caller names that of its item table.
 INITIAL_STD = 0.02

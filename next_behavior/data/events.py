@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from behavior.cleaning import (
+from next_behavior.data.cleaning import (
     BAD_ROWS,
     REJECT_SCHEMA,
     RULES,
@@ -36,8 +36,8 @@ from behavior.cleaning import (
     summarise,
     utc,
 )
-from behavior.hub import is_hub_dataset, load_hub_dataset
-from behavior.tables import (
+from next_behavior.data.hub import is_hub_dataset, load_hub_dataset
+from next_behavior.data.tables import (
     ACTION,
     ALIASES,
     FLAGS,

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from behavior.sequences import (
+from next_behavior.data.sequences import (
     FIRST_ACTION,
     FIRST_GAP,
     FIRST_NEW,

@@ -12,11 +12,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from behavior.batches import evaluation_batches
-from behavior.metrics import CALIBRATION_BINS, expected_calibration_error, ndcg_at_k, pessimistic_ranks, recall_at_k
-from behavior.sequences import FIRST_ACTION, NONE, TEST, Sequences
-from evaluate_behavior import ModelRanker, rows_per_batch
-from modeling_behavior import BertForNextBehavior
+from next_behavior.data.batches import evaluation_batches
+from next_behavior.data.sequences import FIRST_ACTION, NONE, TEST, Sequences
+from next_behavior.evaluation.evaluator import ModelRanker, rows_per_batch
+from next_behavior.evaluation.metrics import (
+    CALIBRATION_BINS,
+    expected_calibration_error,
+    ndcg_at_k,
+    pessimistic_ranks,
+    recall_at_k,
+)
+from next_behavior.model.modeling_behavior import BertForNextBehavior
 
 # The lowest log-probability that a loss is computed from: what nothing names is as improbable as this.
 LOWEST = -30.0

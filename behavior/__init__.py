@@ -1,1 +1,0 @@
-"""The data side of BertForNextBehavior: event logs, splits, sequences, batches, metrics and baselines."""
