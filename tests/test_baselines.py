@@ -13,7 +13,7 @@ from scipy import sparse
 from tiny import Event, sequences_of
 
 from next_behavior.data.batches import EvaluationBatch, evaluation_batches
-from next_behavior.data.sequences import FIRST_NEW, NONE, TEST, TRAIN, VALIDATION
+from next_behavior.data.sequences import TEST, TRAIN, VALIDATION
 from next_behavior.evaluation.baselines import (
     DecayedRepeat,
     ItemNeighbours,
@@ -28,6 +28,7 @@ from next_behavior.evaluation.baselines import (
     without_seen,
 )
 from next_behavior.evaluation.metrics import pessimistic_ranks
+from next_behavior.model.special_ids import FIRST_NEW, NONE
 
 # Two slots for new items, then the items A to E; F and G are outside the vocabulary.
 FIRST_ITEM, VOCAB = 6, 11

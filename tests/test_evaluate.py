@@ -19,7 +19,7 @@ from tiny import load, sequences_of, tiny_model, write_events
 
 from next_behavior.data.batches import EvaluationBatch, evaluation_batches
 from next_behavior.data.events import read_events
-from next_behavior.data.sequences import FIRST_NEW, NONE, TEST, TRAIN, VALIDATION, Sequences, encode_events
+from next_behavior.data.sequences import TEST, TRAIN, VALIDATION, Sequences, encode_events
 from next_behavior.data.splits import Split, assign_parts, make_split
 from next_behavior.evaluation.baselines import ItemRanker, Popularity, RepeatLast
 from next_behavior.evaluation.evaluator import (
@@ -36,6 +36,7 @@ from next_behavior.evaluation.evaluator import (
     rows_per_batch,
 )
 from next_behavior.model.modeling_behavior import BehaviorConfig, BertForNextBehavior
+from next_behavior.model.special_ids import FIRST_NEW, NONE
 from next_behavior.training import calibration
 from next_behavior.training.vocabulary import build_tokenizer
 

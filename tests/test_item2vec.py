@@ -10,7 +10,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from next_behavior.data.sequences import NONE, TEST, TRAIN, Sequences
+from next_behavior.data.sequences import TEST, TRAIN, Sequences
+from next_behavior.model.special_ids import NONE
 from next_behavior.text.item2vec import item2vec_rows
 
 ROOT = Path(__file__).resolve().parent.parent

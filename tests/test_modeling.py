@@ -25,6 +25,7 @@ from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 from next_behavior.model import modeling_behavior
 from next_behavior.model.modeling_behavior import (
     BIAS_SCALE,
+    CODE_FILES,
     COUNT_UNIT,
     PATH_ASSOCIATE,
     PATH_GENERATE,
@@ -42,7 +43,6 @@ NUM_NEW, NUM_ITEMS, NUM_ACTIONS, NUM_GAPS, LONGEST = 3, 9, 7, 6, 14
 FIRST_ITEM, VOCAB = NEW + NUM_NEW, NEW + NUM_NEW + NUM_ITEMS
 ACTIONS, SEARCH = range(3, NUM_ACTIONS), 5
 LABELS = ("labels", "action_labels", "time_labels")
-CODE_FILES = ("modeling_behavior.py", "tokenization_behavior.py", "pipeline_behavior.py", "handler.py")
 
 # Any, because mypy would otherwise pass a tensor for every option that follows `**batch`.
 Batch = dict[str, Any]

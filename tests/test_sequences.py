@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from next_behavior.data.batches import (
     COLD,
-    IGNORED,
     NO_ITEM,
     NOVEL,
     REPEAT,
@@ -26,19 +25,8 @@ from next_behavior.data.batches import (
     target_positions,
     training_windows,
 )
-from next_behavior.data.sequences import (
-    FIRST_ACTION,
-    FIRST_GAP,
-    FIRST_NEW,
-    NONE,
-    START,
-    START_ACTION,
-    TEST,
-    UNK,
-    Sequences,
-    encode_events,
-    save_dataset,
-)
+from next_behavior.data.sequences import TEST, Sequences, encode_events, save_dataset
+from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, IGNORED, NONE, START, START_ACTION, UNK
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.training.vocabulary import assemble
 

@@ -15,20 +15,20 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from next_behavior.data.sequences import (
+from next_behavior.data.sequences import Sequences
+from next_behavior.model.special_ids import (
     FIRST_ACTION,
     FIRST_GAP,
     FIRST_NEW,
+    IGNORED,
     NO_GAP,
     NONE,
     PAD,
     START,
     START_ACTION,
     UNK,
-    Sequences,
 )
 
-IGNORED = -100
 REPEAT, NOVEL, COLD, NO_ITEM = 0, 1, 2, -1
 GROUP_NAMES = {REPEAT: "repeat", NOVEL: "novel", COLD: "cold"}
 

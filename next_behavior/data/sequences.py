@@ -20,10 +20,7 @@ import datasets
 import numpy as np
 import polars as pl
 
-# The ids every tokenizer of this project reserves (tokenization_behavior.py holds the same names).
-PAD, UNK, NONE, START, FIRST_NEW = 0, 1, 2, 3, 4
-UNKNOWN_ACTION, START_ACTION, FIRST_ACTION = 1, 2, 3
-NO_GAP, FIRST_GAP = 1, 2
+from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NO_GAP, NONE, UNKNOWN_ACTION
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 

@@ -27,8 +27,9 @@ from scipy import sparse
 from tqdm import tqdm
 
 from next_behavior.data.batches import EvaluationBatch, evaluation_batches, novel_positions, target_positions
-from next_behavior.data.sequences import FIRST_ACTION, FIRST_NEW, NONE, TRAIN, VALIDATION, Sequences, starts_of_runs
+from next_behavior.data.sequences import TRAIN, VALIDATION, Sequences, starts_of_runs
 from next_behavior.evaluation.metrics import balancing_weights, ndcg_at_k
+from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW, NONE
 
 # Recent popularity looks this far back from the last training event.
 RECENT_DAYS = 7

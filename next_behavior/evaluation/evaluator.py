@@ -32,7 +32,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 
 from next_behavior.data.batches import GROUP_NAMES, REPEAT, EvaluationBatch, evaluation_batches, target_positions
 from next_behavior.data.events import add_event_arguments, options_from_arguments, read_events
-from next_behavior.data.sequences import FIRST_ACTION, FIRST_NEW, NONE, TEST, TRAIN, Sequences, encode_events
+from next_behavior.data.sequences import TEST, TRAIN, Sequences, encode_events
 from next_behavior.data.splits import Split, assign_parts, make_split
 from next_behavior.evaluation.baselines import (
     ActionRanker,
@@ -54,6 +54,7 @@ from next_behavior.evaluation.metrics import (
     ranking_metrics,
     recall_at_k,
 )
+from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW, NONE
 
 MODEL = "model"
 # The same model while its memory goes on counting: `--update_memory`.

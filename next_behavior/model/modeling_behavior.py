@@ -52,12 +52,8 @@ from transformers.utils import ModelOutput, cached_file
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
-PAD, UNK, NONE, START, FIRST_NEW = 0, 1, 2, 3, 4
-UNKNOWN_ACTION, FIRST_ACTION = 1, 3
-FIRST_GAP = 2
-IGNORED = -100
+from .special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, IGNORED, NONE, PAD, UNK, UNKNOWN_ACTION
 
-PATHS = ("none", "generate", "repeat", "associate")
 PATH_NONE, PATH_GENERATE, PATH_REPEAT, PATH_ASSOCIATE = range(4)
 # What the gate decides; within "new", counts decide between generate and associate.
 GATE = ("none", "repeat", "new")
@@ -109,7 +105,13 @@ TEXT_BATCH = 128
 # most for encoders that were tuned apart.
 PROBE_TEXT, LEAST_LIKENESS = "A red lipstick, two combs and a bar of soap", 0.995
 
-CODE_FILES = ("modeling_behavior.py", "tokenization_behavior.py", "pipeline_behavior.py", "handler.py")
+CODE_FILES = (
+    "special_ids.py",
+    "modeling_behavior.py",
+    "tokenization_behavior.py",
+    "pipeline_behavior.py",
+    "handler.py",
+)
 AUTO_MAP = {
     "AutoConfig": "modeling_behavior.BehaviorConfig",
     "AutoModel": "modeling_behavior.BertForNextBehavior",
@@ -1960,7 +1962,6 @@ def summed_cross_entropy(logits: torch.Tensor, labels: torch.Tensor) -> torch.Te
     return F.cross_entropy(logits.flatten(0, -2), labels.flatten(), ignore_index=IGNORED, reduction="sum")
 
 
-BehaviorConfig.register_for_auto_class()
 BertForNextBehavior.register_for_auto_class("AutoModel")
 # An installed package registers itself. A remote copy must not: it would decide for every later repository.
 if not __name__.startswith("transformers_modules"):

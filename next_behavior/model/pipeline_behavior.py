@@ -19,9 +19,9 @@ import torch
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-PAD, FIRST_NEW, FIRST_GAP = 0, 4, 2
+from .special_ids import FIRST_GAP, FIRST_NEW, PAD, PATHS
+
 DEFAULT_BATCH_SIZE = 32
-PATHS = ("none", "generate", "repeat", "associate")
 OPTIONS = ("top_k", "of", "action", "exclude_seen", "allowed_items", "balanced", "paths")
 
 HOUR, DAY = 3600.0, 86400.0

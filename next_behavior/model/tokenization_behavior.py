@@ -36,12 +36,20 @@ import torch
 from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
-PAD, UNK, NONE, START, FIRST_NEW = 0, 1, 2, 3, 4
-ITEM_SPECIALS = ("[PAD]", "[UNK]", "[NONE]", "[START]")
-UNKNOWN_ACTION, START_ACTION, FIRST_ACTION = 1, 2, 3
-ACTION_SPECIALS = ("[PAD]", "[UNK]", "[START]")
-NO_GAP, FIRST_GAP = 1, 2
-IGNORED = -100
+from .special_ids import (
+    ACTION_SPECIALS,
+    FIRST_ACTION,
+    FIRST_GAP,
+    FIRST_NEW,
+    IGNORED,
+    ITEM_SPECIALS,
+    NO_GAP,
+    NONE,
+    START,
+    START_ACTION,
+    UNK,
+    UNKNOWN_ACTION,
+)
 
 EVENT_KEYS = frozenset({"item", "action", "timestamp"})
 # What `pad` puts into the channels that transformers does not know.

@@ -17,7 +17,8 @@ import numpy as np
 import polars as pl
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from next_behavior.data.sequences import NONE, Sequences
+from next_behavior.data.sequences import Sequences
+from next_behavior.model.special_ids import NONE
 from next_behavior.publishing.privacy import Publication
 
 DAY = 86_400_000_000  # microseconds

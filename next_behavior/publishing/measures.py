@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from next_behavior.data.batches import evaluation_batches
-from next_behavior.data.sequences import FIRST_ACTION, NONE, TEST, Sequences
+from next_behavior.data.sequences import TEST, Sequences
 from next_behavior.evaluation.evaluator import ModelRanker, rows_per_batch
 from next_behavior.evaluation.metrics import (
     CALIBRATION_BINS,
@@ -23,6 +23,7 @@ from next_behavior.evaluation.metrics import (
     recall_at_k,
 )
 from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.model.special_ids import FIRST_ACTION, NONE
 
 # The lowest log-probability that a loss is computed from: what nothing names is as improbable as this.
 LOWEST = -30.0

@@ -24,10 +24,11 @@ import torch
 from transformers import PreTrainedConfig
 
 from next_behavior.data.batches import evaluation_batches, novel_positions
-from next_behavior.data.sequences import FIRST_ACTION, NONE, TEST, VALIDATION, Sequences
+from next_behavior.data.sequences import TEST, VALIDATION, Sequences
 from next_behavior.evaluation.evaluator import MAX_ROWS, ModelRanker, UpdatedModelRanker, rows_per_batch
 from next_behavior.evaluation.metrics import balancing_weights, ndcg_at_k, pessimistic_ranks
 from next_behavior.model.modeling_behavior import GATE_NEW, GATE_NONE, GATE_REPEAT, MASKED, BertForNextBehavior, Events
+from next_behavior.model.special_ids import FIRST_ACTION, NONE
 
 if TYPE_CHECKING:
     from next_behavior.training.loop import PreparedLog

@@ -27,7 +27,7 @@ from tqdm import tqdm
 from transformers import AutoConfig, PreTrainedConfig
 
 from next_behavior.data.batches import evaluation_batches, target_positions
-from next_behavior.data.sequences import FIRST_ACTION, TRAIN, VALIDATION, Sequences
+from next_behavior.data.sequences import TRAIN, VALIDATION, Sequences
 from next_behavior.evaluation.metrics import ndcg_at_k, pessimistic_ranks
 from next_behavior.model.modeling_behavior import (
     MAX_CHUNK_ELEMENTS,
@@ -36,6 +36,7 @@ from next_behavior.model.modeling_behavior import (
     BertForNextBehavior,
     last_index,
 )
+from next_behavior.model.special_ids import FIRST_ACTION
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.text.encoders import (
     DEFAULT_HUB_ID,

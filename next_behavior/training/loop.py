@@ -48,7 +48,7 @@ from next_behavior.data.batches import (
 )
 from next_behavior.data.events import ReadOptions, add_event_arguments, options_from_arguments, read_events, read_items
 from next_behavior.data.provenance import provenance
-from next_behavior.data.sequences import FIRST_ACTION, NONE, TEST, TRAIN, VALIDATION, Sequences, save_dataset
+from next_behavior.data.sequences import TEST, TRAIN, VALIDATION, Sequences, save_dataset
 from next_behavior.data.splits import Split, assign_parts, make_split
 from next_behavior.evaluation.baselines import ItemNeighbours
 from next_behavior.evaluation.evaluator import (
@@ -58,6 +58,7 @@ from next_behavior.evaluation.evaluator import (
     write_whole,
 )
 from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.model.special_ids import FIRST_ACTION, NONE
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.text.encoders import split_mark
 from next_behavior.training.calibration import (
