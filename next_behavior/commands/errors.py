@@ -1,6 +1,6 @@
 """How a command ends after a mistake of its user: one line and exit status 1 instead of a traceback.
 
-    run("train_accelerate.py", main)
+The last line of a root command is `run("train_accelerate.py", main)`.
 """
 
 from __future__ import annotations
