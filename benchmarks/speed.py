@@ -33,7 +33,8 @@ from next_behavior.data.batches import (
 )
 from next_behavior.data.sequences import TEST, Sequences
 from next_behavior.evaluation.evaluator import ModelRanker, rank_items
-from next_behavior.model.modeling_behavior import BertForNextBehavior, Neighbors
+from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.model.neighbor_lists import NeighborLists
 
 PEAK_SIZES = (512, 1024, 2048)
 SHOWN_OPERATIONS = 6
@@ -61,7 +62,7 @@ def peak_flops(dtype: torch.dtype) -> float:
 def serve(model: BertForNextBehavior, log: Sequences, positions: np.ndarray) -> dict[str, float]:
     """Median milliseconds of what a served model does with the events at `positions`, one user at a time: `answer`
     from what it knows, `count` one event, `answer after`; and `lists anew`, what the answer would wait for if the lists
-    of neighbours were made anew."""
+    of neighbors were made anew."""
     ranker, memory, spent = ModelRanker(model), model.associate_path, dict[str, list[float]]()
     for batch in evaluation_batches(log, TEST, model.config.max_position_embeddings, 1, positions=positions):
         tensors: dict[str, Any] = ranker.tensors(batch)
@@ -72,7 +73,7 @@ def serve(model: BertForNextBehavior, log: Sequences, positions: np.ndarray) -> 
             continue
         for name, seconds in (("answer", before), ("count", counting), ("answer after", seconds_of(answer, 1))):
             spent.setdefault(name, []).extend(seconds)
-    spent["lists anew"] = seconds_of(partial(Neighbors, model.associate_path), 3)
+    spent["lists anew"] = seconds_of(partial(NeighborLists, memory.config, memory.tables()), 3)
     return {name: 1000 * statistics.median(seconds) for name, seconds in spent.items()}
 
 

@@ -16,14 +16,11 @@ from transformers import AutoModel, AutoTokenizer, pipeline
 
 from next_behavior.commands import add_items
 from next_behavior.commands.add_items import main
-from next_behavior.model import modeling_behavior
-from next_behavior.model.modeling_behavior import (
-    COUNT_UNIT,
-    PROBE_TEXT,
-    BehaviorConfig,
-    BertForNextBehavior,
-    embed_texts,
-)
+from next_behavior.model import associative_memory, neighbor_lists
+from next_behavior.model.configuration_behavior import BehaviorConfig
+from next_behavior.model.item_text import PROBE_TEXT, embed_texts
+from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.model.neighbor_lists import COUNT_UNIT, NeighborLists
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.text.encoders import fit_reduction
 from next_behavior.training.initial_model import EmbeddedText, fill_text
@@ -256,7 +253,7 @@ def test_items_with_similar_words_stand_in_each_others_lists(
         )
 
     def lists(weight: float, of_uncounted: float) -> torch.Tensor:
-        monkeypatch.setattr(modeling_behavior, "UNCOUNTED_LINK", of_uncounted)
+        monkeypatch.setattr(neighbor_lists, "UNCOUNTED_LINK", of_uncounted)
         model.config.memory_text = weight
         memory.changed()
         found, table = memory.neighbors(), torch.zeros(model.config.vocab_size, model.config.vocab_size)
@@ -279,7 +276,7 @@ def test_items_with_similar_words_stand_in_each_others_lists(
 def test_counting_events_of_items_with_words_gives_the_lists_made_anew(
     shops: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(modeling_behavior, "FEW_PAIRS", 0)
+    monkeypatch.setattr(associative_memory, "FEW_PAIRS", 0)
     model, tokenizer = load(shops["words"])
     memory, first = model.associate_path, model.config.first_item_id
     model.config.memory_text = 0.5
@@ -289,7 +286,7 @@ def test_counting_events_of_items_with_words_gives_the_lists_made_anew(
     for history in ([first, first + 1], [first + 1, fresh[0]], [fresh[0], fresh[1], first]):
         memory.neighbors()
         model.update_memory(torch.tensor([history]))
-        found, anew = memory.neighbors(), modeling_behavior.Neighbors(memory)
+        found, anew = memory.neighbors(), NeighborLists(memory.config, memory.tables())
         for name in ("keys", "value", "strength", "from_text", "starts", "lengths"):
             assert torch.equal(getattr(found, name), getattr(anew, name)), name
 
@@ -330,7 +327,7 @@ def test_an_added_item_is_named_by_the_memory_alone_too_until_it_is_counted(
     [fresh] = model.add_items(tokenizer, [{"item_id": "fresh", "title": "red lip"}])
     batch = tokenizer([HISTORY], return_tensors="pt")
     found = model.item_log_probabilities(**batch)[0].exp()
-    monkeypatch.setattr(modeling_behavior, "UNCOUNTED_SHARE", 0.0)
+    monkeypatch.setattr(associative_memory, "UNCOUNTED_SHARE", 0.0)
     without = model.item_log_probabilities(**batch)[0].exp()
     monkeypatch.undo()
     assert found[fresh] > 1.01 * without[fresh]

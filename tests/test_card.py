@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 from huggingface_hub import ModelCard
 
-from next_behavior.model.modeling_behavior import BehaviorConfig
+from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.publishing import publish
 from next_behavior.publishing.card import CardFacts, Provenance, draw_calibration, draw_results, duration, model_card
 

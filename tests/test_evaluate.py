@@ -35,7 +35,8 @@ from next_behavior.evaluation.evaluator import (
     recorded_split,
     rows_per_batch,
 )
-from next_behavior.model.modeling_behavior import BehaviorConfig, BertForNextBehavior
+from next_behavior.model.configuration_behavior import BehaviorConfig
+from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.special_ids import FIRST_NEW, NONE
 from next_behavior.training import calibration
 from next_behavior.training.vocabulary import build_tokenizer

@@ -16,7 +16,7 @@ from processes import run_python
 from safetensors.torch import load as load_tensors
 from tiny import load, tiny_model
 
-from next_behavior.model.modeling_behavior import CODE_FILES, BehaviorConfig
+from next_behavior.model.configuration_behavior import CODE_FILES, BehaviorConfig
 from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.training.vocabulary import assemble

@@ -20,7 +20,7 @@ from safetensors import safe_open
 from tiny import WORDS, load, save_bert, write_events
 from transformers import BertModel
 
-from next_behavior.model.modeling_behavior import text_of_item
+from next_behavior.model.item_text import text_of_item
 from next_behavior.text.encoders import item_texts
 from next_behavior.training.initial_model import LORA_TARGETS, TEXT_LINKS
 
@@ -163,7 +163,8 @@ def test_added_items_are_ranked_at_once_and_old_answers_keep_their_proportions(
     assert (after[ids] > 0).all()
     batch = tokenizer([HISTORY], return_tensors="pt")
     torch.testing.assert_close(grown.bert(**batch), model.bert(**batch))
-    torch.testing.assert_close(grown.item_table()[: len(model.item_table())], model.item_table())
+    before, after = (one.bert.embeddings.item_table() for one in (model, grown))
+    torch.testing.assert_close(after[: len(before)], before)
     assert larger.title("fresh 1") == "red lip balm"
 
 
@@ -172,7 +173,7 @@ def test_the_row_of_an_added_item_is_its_projected_text(trained: dict[str, Path]
     model, tokenizer = load(trained[f"{name}+added"])
     first, without = (tokenizer.encode_item(row["item_id"]) for row in (NEW[0], NEW[2]))
     text = model.bert.embeddings.item_text
-    torch.testing.assert_close(model.item_rows(torch.tensor([first])), text(torch.tensor([first])))
+    torch.testing.assert_close(model.bert.embeddings.item_rows(torch.tensor([first])), text(torch.tensor([first])))
     assert text.vectors[first].any()
     assert not text.vectors[without].any()
     twin = tokenizer.encode_item("item 0")  # red lip as well
@@ -326,16 +327,16 @@ def test_the_kept_item_table_follows_every_change_of_what_it_is_made_of(trained:
     embeddings = model.bert.embeddings
 
     def fresh() -> torch.Tensor:
-        return model.item_rows(torch.arange(first, model.config.vocab_size))
+        return model.bert.embeddings.item_rows(torch.arange(first, model.config.vocab_size))
 
-    assert model.item_table() is model.item_table()
+    assert model.bert.embeddings.item_table() is model.bert.embeddings.item_table()
     for weight in (embeddings.embed_tokens.weight, embeddings.item_text.project.weight):
         weight.mul_(1.5)
-        torch.testing.assert_close(model.item_table(), fresh())
+        torch.testing.assert_close(model.bert.embeddings.item_table(), fresh())
     embeddings.item_text.vectors[first] = 5
-    torch.testing.assert_close(model.item_table(), fresh())
+    torch.testing.assert_close(model.bert.embeddings.item_table(), fresh())
     model.add_items(tokenizer, ["one more"])
-    torch.testing.assert_close(model.item_table(), fresh())
+    torch.testing.assert_close(model.bert.embeddings.item_table(), fresh())
 
 
 def test_adding_items_that_fails_changes_neither_model_nor_tokenizer(trained: dict[str, Path], tmp_path: Path) -> None:
@@ -346,7 +347,8 @@ def test_adding_items_that_fails_changes_neither_model_nor_tokenizer(trained: di
         model.add_items(tokenizer, NEW, text_encoder=wide)
     with pytest.raises(ValueError, match="got embeddings of size 24; expected 20"):
         model.add_items(tokenizer, NEW, embed=lambda texts: torch.ones(len(texts), 24))
-    assert (len(tokenizer), model.config.vocab_size, len(model.item_rows(torch.arange(size)))) == (size, size, size)
+    rows = model.bert.embeddings.item_rows(torch.arange(size))
+    assert (len(tokenizer), model.config.vocab_size, len(rows)) == (size, size, size)
 
 
 def test_items_without_text_get_the_same_row_in_one_call_and_in_two(trained: dict[str, Path]) -> None:
@@ -354,4 +356,4 @@ def test_items_without_text_get_the_same_row_in_one_call_and_in_two(trained: dic
     one.add_items(first, NEW)
     for row in NEW:
         two.add_items(second, [row])
-    torch.testing.assert_close(one.item_table(), two.item_table())
+    torch.testing.assert_close(one.bert.embeddings.item_table(), two.bert.embeddings.item_table())

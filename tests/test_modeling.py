@@ -22,25 +22,20 @@ from safetensors.torch import load_file, save_file
 from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
-from next_behavior.model import modeling_behavior
-from next_behavior.model.modeling_behavior import (
-    BIAS_SCALE,
-    CODE_FILES,
-    COUNT_UNIT,
-    PATH_ASSOCIATE,
-    PATH_GENERATE,
-    PATH_REPEAT,
-    TREND_UNIT,
-    BehaviorConfig,
-    BertForNextBehavior,
-    Events,
-    LinearLogSumExp,
-    ShortConvolution,
-)
+from next_behavior.model import associative_memory, losses, modeling_behavior, ranking
+from next_behavior.model.associative_memory import TREND_UNIT
+from next_behavior.model.configuration_behavior import CODE_FILES, BehaviorConfig
+from next_behavior.model.encoder import Events, ShortConvolution
+from next_behavior.model.losses import LinearLogSumExp
+from next_behavior.model.mixture import seen_items
+from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.model.neighbor_lists import COUNT_UNIT, NeighborLists
+from next_behavior.model.repeat_path import BIAS_SCALE
+from next_behavior.model.special_ids import FIRST_NEW, IGNORED, NONE, PAD, PATHS, START, UNK
 
-PAD, UNK, NONE, START, NEW, IGNORED = 0, 1, 2, 3, 4, -100
+_, PATH_GENERATE, PATH_REPEAT, PATH_ASSOCIATE = range(len(PATHS))
 NUM_NEW, NUM_ITEMS, NUM_ACTIONS, NUM_GAPS, LONGEST = 3, 9, 7, 6, 14
-FIRST_ITEM, VOCAB = NEW + NUM_NEW, NEW + NUM_NEW + NUM_ITEMS
+FIRST_ITEM, VOCAB = FIRST_NEW + NUM_NEW, FIRST_NEW + NUM_NEW + NUM_ITEMS
 ACTIONS, SEARCH = range(3, NUM_ACTIONS), 5
 LABELS = ("labels", "action_labels", "time_labels")
 
@@ -212,7 +207,7 @@ def test_the_training_loss_is_minus_the_log_of_the_probability_given_at_inferenc
     model = random_model(memory=False)
     batch = make_batch([9, 1, 6])
     answer = model(**batch)
-    targets = list(itertools.product(ACTIONS, [NONE, *range(NEW, VOCAB)]))
+    targets = list(itertools.product(ACTIONS, [NONE, *range(FIRST_NEW, VOCAB)]))
     for row in range(3):
         history = {name: value[row : row + 1] for name, value in batch.items()}
         item_answer, action_answer = answer.item_logits[row], answer.action_logits[row].log_softmax(-1)
@@ -237,7 +232,9 @@ def test_a_label_that_nothing_can_name_is_no_training_signal(model: BertForNextB
     batch = make_batch([6, 4])
     batch["input_ids"] = batch["input_ids"].clamp(min=FIRST_ITEM) * batch["attention_mask"]
     labels = {name: torch.full_like(batch["input_ids"], IGNORED) for name in LABELS}
-    item, action = {"unknown": (UNK, SEARCH), "new item elsewhere": (NEW, SEARCH)}.get(impossible, (NONE, SEARCH + 1))
+    item, action = {"unknown": (UNK, SEARCH), "new item elsewhere": (FIRST_NEW, SEARCH)}.get(
+        impossible, (NONE, SEARCH + 1)
+    )
     labels["labels"][0, -1], labels["action_labels"][0, -1] = item, action
     output = model(**batch, **labels)
     assert output.item_loss == 0
@@ -299,7 +296,7 @@ def test_sampled_negatives_estimate_the_full_loss() -> None:
 def test_softmax_in_place_is_torch_softmax(size: tuple[int, int], dtype: torch.dtype) -> None:
     logits = (20 * torch.randn(size, generator=torch.Generator().manual_seed(0))).to(dtype)
     expected = logits.softmax(dim=-1)
-    assert torch.equal(modeling_behavior.softmax(logits), expected)
+    assert torch.equal(losses.softmax(logits), expected)
     assert torch.equal(logits, expected), "its memory is used again"
 
 
@@ -307,8 +304,8 @@ def test_softmax_in_place_is_torch_softmax(size: tuple[int, int], dtype: torch.d
 def test_linear_log_sum_exp_is_torch_logsumexp_in_value_and_gradient(
     monkeypatch: pytest.MonkeyPatch, block_elements: int, chunk_elements: int
 ) -> None:
-    monkeypatch.setattr(modeling_behavior, "MAX_BLOCK_ELEMENTS", block_elements)
-    monkeypatch.setattr(modeling_behavior, "MAX_CHUNK_ELEMENTS", chunk_elements)
+    monkeypatch.setattr(losses, "MAX_BLOCK_ELEMENTS", block_elements)
+    monkeypatch.setattr(losses, "MAX_KEPT_ELEMENTS", chunk_elements)
     generator = torch.Generator().manual_seed(0)
     query = torch.randn(10, 5, generator=generator, requires_grad=True)
     rows = torch.randn(7, 5, generator=generator, requires_grad=True)
@@ -517,12 +514,12 @@ def test_item_answers_are_the_pairs_summed_over_actions(model: BertForNextBehavi
     torch.testing.assert_close(model.item_log_probabilities(**batch).exp(), expected, rtol=1e-4, atol=1e-7)
     ranked = predict(model, batch, of="item", top_k=10**6)
     found = torch.zeros(3, VOCAB).scatter(1, ranked.item_ids, ranked.probabilities)
-    torch.testing.assert_close(found[:, NEW:], expected[:, NEW:], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found[:, FIRST_NEW:], expected[:, FIRST_NEW:], rtol=1e-4, atol=1e-7)
     assert (ranked.action_ids == 0).all()
     given_action = predict(model, batch, of="item", action=4, top_k=10**6)
     expected = pairs[:, 4] / pairs[:, 4].sum(dim=-1, keepdim=True)
     found = torch.zeros(3, VOCAB).scatter(1, given_action.item_ids, given_action.probabilities)
-    torch.testing.assert_close(found[:, NEW:], expected[:, NEW:], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(found[:, FIRST_NEW:], expected[:, FIRST_NEW:], rtol=1e-4, atol=1e-7)
     assert set(given_action.action_ids[given_action.item_ids > 0].tolist()) == {4}
 
 
@@ -541,9 +538,11 @@ def test_temperatures_flatten_or_sharpen_and_never_reorder() -> None:
 
 def test_the_candidates_are_items_new_items_of_the_history_and_none_where_allowed(model: BertForNextBehavior) -> None:
     batch = make_batch([6, 6])
-    batch["input_ids"] = torch.tensor([[UNK, NONE, NEW, NEW + 1, 9, NEW], [START, UNK, NONE, 8, 8, NONE]])
+    batch["input_ids"] = torch.tensor(
+        [[UNK, NONE, FIRST_NEW, FIRST_NEW + 1, 9, FIRST_NEW], [START, UNK, NONE, 8, 8, NONE]]
+    )
     items = set(range(FIRST_ITEM, VOCAB))
-    expected = [items | {NEW, NEW + 1}, items]
+    expected = [items | {FIRST_NEW, FIRST_NEW + 1}, items]
     ranked = predict(model, batch, top_k=10**6)
     for row in range(2):
         real = ranked.probabilities[row] > 0
@@ -553,14 +552,14 @@ def test_the_candidates_are_items_new_items_of_the_history_and_none_where_allowe
         assert set(by_item.item_ids[row].tolist()) - {PAD} == expected[row]
     output = model(**batch)
     assert torch.isinf(output.item_logits[:, :, [PAD, UNK, START]]).all()
-    assert torch.isinf(output.item_logits[1, :, NEW:FIRST_ITEM]).all()
+    assert torch.isinf(output.item_logits[1, :, FIRST_NEW:FIRST_ITEM]).all()
     others = [action for action in range(NUM_ACTIONS) if action != SEARCH]
     assert (output.item_logits[:, others, NONE] < -50).all()
 
 
 def test_rows_with_fewer_candidates_are_filled_with_id_zero_and_probability_zero(model: BertForNextBehavior) -> None:
     batch = make_batch([6, 6])
-    batch["input_ids"] = torch.tensor([[NEW, NEW + 1, 9, 9, 9, 9], [8, 8, 8, 8, 8, 8]])
+    batch["input_ids"] = torch.tensor([[FIRST_NEW, FIRST_NEW + 1, 9, 9, 9, 9], [8, 8, 8, 8, 8, 8]])
     ranked = predict(model, batch, of="item", top_k=10**6)
     assert ranked.item_ids.shape == (2, NUM_ITEMS + 2)
     assert ranked.item_ids[1, -2:].tolist() == [PAD, PAD]
@@ -612,7 +611,7 @@ def test_small_chunks_of_rows_give_the_answers_of_one(
 ) -> None:
     batch = make_batch([9, 1, 6, 12, 3])
     whole = {of: predict(model, batch, of=of, top_k=10**6) for of in ("pair", "item", "action")}
-    monkeypatch.setattr(modeling_behavior, "MAX_CHUNK_ELEMENTS", 2 * NUM_ACTIONS * VOCAB)
+    monkeypatch.setattr(ranking, "MAX_RANKED_ELEMENTS", 2 * NUM_ACTIONS * VOCAB)
     for of, expected in whole.items():
         ranked = predict(model, batch, of=of, top_k=10**6)
         assert ranked.probabilities.shape == expected.probabilities.shape
@@ -647,7 +646,7 @@ def test_left_out_channels_count_as_unknown(model: BertForNextBehavior) -> None:
         ({"of": "item", "balanced": True}, 'use of="action"'),
         ({"of": "action", "balanced": True}, "this model has none"),
         ({"allowed_items": []}, "at least one"),
-        ({"allowed_items": [PAD]}, f"item ids from {NEW} to {VOCAB - 1}"),
+        ({"allowed_items": [PAD]}, f"item ids from {FIRST_NEW} to {VOCAB - 1}"),
         ({"allowed_items": [VOCAB]}, f"got .{VOCAB}.: use tokenizer.encode_item"),
     ],
 )
@@ -863,7 +862,7 @@ def test_a_model_saved_before_gaps_counted_in_the_pointer_answers_as_it_did(tmp_
 
 # -- the memory --------------------------------------------------------------------------------------------------------
 
-tokens = st.sampled_from([UNK, NONE, NEW, NEW + 1, 7, 8, 9, 10, 15])
+tokens = st.sampled_from([UNK, NONE, FIRST_NEW, FIRST_NEW + 1, 7, 8, 9, 10, 15])
 histories = st.lists(st.lists(tokens, min_size=1, max_size=LONGEST), min_size=1, max_size=4)
 
 
@@ -924,7 +923,7 @@ def test_generate_and_associate_share_an_item_by_what_the_memory_multiplies() ->
         batch["input_ids"], torch.full((1, 2), 4), torch.ones(1, 2).long(), batch["attention_mask"], items,
         torch.full((1, 3), 4),
     )[0]  # fmt: skip
-    last, seen = torch.tensor([[1]]), model.seen_items(batch["input_ids"])
+    last, seen = torch.tensor([[1]]), seen_items(batch["input_ids"], model.config.vocab_size)
     recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
     scores = model.associate_path.score(recent, seen)[0]
     for item, share in zip(items[0].tolist(), shares, strict=True):
@@ -952,7 +951,7 @@ def test_balanced_actions_are_ranked_by_their_weights_and_keep_their_probabiliti
 def test_a_worked_example_of_counting() -> None:
     model = BertForNextBehavior(small_config(memory_decay=0.5))
     # Runs 7 8 7 9: an event without an item does not end a run, and an item is not its own neighbour.
-    model.update_memory(torch.tensor([[7, NONE, 7, 8, NEW, 7, 9]]), pairs="all")
+    model.update_memory(torch.tensor([[7, NONE, 7, 8, FIRST_NEW, 7, 9]]), pairs="all")
     pairs, items = tables(model)
     assert pairs == {(7, 8): 1024, (8, 7): 1024, (7, 9): 1024 + 256, (8, 9): 512}
     assert items == {7: 2, 8: 1, 9: 1}
@@ -984,16 +983,16 @@ def test_lists_changed_by_an_update_are_those_made_anew(
     model = BertForNextBehavior(small_config(num_hidden_layers=1, memory_neighbors=memory_neighbors))
     memory = model.associate_path
     model.update_memory(**padded(rows), pairs="all")
-    with mock.patch.object(modeling_behavior, "FEW_PAIRS", 0):  # however small the memory is
+    with mock.patch.object(associative_memory, "FEW_PAIRS", 0):  # however small the memory is
         for row in news:
             before, items = memory.neighbors(), torch.arange(memory.neighbors().size)
             read = before.rows(items)
             model.update_memory(**padded([row]))
             assert all(map(torch.equal, before.rows(items), read)), "another thread may still read the old lists"
-            assert_same_lists(memory.neighbors(), modeling_behavior.Neighbors(memory))
+            assert_same_lists(memory.neighbors(), NeighborLists(memory.config, memory.tables()))
 
 
-def assert_same_lists(found: modeling_behavior.Neighbors, anew: modeling_behavior.Neighbors) -> None:
+def assert_same_lists(found: NeighborLists, anew: NeighborLists) -> None:
     """Bit for bit: a model that is saved and loaded makes its lists anew, and must answer as before."""
     for name, table in vars(anew).items():
         if isinstance(table, torch.Tensor):
@@ -1003,13 +1002,15 @@ def assert_same_lists(found: modeling_behavior.Neighbors, anew: modeling_behavio
 
 
 def test_an_update_in_inference_mode_can_be_followed_by_one_outside(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(modeling_behavior, "FEW_PAIRS", 0)
+    monkeypatch.setattr(associative_memory, "FEW_PAIRS", 0)
     model = random_model()
     for row in ([7, 8], [8, 7], [7, 8, 9]):
         model.associate_path.neighbors()
         with torch.inference_mode(row != [8, 7]):
             model.update_memory(torch.tensor([row]))
-    assert_same_lists(model.associate_path.neighbors(), modeling_behavior.Neighbors(model.associate_path))
+    assert_same_lists(
+        model.associate_path.neighbors(), NeighborLists(model.associate_path.config, model.associate_path.tables())
+    )
 
 
 def test_the_padding_side_does_not_change_what_is_counted() -> None:
@@ -1028,7 +1029,7 @@ def test_the_padding_side_does_not_change_what_is_counted() -> None:
 def test_histories_that_add_nothing_leave_the_memory_as_it_is() -> None:
     model = BertForNextBehavior(small_config())
     for pairs in ("all", "last"):
-        model.update_memory(**padded([[NONE, NEW], [UNK]]), pairs=pairs)
+        model.update_memory(**padded([[NONE, FIRST_NEW], [UNK]]), pairs=pairs)
         assert tables(model) == (Counter(), Counter())
     model.update_memory(**padded([[7, 8, 8], [9, NONE]]), pairs="last")
     assert tables(model) == (Counter(), Counter())
@@ -1083,7 +1084,7 @@ def test_the_associate_path_names_the_neighbours_by_the_documented_formula() -> 
     last = torch.tensor([[len(history) - 1]])
     found_recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[0]
     assert found_recent.tolist() == [recent]
-    seen = model.seen_items(batch["input_ids"])
+    seen = seen_items(batch["input_ids"], model.config.vocab_size)
     table = model.associate_path.score(found_recent, seen)[0]
     for item in items:
         assert float(table[item]) == pytest.approx(scores[item], rel=1e-4, abs=1e-6)

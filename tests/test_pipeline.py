@@ -12,8 +12,10 @@ from processes import run_python
 from tiny import load, tiny_model
 from transformers import pipeline
 
+from next_behavior.model.configuration_behavior import CODE_FILES
+from next_behavior.model.encoder import Events
 from next_behavior.model.handler import EndpointHandler
-from next_behavior.model.modeling_behavior import CODE_FILES, Events
+from next_behavior.model.mixture import seen_items
 from next_behavior.model.pipeline_behavior import NextBehaviorPipeline, time_until_next
 from next_behavior.training.calibration import new_item_fits
 from next_behavior.training.vocabulary import assemble
@@ -201,7 +203,7 @@ def contributions(predict: NextBehaviorPipeline, events: list[dict[str, Any]], a
         fits, repeated, gate = new_item_fits(model, history, **given, **candidates)
         last = torch.tensor([[batch["input_ids"].shape[1] - 1]])
         recent = memory.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
-        scores = memory.score(recent, model.seen_items(batch["input_ids"]))
+        scores = memory.score(recent, seen_items(batch["input_ids"], model.config.vocab_size))
         alone = float((1 + scores[0, item] / config.memory_unit) ** -config.memory_power)
         none, repeat, new = gate[0].softmax(dim=-1).tolist()
         share = config.memory_share if scores.sum() else 0.0

@@ -15,7 +15,8 @@ from tiny import tiny_model
 from next_behavior.data.events import read_events
 from next_behavior.data.sequences import TEST, TRAIN, Sequences
 from next_behavior.evaluation.evaluator import tokenize_log
-from next_behavior.model.modeling_behavior import BehaviorConfig, BertForNextBehavior
+from next_behavior.model.configuration_behavior import BehaviorConfig
+from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.publishing import publish
 from next_behavior.publishing.dataset import as_rows
 from next_behavior.publishing.measures import by_action, score_targets
@@ -105,7 +106,8 @@ def test_a_removed_item_is_nowhere_and_the_others_keep_their_rows_counts_and_tit
     ]
     for item in tokenizer.item_vocabulary:
         old, new = trained.tokenizer.encode_item(item), tokenizer.encode_item(item)
-        rows = [one.item_rows(torch.tensor(index)) for one, index in ((model, new), (trained.model, old))]
+        tables = [one.bert.embeddings for one in (model, trained.model)]
+        rows = [table.item_rows(torch.tensor(index)) for table, index in zip(tables, (new, old), strict=True)]
         assert torch.equal(*rows)
         assert model.associate_path.item_counts[new] == trained.model.associate_path.item_counts[old]
     kept = {names: count for names, count in pairs(trained).items() if not {"x", "y"} & set(names)}

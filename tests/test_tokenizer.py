@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from processes import run_python
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
-from next_behavior.model import tokenization_behavior
+from next_behavior.model import histories
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.training.vocabulary import TIME_LADDER, assemble, build_tokenizer
 
@@ -274,7 +274,7 @@ def test_padding_can_be_longest_fixed_or_absent(tokenizer: BehaviorTokenizer) ->
     ],
 )
 def test_timestamps_may_be_seconds_datetimes_or_iso_text(moment: Any) -> None:
-    assert tokenization_behavior.as_seconds(moment) == 1_700_000_000.25
+    assert histories.as_seconds(moment) == 1_700_000_000.25
 
 
 def test_a_gap_on_an_edge_lies_above_it_and_one_backwards_in_time_counts_as_zero(tokenizer: BehaviorTokenizer) -> None:

@@ -18,7 +18,8 @@ from processes import run_python
 from tiny import tiny_model
 from transformers import AutoModel, AutoTokenizer, DataCollatorWithPadding, Trainer, TrainingArguments, pipeline
 
-from next_behavior.model.modeling_behavior import CODE_FILES, BertForNextBehavior
+from next_behavior.model.configuration_behavior import CODE_FILES
+from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.training.vocabulary import assemble
 

@@ -27,7 +27,9 @@ from transformers import AutoModel, AutoTokenizer
 from next_behavior.data.batches import target_positions
 from next_behavior.data.events import ReadOptions
 from next_behavior.data.sequences import TRAIN, VALIDATION, Sequences
-from next_behavior.model.modeling_behavior import CODE_FILES, AssociatePath, BehaviorConfig, BertForNextBehavior
+from next_behavior.model.associative_memory import AssociativeMemory
+from next_behavior.model.configuration_behavior import CODE_FILES, BehaviorConfig
+from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.training import loop as train_accelerate
 from next_behavior.training.loop import (
@@ -264,7 +266,7 @@ def test_all_of_a_file_can_be_trained_on(events: Path, tmp_path: Path) -> None:
     stored = datasets.Dataset.load_from_disk(str(tmp_path / "prepared"))
     log = Sequences.from_dataset(stored, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)
     items, users, _ = log.runs(np.ones(len(log.items), dtype=bool))
-    at_once = AssociatePath(BehaviorConfig(memory_distance=model.config.memory_distance))
+    at_once = AssociativeMemory(BehaviorConfig(memory_distance=model.config.memory_distance))
     at_once.count(torch.from_numpy(items), torch.from_numpy(users))
     assert model.associate_path.item_counts.tolist() == at_once.item_counts.tolist()
     assert model.associate_path.pair_keys.tolist() == at_once.pair_keys.tolist()

@@ -12,7 +12,8 @@ import torch
 from transformers import BertConfig, BertModel, BertTokenizer
 
 from next_behavior.data.sequences import Sequences
-from next_behavior.model.modeling_behavior import BehaviorConfig, BertForNextBehavior
+from next_behavior.model.configuration_behavior import BehaviorConfig
+from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 
 WORDS = ["red", "blue", "green", "lip", "balm", "shoe", "lace", "nail", "polish", "comb"]

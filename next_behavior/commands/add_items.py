@@ -27,7 +27,9 @@ import torch
 from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
 from next_behavior.data.events import read_items
-from next_behavior.model.modeling_behavior import BehaviorConfig, BertForNextBehavior, text_of_item
+from next_behavior.model.configuration_behavior import BehaviorConfig
+from next_behavior.model.item_text import text_of_item
+from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.training.loop import replace_directory
 

@@ -8,73 +8,38 @@ items' counts and titles in vocabulary.tsv, for people.
     tokenizer = AutoTokenizer.from_pretrained(DIR, trust_remote_code=True)
     batch = tokenizer([[{"item": "84", "action": "view", "timestamp": 1700000000}]], return_tensors="pt")
 
-Items are looked up whole and never split. An item that could be taken for a special token has an escaped key in the
-vocabulary, so an item called [PAD] is an ordinary item. Items the vocabulary does not know stay apart within a history
-as [NEW_1], [NEW_2] ..., as in pointer-generator networks (See et al. 2017).
-
-This file is pushed to the Hub byte for byte and imports torch, numpy, tokenizers and transformers alone. The class has
-no __init__: transformers 5 would reload a fast tokenizer with one as an empty BPE.
+How events become ids is in histories.py, the keys of items in vocabulary.py. The class has no __init__: transformers 5
+would reload a fast tokenizer with one as an empty BPE.
 """
 
 from __future__ import annotations
 
-import difflib
-import math
 import os
-import re
 import shutil
 import warnings
-from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
-from datetime import datetime, timezone
+from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import Any, cast
 
-import numpy as np
 import torch
 from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
-from .special_ids import (
-    ACTION_SPECIALS,
-    FIRST_ACTION,
-    FIRST_GAP,
-    FIRST_NEW,
-    IGNORED,
-    ITEM_SPECIALS,
-    NO_GAP,
-    NONE,
-    START,
-    START_ACTION,
-    UNK,
-    UNKNOWN_ACTION,
+from .histories import HistoryReader, as_arrays, as_histories, as_text, in_time_order
+from .special_ids import ACTION_SPECIALS, FIRST_ACTION, FIRST_GAP, FIRST_NEW, IGNORED, PAD, UNK
+from .vocabulary import (
+    VOCABULARY_FILE,
+    VOCABULARY_HEADER,
+    VocabularyTable,
+    item_key,
+    known_item,
+    plain_item,
+    tsv_field,
 )
 
-EVENT_KEYS = frozenset({"item", "action", "timestamp"})
 # What `pad` puts into the channels that transformers does not know.
-PADDING = {"time_gap_ids": 0, "labels": IGNORED, "action_labels": IGNORED, "time_labels": IGNORED}
-
-# Seconds beyond the year 5138 are milliseconds.
-LARGEST_TIMESTAMP = 1e11
-
-ESCAPE = "\\"
-ESCAPED_STARTS = ("", "[", ESCAPE)
-VOCABULARY_FILE = "vocabulary.tsv"
-VOCABULARY_HEADER = "id\titem\tcount\ttitle"
-TSV_ESCAPES = {"\\": "\\\\", "\t": "\\t", "\n": "\\n", "\r": "\\r"}
-TSV_ESCAPE_TABLE = str.maketrans(TSV_ESCAPES)
-TSV_UNESCAPES = {escaped: plain for plain, escaped in TSV_ESCAPES.items()}
-
-
-def item_key(item: str) -> str:
-    """The key of an item in the vocabulary: the item itself, escaped where it could be a special token or empty."""
-    return ESCAPE + item if item[:1] in ESCAPED_STARTS else item
-
-
-def special_keys(num_new_items: int) -> list[str]:
-    """The reserved keys in id order: [PAD], [UNK], [NONE], [START], then [NEW_1] ... [NEW_n]."""
-    return [*ITEM_SPECIALS, *(f"[NEW_{slot}]" for slot in range(1, num_new_items + 1))]
+PADDING = {"time_gap_ids": PAD, "labels": IGNORED, "action_labels": IGNORED, "time_labels": IGNORED}
 
 
 class BehaviorTokenizer(PreTrainedTokenizerFast):
@@ -177,6 +142,11 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
             raise ValueError(f"action id {index} does not exist, expected 0 to {self.num_actions - 1}.")
         return ACTION_SPECIALS[index] if index < FIRST_ACTION else self.action_vocabulary[index - FIRST_ACTION]
 
+    @property
+    def _reader(self) -> HistoryReader:
+        lookup = self.backend_tokenizer.token_to_id
+        return HistoryReader(lookup, self._action_ids, self.time_edges, self.has_time, self.num_new_items)
+
     def _key(self, index: int) -> str:
         return cast(str, self.backend_tokenizer.id_to_token(index))
 
@@ -213,8 +183,9 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         """
         batch = as_histories(histories)
         length = self._window_length(max_length)
-        rows = [self._encode(history, length if truncation else len(history), row) for row, history in enumerate(batch)]
-        longest = max((len(items) for items, _, _ in rows), default=0)
+        read = self._reader.ids
+        rows = [read(history, length if truncation else len(history), row) for row, history in enumerate(batch)]
+        longest = max((len(ids.items) for ids in rows), default=0)
         if padding in (True, "longest"):
             width = longest
         elif padding == "max_length":
@@ -224,9 +195,9 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         else:
             raise ValueError(f'padding is {padding!r}, expected True, False, "longest" or "max_length".')
         if width is None and return_tensors is None:
-            channels = [[list(row[channel]) for row in rows] for channel in range(3)]
-            return BatchEncoding(self._named(*channels, [[1] * len(items) for items, _, _ in rows]))
-        if width is None and any(len(items) != longest for items, _, _ in rows):
+            channels = [[ids[channel] for ids in rows] for channel in range(3)]
+            return BatchEncoding(self._named(*channels, [[1] * len(ids.items) for ids in rows]))
+        if width is None and any(len(ids.items) != longest for ids in rows):
             raise ValueError("histories of different lengths do not fit one tensor: pass padding=True.")
         arrays = as_arrays(rows, longest if width is None else width)
         if return_tensors is None:
@@ -239,10 +210,7 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
 
     def new_items(self, history: Sequence[Mapping[str, Any]], max_length: int | None = None) -> list[str]:
         """The user's ids behind [NEW_1], [NEW_2] ... of a history, in that order, after truncation."""
-        seen: dict[str, int] = {}
-        self._encode(as_histories([history])[0], self._window_length(max_length), 0, seen)
-        slots = range(FIRST_NEW, self.first_item_id)
-        return [item for item, index in seen.items() if index in slots]
+        return self._reader.new_items(as_histories([history])[0], self._window_length(max_length))
 
     def in_time_order(self, histories: Sequence[Any]) -> list[list[Mapping[str, Any]]]:
         """Each history sorted by time, equal times in the order given; as it is if one of its events has no timestamp.
@@ -250,20 +218,7 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         Raises:
             ValueError: as for a call, over all events.
         """
-        ordered = []
-        for row, history in enumerate(as_histories(histories)):
-            for position, event in enumerate(history):
-                check_event(event, position, row)
-            moments = [event.get("timestamp") for event in history]
-            order: Sequence[int] = range(len(history))
-            if not any(moment is None for moment in moments):
-                try:
-                    seconds = [as_seconds(moment) for moment in moments]
-                except ValueError as error:
-                    raise ValueError(f"history {row}: {error}") from error
-                order = sorted(order, key=seconds.__getitem__)
-            ordered.append([history[position] for position in order])
-        return ordered
+        return in_time_order(as_histories(histories))
 
     def _named(self, *channels: Any) -> dict[str, Any]:
         return dict(zip(self.model_input_names, channels, strict=True))
@@ -274,80 +229,6 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         if max_length < 1:
             raise ValueError(f"max_length is {max_length}, expected at least 1.")
         return max_length
-
-    def _encode(
-        self, history: Sequence[Mapping[str, Any]], length: int, row: int, seen: dict[str, int] | None = None
-    ) -> tuple[list[int], list[int], list[int]]:
-        """Item, action and time-gap ids of the newest `length` events; `seen` is filled with the ids of their items."""
-        if not history:
-            return [START], [START_ACTION], [NO_GAP]
-        begin = max(0, len(history) - length)
-        # One event more than is kept: the gap of the first one kept is the time since it.
-        window = history[max(0, begin - 1) :]
-        for position, event in enumerate(window, start=max(0, begin - 1)):
-            if type(event) is not dict or not event or not EVENT_KEYS.issuperset(event):
-                check_event(event, position, row)
-        try:
-            gaps = self._time_gaps(window)
-            if begin:
-                window, gaps = window[1:], gaps[1:]
-            return self._items(window, {} if seen is None else seen), self._actions(window), gaps
-        except ValueError as error:
-            raise ValueError(f"history {row}: {error}") from error
-
-    def _items(self, events: Sequence[Mapping[str, Any]], seen: dict[str, int]) -> list[int]:
-        ids = []
-        lookup = self.backend_tokenizer.token_to_id
-        unused, end = FIRST_NEW, self.first_item_id
-        for event in events:
-            item = event.get("item")
-            if item is None:
-                ids.append(NONE)
-                continue
-            if type(item) is not str:
-                item = as_text(item, "item")
-            index = seen.get(item)
-            if index is None:
-                index = known_item(lookup, item)
-                if index is None and item == "":
-                    index = NONE  # as in a log: an empty field names no item
-                elif index is None and unused < end:
-                    index = unused
-                    unused += 1
-                elif index is None:
-                    index = UNK
-                seen[item] = index
-            ids.append(index)
-        return ids
-
-    def _actions(self, events: Sequence[Mapping[str, Any]]) -> list[int]:
-        known = self._action_ids
-        unsaid = FIRST_ACTION if len(known) == 1 else UNKNOWN_ACTION
-        ids = []
-        for event in events:
-            action = event.get("action")
-            if action is None:
-                ids.append(unsaid)
-            else:
-                ids.append(known.get(action if type(action) is str else as_text(action, "action"), UNKNOWN_ACTION))
-        return ids
-
-    def _time_gaps(self, events: Sequence[Mapping[str, Any]]) -> list[int]:
-        edges, has_time = self.time_edges, self.has_time
-        ids = []
-        before = None
-        for event in events:
-            now = event.get("timestamp")
-            if now is not None:
-                kind = type(now)
-                if (kind is not int and kind is not float) or not -LARGEST_TIMESTAMP <= now <= LARGEST_TIMESTAMP:
-                    now = as_seconds(now)
-            if now is None or before is None or not has_time:
-                ids.append(NO_GAP)
-            else:
-                ids.append(FIRST_GAP + bisect_right(edges, now - before))
-            before = now
-        return ids
 
     # -- what transformers calls ---------------------------------------------------------------------------------------
 
@@ -478,132 +359,6 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         """The vocabulary.tsv this tokenizer was loaded with, as transformers resolved it."""
         path = self.init_kwargs.get("vocabulary_file")
         return Path(path) if path is not None and os.path.exists(path) else None
-
-
-class VocabularyTable:
-    """vocabulary.tsv in memory: its bytes and where its lines begin. A line is decoded when it is asked for, so that a
-    million titles cost no million strings."""
-
-    def __init__(self, text: bytes) -> None:
-        self.text = text
-        ends = np.flatnonzero(np.frombuffer(text, dtype=np.uint8) == ord("\n"))
-        self.line_starts = np.concatenate([[0], ends + 1])
-
-    def fields(self, line: int) -> list[str]:
-        """The fields of a line; line 0 is the header."""
-        begin, end = self.line_starts[line : line + 2]
-        return [plain_field(field) for field in self.text[begin : end - 1].decode().split("\t")]
-
-
-def plain_item(key: str) -> str:
-    """The item of a key; the inverse of `item_key`."""
-    return key.removeprefix(ESCAPE)
-
-
-def known_item(lookup: Callable[[str], int | None], item: str) -> int | None:
-    """The id of an item's key, None if the vocabulary does not hold it."""
-    try:
-        return lookup(item_key(item) if item[:1] in ESCAPED_STARTS else item)
-    except UnicodeEncodeError:  # a lone surrogate, as JSON may hold one: not text, so in no vocabulary
-        return None
-
-
-def tsv_field(text: str) -> str:
-    """Text for one field of vocabulary.tsv: backslash, tab and line ends escaped."""
-    return text.translate(TSV_ESCAPE_TABLE)
-
-
-def plain_field(field: str) -> str:
-    """The inverse of `tsv_field`."""
-    return re.sub(r"\\.", lambda escaped: TSV_UNESCAPES[escaped[0]], field)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# What callers may pass
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def as_histories(histories: Any) -> Sequence[Sequence[Mapping[str, Any]]]:
-    """One history or several, as several; ValueError for anything else."""
-    if isinstance(histories, (list, tuple)):
-        if not histories or isinstance(histories[0], Mapping):
-            return [histories]
-        if all(isinstance(history, (list, tuple)) for history in histories):
-            return histories
-    got = type(histories).__name__
-    if isinstance(histories, (list, tuple)):
-        wrong = next(history for history in histories if not isinstance(history, (list, tuple)))
-        got = f"a list that holds {wrong!r:.80}"
-    remedy = 'an event looks like {"item": "84", "action": "view", "timestamp": 1700000000}'
-    if isinstance(histories, Mapping):
-        remedy = "pass the list of events in it"
-    raise ValueError(
-        f"got {got}, expected a history (a list of events, oldest first) or a list of histories: {remedy}."
-    )
-
-
-def check_event(event: Any, position: int, row: int) -> None:
-    """ValueError unless `event` is a mapping with some of the known keys and no other."""
-    where = f"event {position} of history {row}"
-    if not isinstance(event, Mapping) or not event:
-        raise ValueError(
-            f"{where} is {event!r:.80} ({type(event).__name__}), expected a dict with at least one of the keys item, "
-            "action and timestamp."
-        )
-    for key in event:
-        if key not in EVENT_KEYS:
-            close = difflib.get_close_matches(str(key), EVENT_KEYS, n=1, cutoff=0.5)
-            remedy = f"did you mean {close[0]!r}?" if close else "remove it."
-            raise ValueError(f"{where} has the key {key!r}, expected item, action and timestamp: {remedy}")
-
-
-def as_text(value: Any, name: str) -> str:
-    """An item or an action as text; whole numbers become their digits."""
-    if isinstance(value, str):
-        return str(value)
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
-        return str(int(value))
-    raise ValueError(
-        f"{name} is {value!r:.80} ({type(value).__name__}), expected text or a whole number: write it as text, as in "
-        f"the log, and a missing {name} as None."
-    )
-
-
-def as_seconds(value: Any) -> float:
-    """A timestamp as seconds since 1970 UTC."""
-    if isinstance(value, np.datetime64):
-        value = value.astype("datetime64[us]").item()
-    if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
-        except ValueError as error:
-            raise ValueError(
-                f'timestamp is {value!r:.80}, expected ISO text such as "2024-05-17T08:30:00+00:00", a datetime or '
-                "seconds since 1970 as a number."
-            ) from error
-    if isinstance(value, datetime):
-        return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
-    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-        seconds = float(value)
-        if abs(seconds) <= LARGEST_TIMESTAMP:
-            return seconds
-        if not math.isnan(seconds):
-            raise ValueError(f"timestamp is {value!r}, expected seconds since 1970: divide milliseconds by 1000.")
-    raise ValueError(
-        f"timestamp is {value!r:.80} ({type(value).__name__}), expected seconds since 1970, a datetime or ISO text: "
-        "write an unknown time as None."
-    )
-
-
-def as_arrays(rows: Sequence[tuple[list[int], list[int], list[int]]], width: int) -> list[np.ndarray]:
-    """Items, actions, time gaps and attention mask, each (B, width) int64, padded on the left."""
-    arrays = [np.zeros((len(rows), width), dtype=np.int64) for _ in range(4)]
-    for index, channels in enumerate(rows):
-        begin = width - len(channels[0])
-        for array, channel in zip(arrays, channels, strict=False):
-            array[index, begin:] = channel
-        arrays[3][index, begin:] = 1
-    return arrays
 
 
 BehaviorTokenizer.register_for_auto_class()

@@ -24,7 +24,8 @@ from sklearn.metrics import roc_auc_score
 from next_behavior.data.batches import REPEAT, target_positions
 from next_behavior.data.sequences import TEST, TRAIN, Sequences
 from next_behavior.model.modeling_behavior import BertForNextBehavior
-from next_behavior.model.tokenization_behavior import BehaviorTokenizer, VocabularyTable
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.model.vocabulary import VocabularyTable
 from next_behavior.publishing.measures import score_targets
 from next_behavior.training.vocabulary import assemble
 

@@ -45,8 +45,10 @@ from next_behavior.data.sequences import TEST, Sequences
 from next_behavior.data.splits import Split, assign_parts
 from next_behavior.evaluation.evaluator import MODEL, evaluate_model, format_table, recorded_split, tokenize_log
 from next_behavior.model import modeling_behavior
-from next_behavior.model.modeling_behavior import CODE_FILES, BertForNextBehavior
-from next_behavior.model.tokenization_behavior import VOCABULARY_FILE, BehaviorTokenizer
+from next_behavior.model.configuration_behavior import CODE_FILES
+from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.model.vocabulary import VOCABULARY_FILE
 from next_behavior.publishing.adapter import check_vocabulary, stage_adapter
 from next_behavior.publishing.card import CardFacts, Provenance, draw_calibration, draw_results, model_card
 from next_behavior.publishing.check import (
@@ -358,6 +360,7 @@ def name_text_encoder(
         if given is not None:
             raise ValueError(f"got --text_encoder {given} for a model that reads no words; expected none: leave it out")
         return None
+    assert config.text_encoder is not None, "a model with item text names its encoder"
     mark, named = split_mark(config.text_encoder)
     name = named if given is None else given.removeprefix(mark)
     was_local = given is None and record.run is not None and "text_encoder" in local_settings(record.run)

@@ -27,7 +27,10 @@ from next_behavior.data.batches import evaluation_batches, novel_positions
 from next_behavior.data.sequences import TEST, VALIDATION, Sequences
 from next_behavior.evaluation.evaluator import MAX_ROWS, ModelRanker, UpdatedModelRanker, rows_per_batch
 from next_behavior.evaluation.metrics import balancing_weights, ndcg_at_k, pessimistic_ranks
-from next_behavior.model.modeling_behavior import GATE_NEW, GATE_NONE, GATE_REPEAT, MASKED, BertForNextBehavior, Events
+from next_behavior.model.encoder import Events
+from next_behavior.model.mixture import GATE_NEW, GATE_NONE, GATE_REPEAT
+from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.model.repeat_path import MASKED
 from next_behavior.model.special_ids import FIRST_ACTION, NONE
 
 if TYPE_CHECKING:
@@ -100,22 +103,12 @@ def new_item_fits(
         alone, MASKED where the item is not new; (B,) float32 log p(item | repeat), MASKED where it repeats none;
         (B, 3) gate logits.
     """
-    named = model.named_items(model.bert(*events), events, action_ids[:, None])
-    new = named.new
-    logits = new.generated[:, 0] * model.config.generate_temperature  # (B, V - first)
-    first, most = model.config.first_item_id, int((new.scores > 0).sum(dim=1).max())
-    scores, columns = new.scores.topk(max(1, most), dim=1)  # (B, M): all that the memory names
-    # What the network gives the neighbours, and what the memory multiplies that by.
-    ratios = 1 / temperatures[:, None]
-    alone = torch.stack([(logits * ratio + new.trend).logsumexp(dim=-1) for ratio in ratios], dim=-1)  # (B, C)
-    beside = logits.gather(1, columns)[:, None, :]  # (B, 1, M)
-    given = (beside * ratios + new.trend[columns][:, None] - alone[..., None]).exp()  # (B, C, M)
-    boost = (powers[:, None] * torch.log1p(scores[..., None, None] / units)).flatten(2)  # (B, M, P * U)
-    normaliser = torch.log1p(given @ torch.expm1(boost))  # (B, C, P * U)
-    column = (item_ids - first).clamp(min=0)[:, None]  # (B, 1)
-    score = logits.gather(1, column) * ratios[:, 0] + new.trend[column] - alone  # (B, C)
-    own = (boost * (columns + first == item_ids[:, None])[..., None]).sum(dim=1)[:, None, :]  # (B, 1, P * U)
-    fits = (score[..., None] + own - normaliser).unflatten(2, (len(powers), len(units)))
+    named = model.item_head.named_items(model.bert(*events), events, action_ids[:, None])
+    first = model.config.first_item_id
+    column = (item_ids - first).clamp(min=0)
+    fits = named.new.log_probability_under(
+        column, model.config.generate_temperature, temperatures, powers, units
+    )  # (B, C, P, U)
     is_new = (item_ids >= first) & (events.items != item_ids[:, None]).all(dim=1)
     fits = fits.masked_fill(~is_new[:, None, None, None], MASKED)
     pointed = named.pointer[:, 0].masked_fill(events.items != item_ids[:, None], MASKED).logsumexp(dim=-1)

@@ -29,13 +29,12 @@ from transformers import AutoConfig, PreTrainedConfig
 from next_behavior.data.batches import evaluation_batches, target_positions
 from next_behavior.data.sequences import TRAIN, VALIDATION, Sequences
 from next_behavior.evaluation.metrics import ndcg_at_k, pessimistic_ranks
-from next_behavior.model.modeling_behavior import (
-    MAX_CHUNK_ELEMENTS,
-    PROBE_TEXT,
-    BehaviorConfig,
-    BertForNextBehavior,
-    last_index,
-)
+from next_behavior.model.associative_memory import MAX_CHUNK_ELEMENTS
+from next_behavior.model.configuration_behavior import BehaviorConfig
+from next_behavior.model.encoder import last_index
+from next_behavior.model.item_text import PROBE_TEXT
+from next_behavior.model.mixture import seen_items
+from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.special_ids import FIRST_ACTION
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.text.encoders import (
@@ -275,7 +274,7 @@ def build_model(settings: RunSettings, sizes: Sizes, log: PreparedLog) -> BertFo
     else:
         model = BertForNextBehavior(config)
     if settings.item2vec:
-        std = float(model.item_table().std())
+        std = float(model.bert.embeddings.item_table().std())
         rows = item2vec_rows(log.sequences, sizes.hidden_size, settings.seed, std=std)
         first = model.config.first_item_id
         model.bert.embeddings.embed_tokens.weight.data[first:] = torch.from_numpy(rows[first:])
@@ -396,7 +395,7 @@ def fit_text_links(model: BertForNextBehavior, log: PreparedLog) -> None:
         for batch in batches:
             ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
             recent = memory.recent_items(ids, mask, last_index(mask)[:, None])[:, 0]
-            scores = memory.score(recent, model.seen_items(ids))
+            scores = memory.score(recent, seen_items(ids, model.config.vocab_size))
             gains.append(ndcg_at_k(pessimistic_ranks(scores, batch.target_item), 10))
         return float(np.concatenate(gains).mean())
 

@@ -14,7 +14,8 @@ import polars as pl
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
-from next_behavior.model.tokenization_behavior import BehaviorTokenizer, item_key, special_keys
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.model.vocabulary import item_key, special_keys
 
 MINUTE, HOUR, DAY = 60, 3600, 86400
 # Edges of the time buckets, in seconds: log-spaced within rounding, 31 edges make 32 buckets.

@@ -1,0 +1,135 @@
+"""A catalog that changes: items are added to a trained model without training, and retired ones are not answered."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from .associative_memory import AssociativeMemory
+from .configuration_behavior import BehaviorConfig
+from .encoder import BehaviorEncoder
+from .item_text import PROBE_TEXT, ItemText, embed_texts, text_of_item
+from .special_ids import PAD
+
+
+class ChangingCatalog(PreTrainedModel):
+    """What `BertForNextBehavior` does with its catalog."""
+
+    config: BehaviorConfig
+    bert: BehaviorEncoder
+    associate_path: AssociativeMemory
+    lm_head: nn.Linear
+
+    @torch.no_grad()
+    def add_items(
+        self,
+        tokenizer: Any,
+        items: Sequence[Mapping[str, Any]] | Sequence[str],
+        text_encoder: str | None = None,
+        embed: Callable[[list[str]], torch.Tensor] | None = None,
+    ) -> list[int]:
+        """Gives items a row and a token at once, without training; model and tokenizer are then saved together.
+
+        An item with text starts from it: its row is the projected text, it is linked to the items with the most similar
+        texts, and until it is counted it borrows their neighbors. An item without text gets the mean row of the items
+        that are there, so it is told apart only once it is trained or counted. What was known keeps its row and its
+        counts: within each path old items keep their proportions, only the normalizers change. A retired item comes
+        back; other known items are left as they are. Another text encoder than the model's own is an error.
+
+        Args:
+            tokenizer: the model's `BehaviorTokenizer`; it learns the items too.
+            items: ids, or a dict for each with `item_id`, the columns that `config.text_columns` names, and `title`.
+            text_encoder: where the checkpoint `config.text_encoder` lies now, if not under that name.
+            embed: reads the texts instead, (N,) texts to (N, E): for embeddings that are there already.
+
+        Returns:
+            The token ids of `items`, in their order.
+
+        Raises:
+            ValueError: an item without an id; a tokenizer of another model; another text encoder than the model's own.
+        """
+        rows = [item if isinstance(item, Mapping) else {"item_id": item} for item in items]
+        for row in rows:
+            if row.get("item_id") is None:
+                raise ValueError(f"the item {row!r:.100} has no item_id, expected an id and text columns.")
+        known = len(tokenizer)
+        if known != self.config.vocab_size:
+            raise ValueError(
+                f"the tokenizer has {known} tokens and the model {self.config.vocab_size}: load both from one folder."
+            )
+        first, item_text = self.config.first_item_id, self.bert.embeddings.item_text
+        # Texts are read before anything changes: whatever fails leaves model and tokenizer as they were.
+        texts = {} if item_text is None else self._new_texts(tokenizer, rows)
+        if item_text is not None and texts:
+            embeddings = self._embedded(item_text, list(texts.values()), text_encoder, embed)
+        ids = tokenizer.add_items([row["item_id"] for row in rows], [row.get("title") for row in rows])
+        self.config.retired_items = sorted(set(self.config.retired_items) - set(ids))
+        self._resize(len(tokenizer))
+        table = self.bert.embeddings.embed_tokens.weight
+        trained = table[first:known]
+        table[known:] = trained[trained.any(dim=-1)].mean(dim=0)
+        if item_text is not None and texts:
+            new = torch.tensor([tokenizer.encode_item(name) for name in texts], device=self.device)
+            item_text.write(new, embeddings)
+            table[new] = 0
+            self.associate_path.borrow(item_text)
+        return ids
+
+    def retire_items(self, tokenizer: Any, items: list[str]) -> None:
+        """Leaves items out of every later answer; they are still understood in a history.
+
+        Raises:
+            ValueError: the vocabulary lacks one of them.
+        """
+        ids = [tokenizer.encode_item(item) for item in items]
+        unknown = [item for item, index in zip(items, ids, strict=True) if index < self.config.first_item_id]
+        if unknown:
+            raise ValueError(f"the vocabulary does not hold {unknown[:5]}: nothing was retired.")
+        self.config.retired_items = sorted({*self.config.retired_items, *ids})
+
+    def _new_texts(self, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
+        """The text of each item that has one and is not in the vocabulary."""
+        columns, template = self.config.text_columns or [], self.config.text_template
+        read = {str(row["item_id"]): text_of_item(row, columns, template) for row in rows}
+        first = self.config.first_item_id
+        return {name: text for name, text in read.items() if text and tokenizer.encode_item(name) < first}
+
+    def _embedded(
+        self,
+        item_text: ItemText,
+        texts: list[str],
+        text_encoder: str | None,
+        embed: Callable[[list[str]], torch.Tensor] | None,
+    ) -> torch.Tensor:
+        """(N, E) embeddings of texts, by the model's own encoder or by `embed`."""
+        encoder = text_encoder or self.config.text_encoder
+        if embed is None:
+            assert encoder is not None, "a model with item text names its encoder"
+            probe, *embedded = embed_texts([PROBE_TEXT, *texts], encoder, self.config.text_max_tokens, self.device)
+            item_text.check(probe, encoder)
+            return torch.stack(embedded)
+        embeddings = embed(texts).to(self.device)
+        if embeddings.shape[1] != self.config.text_encoder_size:
+            sizes = f"{embeddings.shape[1]}; expected {self.config.text_encoder_size}"
+            raise ValueError(f"got embeddings of size {sizes}, that of {encoder}, which this model reads with")
+        return embeddings
+
+    @torch.no_grad()
+    def _resize(self, vocab_size: int) -> None:
+        """Gives every table of items `vocab_size` rows; new ones are zero."""
+        missing = vocab_size - self.config.vocab_size
+        old = self.bert.embeddings.embed_tokens
+        embed_tokens = nn.Embedding(vocab_size, old.weight.shape[1], PAD, dtype=old.weight.dtype, device=self.device)
+        embed_tokens.weight.copy_(F.pad(old.weight, (0, 0, 0, missing)))
+        self.set_input_embeddings(embed_tokens)
+        self.lm_head = nn.Linear(old.weight.shape[1], vocab_size, bias=False, device="meta")
+        self.lm_head.weight = embed_tokens.weight
+        item_text = self.bert.embeddings.item_text
+        if item_text is not None:
+            item_text.vectors = F.pad(item_text.vectors, (0, 0, 0, missing))
+        self.config.vocab_size = vocab_size

@@ -1,0 +1,157 @@
+"""From a batch of histories to one state per event: the event embedding and the causal `BertEncoder`.
+
+The embedding is BERT's own sum with one more term: item + action + time since the event before, + position where asked
+for. A short convolution adds what the few events before were.
+
+References: BERT (Devlin et al. 2019); next-item transformers (Kang and McAuley 2018); short convolutions before
+attention (Poli et al. 2023, Allen-Zhu 2025).
+"""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+from torch import nn
+from torch.nn import functional as F
+from transformers.masking_utils import create_causal_mask
+from transformers.models.bert.modeling_bert import BertEncoder
+
+from .configuration_behavior import BehaviorConfig
+from .item_text import ItemText
+from .special_ids import PAD, UNK
+
+
+class Events(NamedTuple):
+    """Histories as the model reads them, (B, T) int64 each: items, actions, times since the event before, and 1 where
+    there is an event."""
+
+    items: torch.Tensor
+    actions: torch.Tensor
+    time_gaps: torch.Tensor
+    mask: torch.Tensor
+
+    def rows(self, chosen: torch.Tensor) -> Events:
+        return Events(*(channel[chosen] for channel in self))
+
+
+class ShortConvolution(nn.Module):
+    """Adds to each event a weighted sum of itself and the few before it, with weights of its own for every channel.
+
+    Attention must learn from few events that the latest ones matter most, and in which order they came; this knows.
+    """
+
+    def __init__(self, config: BehaviorConfig) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.zeros(config.convolution_size, config.hidden_size))
+
+    def forward(self, embedded: torch.Tensor) -> torch.Tensor:
+        """(B, T, H) to (B, T, H); an event reads its past alone."""
+        mixed = embedded
+        for steps, weight in enumerate(self.weight):
+            mixed = mixed + F.pad(embedded, (0, 0, steps, 0))[:, : embedded.shape[1]] * weight
+        return mixed
+
+
+class BehaviorEmbeddings(nn.Module):
+    """item + action + time gap + position, short convolution, LayerNorm, dropout: BERT's sum with two more terms."""
+
+    def __init__(self, config: BehaviorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_idx=PAD)
+        self.position_embeddings: nn.Embedding | None = None
+        if config.use_positions:
+            self.position_embeddings = nn.Embedding(config.max_position_embeddings, config.hidden_size)
+        self.action_embeddings = nn.Embedding(config.num_actions, config.hidden_size, padding_idx=PAD)
+        self.time_gap_embeddings = nn.Embedding(config.num_time_gaps, config.hidden_size, padding_idx=PAD)
+        self.LayerNorm = nn.LayerNorm(config.hidden_size, eps=config.layer_norm_eps)
+        self.dropout = nn.Dropout(config.hidden_dropout_prob)
+        self.item_text: ItemText | None = ItemText(config) if config.text_size else None
+        self.convolution: ShortConvolution | None = ShortConvolution(config) if config.convolution_size else None
+        self._kept_table: tuple[Any, torch.Tensor] | None = None
+
+    def item_rows(self, item_ids: torch.Tensor) -> torch.Tensor:
+        """id row + projected text, (..., H), for ids (...) int64."""
+        rows = self.embed_tokens(item_ids)
+        if self.item_text is None:
+            return rows
+        if self.training:
+            known = torch.rand(self.config.vocab_size, device=rows.device) >= self.config.id_dropout
+            rows = rows * known[item_ids][..., None]
+        return rows + self.item_text(item_ids)
+
+    def item_table(self) -> torch.Tensor:
+        """(V - first, H): the rows of all items; with item text kept from call to call while no weight changes."""
+        first, device = self.config.first_item_id, self.LayerNorm.weight.device
+        has_adapter = type(self.embed_tokens) is not nn.Embedding
+        if self.item_text is None and not has_adapter:
+            return self.embed_tokens.weight[first:]  # no copy
+        ids = torch.arange(first, self.config.vocab_size, device=device)
+        if self.item_text is None or has_adapter or self.training or torch.is_grad_enabled():
+            return self.item_rows(ids)
+        sources = (self.embed_tokens.weight, self.item_text.project.weight, self.item_text.vectors)
+        if any(source.is_inference() for source in sources):  # these do not count their changes
+            return self.item_rows(ids)
+        state = (torch.is_autocast_enabled(device.type), *((s.data_ptr(), s._version, s.dtype) for s in sources))
+        if self._kept_table is None or self._kept_table[0] != state:
+            self._kept_table = (state, self.item_rows(ids))
+        return self._kept_table[1]
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        token_type_ids: torch.Tensor,
+        time_gap_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """(B, T, H) for channels of (B, T) each."""
+        if self.training and self.config.event_dropout:
+            dropped = torch.rand(input_ids.shape, device=input_ids.device) < self.config.event_dropout
+            input_ids = input_ids.masked_fill(dropped, UNK)
+        embedded = (
+            self.item_rows(input_ids) + self.action_embeddings(token_type_ids) + self.time_gap_embeddings(time_gap_ids)
+        )  # (B, T, H)
+        if self.position_embeddings is not None:
+            position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
+            embedded = embedded + self.position_embeddings(position_ids)
+        if self.convolution is not None:
+            embedded = self.convolution(embedded * attention_mask[..., None])
+        return self.dropout(self.LayerNorm(embedded))
+
+
+class BehaviorEncoder(nn.Module):
+    """Embeddings and `BertEncoder`, under the names that BERT checkpoints use."""
+
+    def __init__(self, config: BehaviorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.embeddings = BehaviorEmbeddings(config)
+        self.encoder = BertEncoder(config)
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        token_type_ids: torch.Tensor,
+        time_gap_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+    ) -> torch.Tensor:
+        embedded = self.embeddings(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
+        mask = create_causal_mask(self.config, embedded, attention_mask, None)
+        if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and mask.ndim == 4:
+            # Padding reads itself: where a position reads nothing, cuDNN's attention answers with gradients of nan.
+            mask = mask | torch.eye(mask.shape[-1], dtype=torch.bool, device=mask.device)
+        return self.encoder(embedded, attention_mask=mask, use_cache=False).last_hidden_state
+
+
+def last_index(attention_mask: torch.Tensor) -> torch.Tensor:
+    """(B,) int64: the last attended position of each row of (B, T)."""
+    length = attention_mask.shape[1]
+    positions = torch.arange(1, length + 1, device=attention_mask.device)
+    last = (attention_mask.bool() * positions).amax(dim=1) - 1
+    return last.clamp(min=0)
+
+
+def last_hidden(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+    """(B, H): the hidden state (B, T, H) at each row's last attended position."""
+    return hidden[torch.arange(len(hidden), device=hidden.device), last_index(attention_mask)]

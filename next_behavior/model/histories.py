@@ -1,0 +1,257 @@
+"""Histories of events to aligned ids: one position per event, one channel per property of it.
+
+    reader = HistoryReader(lookup, action_ids, time_edges, has_time, num_new_items)
+    items, actions, time_gaps = reader.ids([{"item": "84", "action": "view", "timestamp": 1700000000}], length=200)
+
+Items are looked up whole and never split. Items that the vocabulary does not know stay apart within a history as
+[NEW_1], [NEW_2] ..., as in pointer-generator networks (See et al. 2017). This file imports numpy alone: the tokenizer
+uses it, and so can a process without torch and transformers.
+"""
+
+from __future__ import annotations
+
+import difflib
+import math
+from bisect import bisect_right
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from .special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NO_GAP, NONE, PAD, START, START_ACTION, UNK, UNKNOWN_ACTION
+from .vocabulary import known_item
+
+Event = Mapping[str, Any]
+
+EVENT_KEYS = frozenset({"item", "action", "timestamp"})
+# Seconds beyond the year 5138 are milliseconds.
+LARGEST_TIMESTAMP = 1e11
+
+
+class HistoryIds(NamedTuple):
+    """Ids of one history, equally long lists: items, actions, time gaps."""
+
+    items: list[int]
+    actions: list[int]
+    time_gaps: list[int]
+
+
+@dataclass(frozen=True)
+class HistoryReader:
+    """Reads histories with a vocabulary.
+
+    Attributes:
+        lookup: the id of an item's key, None if the vocabulary does not hold it.
+        action_ids: {action: id}.
+        time_edges: ascending edges, in seconds, of the time-gap buckets; a gap equal to an edge lies above it.
+        has_time: whether gaps are told apart; if not, every gap id is 1.
+        num_new_items: slots [NEW_j] for unknown items.
+    """
+
+    lookup: Callable[[str], int | None]
+    action_ids: Mapping[str, int]
+    time_edges: Sequence[float]
+    has_time: bool
+    num_new_items: int
+
+    def ids(
+        self, history: Sequence[Event], length: int, row: int = 0, seen: dict[str, int] | None = None
+    ) -> HistoryIds:
+        """Ids of the newest `length` events; `seen` is filled with the ids of their items.
+
+        Args:
+            history: events, oldest first; an empty one is one [START].
+            row: which history it is, for messages.
+
+        Raises:
+            ValueError: an event, or one of its values, is not what is documented. Only the events that are kept, and
+                the one before them, are looked at.
+        """
+        if not history:
+            return HistoryIds([START], [START_ACTION], [NO_GAP])
+        begin = max(0, len(history) - length)
+        # One event more than is kept: the gap of the first one kept is the time since it.
+        window = history[max(0, begin - 1) :]
+        for position, event in enumerate(window, start=max(0, begin - 1)):
+            if type(event) is not dict or not event or not EVENT_KEYS.issuperset(event):
+                check_event(event, position, row)
+        try:
+            gaps = self._time_gaps(window)
+            if begin:
+                window, gaps = window[1:], gaps[1:]
+            return HistoryIds(self._items(window, {} if seen is None else seen), self._actions(window), gaps)
+        except ValueError as error:
+            raise ValueError(f"history {row}: {error}") from error
+
+    def new_items(self, history: Sequence[Event], length: int) -> list[str]:
+        """The user's ids behind [NEW_1], [NEW_2] ... of a history, in that order, after truncation."""
+        seen: dict[str, int] = {}
+        self.ids(history, length, seen=seen)
+        slots = range(FIRST_NEW, FIRST_NEW + self.num_new_items)
+        return [item for item, index in seen.items() if index in slots]
+
+    def _items(self, events: Sequence[Event], seen: dict[str, int]) -> list[int]:
+        ids = []
+        lookup = self.lookup
+        unused, end = FIRST_NEW, FIRST_NEW + self.num_new_items
+        for event in events:
+            item = event.get("item")
+            if item is None:
+                ids.append(NONE)
+                continue
+            if type(item) is not str:
+                item = as_text(item, "item")
+            index = seen.get(item)
+            if index is None:
+                index = known_item(lookup, item)
+                if index is None and item == "":
+                    index = NONE  # as in a log: an empty field names no item
+                elif index is None and unused < end:
+                    index = unused
+                    unused += 1
+                elif index is None:
+                    index = UNK
+                seen[item] = index
+            ids.append(index)
+        return ids
+
+    def _actions(self, events: Sequence[Event]) -> list[int]:
+        known = self.action_ids
+        unsaid = FIRST_ACTION if len(known) == 1 else UNKNOWN_ACTION
+        ids = []
+        for event in events:
+            action = event.get("action")
+            if action is None:
+                ids.append(unsaid)
+            else:
+                ids.append(known.get(action if type(action) is str else as_text(action, "action"), UNKNOWN_ACTION))
+        return ids
+
+    def _time_gaps(self, events: Sequence[Event]) -> list[int]:
+        edges, has_time = self.time_edges, self.has_time
+        ids = []
+        before = None
+        for event in events:
+            now = event.get("timestamp")
+            if now is not None:
+                kind = type(now)
+                if (kind is not int and kind is not float) or not -LARGEST_TIMESTAMP <= now <= LARGEST_TIMESTAMP:
+                    now = as_seconds(now)
+            if now is None or before is None or not has_time:
+                ids.append(NO_GAP)
+            else:
+                ids.append(FIRST_GAP + bisect_right(edges, now - before))
+            before = now
+        return ids
+
+
+def in_time_order(histories: Sequence[Sequence[Event]]) -> list[list[Event]]:
+    """Each history sorted by time, equal times in the order given; as it is if one of its events has no timestamp.
+
+    Raises:
+        ValueError: an event is not what is documented.
+    """
+    ordered = []
+    for row, history in enumerate(histories):
+        for position, event in enumerate(history):
+            check_event(event, position, row)
+        moments = [event.get("timestamp") for event in history]
+        order: Sequence[int] = range(len(history))
+        if not any(moment is None for moment in moments):
+            try:
+                seconds = [as_seconds(moment) for moment in moments]
+            except ValueError as error:
+                raise ValueError(f"history {row}: {error}") from error
+            order = sorted(order, key=seconds.__getitem__)
+        ordered.append([history[position] for position in order])
+    return ordered
+
+
+def as_arrays(rows: Sequence[HistoryIds], width: int) -> list[np.ndarray]:
+    """Items, actions, time gaps and attention mask, each (B, width) int64, padded on the left."""
+    arrays = [np.full((len(rows), width), PAD, dtype=np.int64) for _ in range(4)]
+    for index, channels in enumerate(rows):
+        begin = width - len(channels.items)
+        for array, channel in zip(arrays, channels, strict=False):
+            array[index, begin:] = channel
+        arrays[3][index, begin:] = 1
+    return arrays
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What callers may pass
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def as_histories(histories: Any) -> Sequence[Sequence[Mapping[str, Any]]]:
+    """One history or several, as several; ValueError for anything else."""
+    if isinstance(histories, (list, tuple)):
+        if not histories or isinstance(histories[0], Mapping):
+            return [histories]
+        if all(isinstance(history, (list, tuple)) for history in histories):
+            return histories
+    got = type(histories).__name__
+    if isinstance(histories, (list, tuple)):
+        wrong = next(history for history in histories if not isinstance(history, (list, tuple)))
+        got = f"a list that holds {wrong!r:.80}"
+    remedy = 'an event looks like {"item": "84", "action": "view", "timestamp": 1700000000}'
+    if isinstance(histories, Mapping):
+        remedy = "pass the list of events in it"
+    raise ValueError(
+        f"got {got}, expected a history (a list of events, oldest first) or a list of histories: {remedy}."
+    )
+
+
+def check_event(event: Any, position: int, row: int) -> None:
+    """ValueError unless `event` is a mapping with some of the known keys and no other."""
+    where = f"event {position} of history {row}"
+    if not isinstance(event, Mapping) or not event:
+        raise ValueError(
+            f"{where} is {event!r:.80} ({type(event).__name__}), expected a dict with at least one of the keys item, "
+            "action and timestamp."
+        )
+    for key in event:
+        if key not in EVENT_KEYS:
+            close = difflib.get_close_matches(str(key), EVENT_KEYS, n=1, cutoff=0.5)
+            remedy = f"did you mean {close[0]!r}?" if close else "remove it."
+            raise ValueError(f"{where} has the key {key!r}, expected item, action and timestamp: {remedy}")
+
+
+def as_text(value: Any, name: str) -> str:
+    """An item or an action as text; whole numbers become their digits."""
+    if isinstance(value, str):
+        return str(value)
+    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+        return str(int(value))
+    raise ValueError(
+        f"{name} is {value!r:.80} ({type(value).__name__}), expected text or a whole number: write it as text, as in "
+        f"the log, and a missing {name} as None."
+    )
+
+
+def as_seconds(value: Any) -> float:
+    """A timestamp as seconds since 1970 UTC."""
+    if isinstance(value, np.datetime64):
+        value = value.astype("datetime64[us]").item()
+    if isinstance(value, str):
+        try:
+            value = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
+        except ValueError as error:
+            raise ValueError(
+                f'timestamp is {value!r:.80}, expected ISO text such as "2024-05-17T08:30:00+00:00", a datetime or '
+                "seconds since 1970 as a number."
+            ) from error
+    if isinstance(value, datetime):
+        return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
+    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
+        seconds = float(value)
+        if abs(seconds) <= LARGEST_TIMESTAMP:
+            return seconds
+        if not math.isnan(seconds):
+            raise ValueError(f"timestamp is {value!r}, expected seconds since 1970: divide milliseconds by 1000.")
+    raise ValueError(
+        f"timestamp is {value!r:.80} ({type(value).__name__}), expected seconds since 1970, a datetime or ISO text: "
+        "write an unknown time as None."
+    )
