@@ -1,9 +1,11 @@
-"""An adapter's repository: its weights, the Hub id of the base it belongs to, and a card.
+"""The repository of a PEFT adapter: its weights, the Hub id of its base, and a card.
 
-    base = stage_adapter(Path("out/lora"), "ana/shop-lora", "ana/shop", None, staged)
+    base_id = stage_adapter(Path("out/lora"), "ana/shop-lora", "ana/shop", None, staged)
+    check_vocabulary(Path("out/lora"), base_id, api)
+    note = check_adapter(Path("out/lora"), staged, token)
 
-An adapter is trained on a folder and names that folder as its base; on the Hub it must name the base's Hub id. It holds
-no vocabulary and no code of its own: both are the base's.
+An adapter names the folder that it was trained on as its base; on the Hub it must name the base's Hub id. It holds no
+vocabulary and no code of its own: both are the base's.
 """
 
 from __future__ import annotations
@@ -15,9 +17,17 @@ from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 
+from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
-from next_behavior.publishing.card import results
+from next_behavior.publishing.check import (
+    answers_in_a_clean_process,
+    check_answers,
+    golden_histories,
+    hub_environment,
+    ranked_by_model,
+)
 from next_behavior.publishing.hub import is_hub_id
+from next_behavior.publishing.results_text import results
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 CARD = """---
@@ -27,8 +37,8 @@ CARD = """---
 # {{ name }}
 
 A PEFT adapter for [{{ base }}](https://huggingface.co/{{ base }}), a `BertForNextBehavior` that predicts what a user
-does next: {{ what }}, {{ size }} bytes. What it predicts, for whom, its limits and its privacy measures are the base's:
-read its card first.
+does next: {{ what }}, {{ size }} bytes. Read the base's card first. What is predicted, for whom, the limits and the
+privacy measures are the same.
 
 ```python
 from peft import PeftModel
@@ -44,7 +54,7 @@ ranked = model.predict(**tokenizer([history], return_tensors="pt"), top_k=5)
 ## Results
 
 {% if results -%}
-{{ results.protocol }}, merged into its base as it was trained.
+{{ results.protocol }} The adapter was merged into the base that it was trained on.
 {% for table in results.tables %}
 {{ table.title }}
 
@@ -54,7 +64,7 @@ Against the best of the baselines:
 
 {{ results.verdict }}
 {%- else -%}
-Its own results were not recorded beside its folder, so none are stated here.
+No results were recorded beside its folder, so none are stated here.
 {%- endif %}
 """
 
@@ -63,7 +73,7 @@ def stage_adapter(adapter: Path, repo_id: str, base_repo_id: str | None, license
     """Writes the repository's files to `staged`.
 
     Args:
-        base_repo_id: Hub id of the base; None takes what the adapter names, which must then be one.
+        base_repo_id: Hub id of the base; None takes the name in the adapter's configuration, which must then be one.
 
     Returns:
         The base's Hub id.
@@ -93,7 +103,7 @@ def stage_adapter(adapter: Path, repo_id: str, base_repo_id: str | None, license
         license=license,
         tags=["next-behavior", "recommendation", "bert-next-behavior"],
     )
-    evaluation = adapter.parent / "evaluation.json"  # train_accelerate.py puts adapters into the merged model's folder
+    evaluation = adapter.parent / "evaluation.json"  # training saves an adapter into the merged model's folder
     card = ModelCard.from_template(
         card_data,
         template_str=CARD,
@@ -109,10 +119,10 @@ def stage_adapter(adapter: Path, repo_id: str, base_repo_id: str | None, license
 
 
 def check_vocabulary(adapter: Path, base_id: str, api: HfApi) -> None:
-    """An adapter that holds rows of added items knows them by their number: its base must have the same items.
+    """An adapter with rows of added items knows these by their ids, so its base must have the same vocabulary.
 
     Raises:
-        ValueError: the base on the Hub has others than the one the adapter was trained on.
+        ValueError: the base on the Hub has other items than the base that the adapter was trained on.
     """
     config = json.loads((adapter / CONFIG).read_text())
     local = Path(config["base_model_name_or_path"])
@@ -127,3 +137,31 @@ def check_vocabulary(adapter: Path, base_id: str, api: HfApi) -> None:
             f"{len(theirs):,}; expected the same items in the same order: publish the base with --min_item_users 1, or "
             f"the merged model in {adapter.parent}."
         )
+
+
+def check_adapter(adapter: Path, staged: Path, token: str | None) -> str | None:
+    """Loads the staged adapter with its base from the Hub in a clean process.
+
+    Returns:
+        How the answers differ from those with the base that the adapter was trained on. None if they are the same, or
+        that base is not here.
+
+    Raises:
+        ValueError: it does not load.
+    """
+    from peft import PeftModel
+
+    local = Path(json.loads((adapter / CONFIG).read_text())["base_model_name_or_path"])
+    if not local.is_dir():
+        answers_in_a_clean_process(str(staged), [[]], hub_environment(token), is_adapter=True)
+        return None
+    tokenizer = BehaviorTokenizer.from_pretrained(local)
+    histories = golden_histories(tokenizer)
+    answers = answers_in_a_clean_process(str(staged), histories, hub_environment(token), is_adapter=True)
+    model = PeftModel.from_pretrained(BertForNextBehavior.from_pretrained(local), adapter).eval()
+    expected = ranked_by_model(model, tokenizer, histories)
+    try:
+        check_answers(answers, {"model": expected, "auto": expected}, str(staged))
+    except ValueError as error:
+        return str(error)
+    return None

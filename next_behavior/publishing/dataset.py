@@ -3,9 +3,9 @@
     stage_dataset(published, "ana/shop", "ana/shop-sequences", None, "day", staged)
     python train_accelerate.py --events ana/shop-sequences --output_dir out/again     # reads it back
 
-Rows are numbered in an order that only the holder of the data could work out. Items that the published vocabulary lacks
-have names that hold within their row alone, so that they link nobody to anybody. Times are days unless exact ones are
-asked for: exact times and items together are as good as a name to whoever holds another log of the same people.
+Rows are in a random order that only the holder of the data can repeat. Items that the published vocabulary lacks get
+names that hold within their row alone, so that they link no two users. Times are rounded to days unless exact times are
+asked for: exact times and items together identify a user to anyone who holds another log of the same people.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from huggingface_hub import DatasetCard, DatasetCardData
 
 from next_behavior.data.sequences import Sequences
 from next_behavior.model.special_ids import NONE
-from next_behavior.publishing.privacy import Publication
+from next_behavior.publishing.publication import Publication
 
 DAY = 86_400_000_000  # microseconds
 CARD = """---
@@ -29,11 +29,11 @@ CARD = """---
 # {{ name }}
 
 The histories of {{ users }} users, {{ events }} events, that [{{ repo_id }}](https://huggingface.co/{{ repo_id }}) was
-trained and tested on, in its token ids and in words. One row is one user, oldest event first.
+trained and tested on, as ids of items and as the model's token ids. One row is one user, oldest event first.
 
 | column | what |
 |:--|:--|
-| `user_id` | number of the row; it is nobody's id anywhere else |
+| `user_id` | number of the row; it is no user's id elsewhere |
 | `item_id` | items; null where an event names none |
 | `action` | actions |
 {% if has_time -%}
@@ -50,16 +50,17 @@ histories = datasets.load_dataset("{{ dataset_id }}", split="train")
 
 `python train_accelerate.py --events {{ dataset_id }} --output_dir OUT` trains on it; streaming works.
 
-Privacy: ids of users were removed and the rows put into another order. {{ unknown }} events name an item outside the
-published vocabulary; such an item is called `unknown ROW-NUMBER`, a name that holds within its row only.
+Privacy: ids of users were removed and the rows were shuffled. {{ unknown }} events name an item outside the published
+vocabulary; such an item is called `unknown ROW-NUMBER`, a name that holds within its row only.
 {% if not has_time -%}
 The log has no times.
 {%- elif times == "day" -%}
-Times are days: what is trained on them learns the order of events, but not how soon one follows another within a day.
+Times are days: a model that is trained on them learns the order of events, but not how soon one follows another within
+a day.
 {%- else -%}
-Times are exact: with them, whoever holds another log of the same people may recognise somebody.
+Times are exact: with them, anyone who holds another log of the same people may recognize a user.
 {%- endif %}
-Sequences of behaviour remain personal data where they can be linked to a person: do not try, and keep the repository
+Sequences of behavior remain personal data where they can be linked to a person: do not try to, and keep the repository
 private unless you have the right to share it.
 """
 
@@ -80,15 +81,15 @@ def as_rows(published: Publication, times: str) -> pl.DataFrame:
         mine = slice(sequences.offsets[user], sequences.offsets[user + 1])
         items = sequences.items[mine].astype(np.int64)
         unknown = items >= sequences.vocab_size
-        found, first = np.unique(items[unknown], return_index=True)
-        number = {int(code): index for index, code in enumerate(found[np.argsort(first)])}
+        distinct, first = np.unique(items[unknown], return_index=True)
+        number = {int(code): index for index, code in enumerate(distinct[np.argsort(first)])}
         slots = [number[int(code)] for code in items[unknown]]
         items[unknown] = sequences.vocab_size + np.array(slots, dtype=np.int64)
-        words = names[np.where(unknown | (items == NONE), 0, items)]
-        words[unknown] = [f"unknown {row}-{slot + 1}" for slot in slots]
+        item_ids = names[np.where(unknown, NONE, items)]
+        item_ids[unknown] = [f"unknown {row}-{slot + 1}" for slot in slots]
         moments = sequences.timestamps[mine]
         rows["user_id"].append(row)
-        rows["item_id"].append(words.tolist())
+        rows["item_id"].append(item_ids.tolist())
         rows["action"].append(actions[sequences.actions[mine]].tolist())
         rows["timestamp"].append((moments // DAY * DAY if times == "day" else moments).tolist())
         rows["input_ids"].append(items.tolist())
@@ -114,7 +115,7 @@ def has_times(sequences: Sequences) -> bool:
 
 
 def content_seed(sequences: Sequences) -> int:
-    """A seed made from the events themselves: the same log gives the same order, and nobody without it can undo it."""
+    """A seed made from the events: the same log gives the same order, and nobody without the log can undo it."""
     digest = hashlib.sha256()
     for column in (sequences.items, sequences.actions, sequences.timestamps, sequences.time_gaps):
         digest.update(np.ascontiguousarray(column).tobytes())

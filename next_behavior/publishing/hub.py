@@ -2,9 +2,9 @@
 
     sent = send(api, folder, "ana/shop", private=True)      # Sent(commit, changed files), or SendError
 
-The listing of the remote is compared with the folder by content (git's own id, or SHA-256 for large files), so that an
-unchanged folder sends nothing. Large files go first and one at a time; the commit that shows them comes last, so that a
-failure on the way leaves the repository as it was, and large files that have arrived are not sent again.
+The remote's listing is compared with the folder by content (git's blob id, or SHA-256 for large files), so an unchanged
+folder sends nothing. Large files are sent first, one at a time. The commit that shows them comes last: a failure before
+it leaves the repository as it was, and large files that have arrived are not sent again.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from huggingface_hub.hf_api import RepoFile
 NOT_OURS = {".gitattributes"}
 
 
-class SendError(Exception):
-    """Nothing, or not everything, was sent: what happened, how the repository is now, and what to do."""
+class SendError(ValueError):
+    """Nothing, or not everything, was sent. The message: what happened, how the repository is now, what to do."""
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class Sent:
         commit: the branch's commit afterwards.
         changed: paths that were sent; empty if the remote had them all.
         others: paths on the remote that do not belong to the folder; they are left alone.
-        private: whether the repository is.
+        private: whether the repository is private.
     """
 
     commit: str
@@ -75,8 +75,8 @@ def content_ids(path: Path) -> tuple[str, str]:
 
 def folder_files(folder: Path) -> dict[str, Path]:
     """{path in the repository: file} of all files below a folder, sorted."""
-    found = (path for path in sorted(folder.rglob("*")) if path.is_file())
-    return {path.relative_to(folder).as_posix(): path for path in found}
+    files = (path for path in sorted(folder.rglob("*")) if path.is_file())
+    return {path.relative_to(folder).as_posix(): path for path in files}
 
 
 def remote_files(api: HfApi, repo_id: str, repo_type: str, revision: str) -> dict[str, str]:
@@ -105,7 +105,7 @@ def send(
     """Makes the repository hold the folder's files.
 
     Args:
-        private: of a new repository. An existing public one is only written to if this is False.
+        private: whether a new repository is private. An existing public one is only written to if this is False.
         revision: the branch; it is made from main if it does not exist.
         tag: a name for the commit; one that exists for another commit is an error.
 
@@ -129,7 +129,7 @@ def send(
             if changed:
                 files = folder_files(folder)
                 operations = [CommitOperationAdd(path_in_repo=name, path_or_fileobj=files[name]) for name in changed]
-                info_of_commit = api.create_commit(
+                commit = api.create_commit(
                     repo_id,
                     operations,
                     commit_message=message,
@@ -137,12 +137,11 @@ def send(
                     revision=revision,
                     parent_commit=before,
                     num_threads=1,
-                )
-                commit = info_of_commit.oid
+                ).oid
     except SendError as error:
         if before is None:
             raise SendError(f"{error}\nNothing was sent.") from error
-        # The commit's answer may have been lost on its way back although the commit was made.
+        # The commit may have been made although its answer was lost on the way back.
         commit = state_after_failure(api, folder, repo_id, repo_type, revision, before, error)
     if tag is not None:
         with clear_errors(api, repo_id, repo_type):
@@ -161,7 +160,12 @@ def branch_commit(api: HfApi, repo_id: str, repo_type: str, revision: str) -> st
 
 
 def set_tag(api: HfApi, repo_id: str, repo_type: str, tag: str, commit: str) -> None:
-    tags = {found.name: found.target_commit for found in api.list_repo_refs(repo_id, repo_type=repo_type).tags}
+    """Names a commit.
+
+    Raises:
+        SendError: the tag names another commit.
+    """
+    tags = {entry.name: entry.target_commit for entry in api.list_repo_refs(repo_id, repo_type=repo_type).tags}
     if tag not in tags:
         api.create_tag(repo_id, tag=tag, revision=commit, repo_type=repo_type)
     elif tags[tag] != commit:
@@ -174,8 +178,11 @@ def set_tag(api: HfApi, repo_id: str, repo_type: str, tag: str, commit: str) -> 
 def state_after_failure(
     api: HfApi, folder: Path, repo_id: str, repo_type: str, revision: str, before: str, error: SendError
 ) -> str:
-    """The commit that holds the folder although sending it ended in `error`; if there is none, `error` with how the
-    repository is now."""
+    """The commit that holds the folder although sending it ended in `error`.
+
+    Raises:
+        SendError: there is none; with how the repository is now.
+    """
     resume = "Run the same command again: large files that have arrived are not sent a second time."
     try:
         with clear_errors(api, repo_id, repo_type):
@@ -183,7 +190,7 @@ def state_after_failure(
             arrived = not differing(folder, remote_files(api, repo_id, repo_type, revision))
     except SendError:
         raise SendError(
-            f"{error}\nHow {repo_id} is now could not be asked; a commit is made whole or not at all. {resume}"
+            f"{error}\nThe state of {repo_id} is not known; a commit is made whole or not at all. {resume}"
         ) from error
     if arrived:
         return now
@@ -193,7 +200,7 @@ def state_after_failure(
 
 @contextmanager
 def clear_errors(api: HfApi, repo_id: str, repo_type: str) -> Iterator[None]:
-    """Turns what huggingface_hub raises into a SendError that says what to do, and never shows the token."""
+    """Turns an error of huggingface_hub into a SendError that says what to do. It never shows the token."""
     try:
         yield
     except (HfHubHTTPError, httpx2.HTTPError, OfflineModeIsEnabled, EntryNotFoundError) as error:
@@ -206,10 +213,10 @@ def clear_errors(api: HfApi, repo_id: str, repo_type: str) -> Iterator[None]:
 
 
 def explained(error: Exception, repo_id: str, api: HfApi) -> str:
-    """What an error of the Hub's client means for the one who publishes."""
+    """What an error of the Hub's client means for the user, and what to do."""
     status = error.response.status_code if isinstance(error, HfHubHTTPError) and error.response is not None else None
-    said = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
-    said = said.replace(str(api.token), "[token]") if api.token else said
+    reason = str(error).strip().splitlines()[-1] if str(error).strip() else type(error).__name__
+    reason = reason.replace(str(api.token), "[token]") if api.token else reason
     remedies = {
         401: "the token is wrong, or has expired: run `hf auth login`, or set HF_TOKEN to a valid one",
         403: f"the token may not write to {repo_id}: use one with write access to that namespace",
@@ -219,9 +226,9 @@ def explained(error: Exception, repo_id: str, api: HfApi) -> str:
         429: "the Hub asks for fewer requests: wait some minutes",
     }
     if status is None:
-        what = f"the connection to {api.endpoint} failed ({type(error).__name__}: {said}): check the network"
+        what = f"the connection to {api.endpoint} failed ({type(error).__name__}: {reason}): check the network"
     elif status >= 500:
-        what = f"the Hub answered {status} ({said}), a fault on its side: try again later"
+        what = f"the Hub answered {status} ({reason}), a fault on its side: try again later"
     else:
-        what = f"the Hub answered {status} ({said}): {remedies.get(status, 'it did not accept the request')}"
+        what = f"the Hub answered {status} ({reason}): {remedies.get(status, 'it did not accept the request')}"
     return f"{what}."

@@ -1,87 +1,115 @@
-"""Measurements on single targets, for the card: calibration, slices by action, and the losses behind membership.
+"""What the card measures on test events: the published model beside the baselines, calibration, and results by action.
 
-scored = score_targets(model, sequences, positions, max_length)
-reliability(scored.action_confidence, scored.action_correct)     # is "70 %" right 70 times in a hundred?
+findings = examine(published, privacy, record.evaluation, record.split)     # Findings(result, measured, privacy)
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
-import torch
 
-from next_behavior.data.batches import evaluation_batches
-from next_behavior.data.sequences import TEST, Sequences
-from next_behavior.evaluation.evaluator import ModelRanker, rows_per_batch
+from next_behavior.data.batches import target_positions
+from next_behavior.data.sequences import TEST
+from next_behavior.data.splits import Split
+from next_behavior.evaluation.evaluator import evaluate_model
 from next_behavior.evaluation.metrics import (
     CALIBRATION_BINS,
     expected_calibration_error,
     ndcg_at_k,
-    pessimistic_ranks,
     recall_at_k,
 )
-from next_behavior.model.modeling_behavior import BertForNextBehavior
-from next_behavior.model.special_ids import FIRST_ACTION, NONE
+from next_behavior.evaluation.rankers import MODEL
+from next_behavior.model.special_ids import FIRST_ACTION
+from next_behavior.publishing.privacy import Privacy
+from next_behavior.publishing.publication import Publication
+from next_behavior.publishing.scores import Scored, score_targets
 
-# The lowest log-probability that a loss is computed from: what nothing names is as improbable as this.
-LOWEST = -30.0
+# Test targets that calibration and the results by action are measured on, about so many.
+MEASURED_TARGETS = 4000
+# The metrics whose change by the removals is stated: {name: (seen items kept or removed, metric)}.
+COSTS = {
+    "Recall@10": ("kept", "recall@10"),
+    "NDCG@10": ("kept", "ndcg@10"),
+    "NDCG@10 with seen items removed": ("removed", "ndcg@10"),
+}
 
 
 @dataclass(frozen=True)
-class Scored:
-    """Per target, (N,) each: what the model said beforehand and what happened.
+class Findings:
+    """What is known about the published model.
 
     Attributes:
-        action, action_confidence, action_correct: the action's id, the probability of the predicted one, was it right.
-        item_confidence, item_correct: the same of the first-ranked item; nan and False where the event names no item.
-        item_rank, item_loss: rank of the target, and -log p(item | history) in nats; nan where there is no item.
-        group: 0 repeat, 1 novel, 2 cold, -1 no item.
+        result: evaluation.json; measured: `measure`; None without test events.
+        privacy: with what the removals cost.
     """
 
-    action: np.ndarray
-    action_confidence: np.ndarray
-    action_correct: np.ndarray
-    item_confidence: np.ndarray
-    item_correct: np.ndarray
-    item_rank: np.ndarray
-    item_loss: np.ndarray
-    group: np.ndarray
+    result: dict[str, Any] | None
+    measured: dict[str, Any] | None
+    privacy: Privacy
 
 
-@torch.no_grad()
-def score_targets(model: BertForNextBehavior, sequences: Sequences, positions: np.ndarray, max_length: int) -> Scored:
-    """Scores the events at `positions` (N,) int64; seen items stay candidates. The order is not that of `positions`."""
-    ranker = ModelRanker(model)
-    rows: list[Scored] = []
-    size = rows_per_batch(sequences.vocab_size)
-    for batch in evaluation_batches(sequences, TEST, max_length, size, positions=positions):
-        actions = ranker.action_probabilities(batch)
-        scores = ranker.scores(batch).cpu()
-        target = torch.from_numpy(batch.target_item)
-        named = batch.target_item != NONE
-        log_probability = scores.gather(1, target.clamp(min=0)[:, None])[:, 0].clamp(min=LOWEST)
-        log_probability = torch.where(target < 0, LOWEST, log_probability)
-        best, first = scores.max(dim=1)
-        rows.append(
-            Scored(
-                action=batch.target_action,
-                action_confidence=actions.max(axis=1),
-                action_correct=actions.argmax(axis=1) == batch.target_action,
-                item_confidence=np.where(named, best.exp().numpy(), np.nan),
-                item_correct=named & (first.numpy() == batch.target_item),
-                item_rank=np.where(named, pessimistic_ranks(scores, batch.target_item), np.nan),
-                item_loss=np.where(named, -log_probability.numpy(), np.nan),
-                group=batch.group,
-            )
-        )
-    if not rows:
-        nothing = np.zeros(0)
-        return Scored(**{column.name: nothing for column in fields(Scored)})
-    return Scored(
-        **{column.name: np.concatenate([getattr(row, column.name) for row in rows]) for column in fields(Scored)}
+def examine(published: Publication, privacy: Privacy, as_trained: dict[str, Any] | None, split: Split) -> Findings:
+    """Evaluates the published model, and states what the removals cost.
+
+    Args:
+        as_trained: the run's own evaluation, if it recorded one.
+    """
+    result = evaluate_published(published, as_trained, split, privacy.shrunk)
+    if privacy.shrunk and as_trained is not None and result is not None:
+        privacy = replace(privacy, cost=cost_of_removals(as_trained, result))
+    return Findings(result, measure(published), privacy)
+
+
+def evaluate_published(
+    published: Publication, as_trained: dict[str, Any] | None, split: Split, shrunk: bool
+) -> dict[str, Any] | None:
+    """The published model beside the baselines on test events; None if there are none.
+
+    Args:
+        as_trained: the run's own evaluation. It is returned where nothing was removed; else its targets and its seed
+            are used again.
+    """
+    if not len(target_positions(published.sequences, TEST)):
+        return None
+    if as_trained is not None and not shrunk:
+        return as_trained
+    return evaluate_model(
+        published.model,
+        published.sequences,
+        TEST,
+        published.tokenizer.model_max_length,
+        max_targets=as_trained["targets"] if as_trained is not None and as_trained["sampled"] else None,
+        seed=0 if as_trained is None else as_trained["seed"],
+        split=split,
+        actions=published.tokenizer.action_vocabulary,
     )
+
+
+def cost_of_removals(as_trained: dict[str, Any], as_published: dict[str, Any]) -> dict[str, tuple[float, float]]:
+    """{metric: (as trained, as published)} of two evaluations on the same targets."""
+    cost = {}
+    for name, (way, metric) in COSTS.items():
+        before, after = (result[MODEL][way]["items"]["all"][metric] for result in (as_trained, as_published))
+        if before is not None and after is not None:
+            cost[name] = (before, after)
+    return cost
+
+
+def measure(published: Publication) -> dict[str, Any] | None:
+    """Calibration and results by action on test events; None if there are none."""
+    positions = target_positions(published.sequences, TEST, MEASURED_TARGETS)
+    if not len(positions):
+        return None
+    scored = score_targets(published.model, published.sequences, positions, published.tokenizer.model_max_length)
+    named = ~np.isnan(scored.item_confidence)
+    return {
+        "targets": len(positions),
+        "action_calibration": reliability(scored.action_confidence, scored.action_correct),
+        "item_calibration": reliability(scored.item_confidence[named], scored.item_correct[named]),
+        "by_action": by_action(scored, published.tokenizer.action_vocabulary),
+    }
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
@@ -111,19 +139,21 @@ def reliability(confidence: np.ndarray, correct: np.ndarray) -> dict[str, Any]:
 
 
 def by_action(scored: Scored, names: list[str]) -> dict[str, dict[str, float | int]]:
-    """{action: {count, recall@10, ndcg@10, accuracy}} over the targets with that action; the items' metrics are over
-    those that name one, and are left out where none does."""
-    found: dict[str, dict[str, float | int]] = {}
+    """{action: {count, accuracy, recall@10, ndcg@10}} over the targets with that action.
+
+    The items' metrics are over the targets that name an item, and are left out where none does.
+    """
+    rows: dict[str, dict[str, float | int]] = {}
     for action, name in enumerate(names, start=FIRST_ACTION):
         mine = scored.action == action
         if not mine.any():
             continue
-        found[name] = {"count": int(mine.sum()), "accuracy": float(scored.action_correct[mine].mean())}
+        rows[name] = {"count": int(mine.sum()), "accuracy": float(scored.action_correct[mine].mean())}
         ranks = scored.item_rank[mine]
         ranks = ranks[~np.isnan(ranks)]
         if len(ranks):
-            found[name] |= {
+            rows[name] |= {
                 "recall@10": float(recall_at_k(ranks, 10).mean()),
                 "ndcg@10": float(ndcg_at_k(ranks, 10).mean()),
             }
-    return found
+    return rows

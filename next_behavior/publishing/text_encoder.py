@@ -1,10 +1,9 @@
-"""The repository of a model's text encoder, for one that is a folder here, such as `next_behavior.text.tuning` writes.
+"""The repository of a model's text encoder, if that is a folder here, such as `next_behavior.text.tuning` writes.
 
-    folder = local_folder("out/encoder", named_locally=True)                # None for an encoder that is on the Hub
-    repo_id = stage_text_encoder(folder, "ana/shop", False, staged)         # "ana/shop-text-encoder-1a2b3c4d"
+    encoder_id = stage_own_encoder(model, given, was_local, "ana/shop", staged)     # "ana/shop-text-encoder-1a2b3c4d"
 
-A model needs its encoder to read the words of new items, and the very one that it was trained with. So the repository's
-name ends with a digest of its files: another encoder gets another repository, and none is ever replaced.
+A model needs its encoder to read the text of new items, and exactly the one that it was trained with. So the name of
+the repository ends with a digest of its files: another encoder gets another repository, and none is ever replaced.
 """
 
 from __future__ import annotations
@@ -17,9 +16,12 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.publishing.hub import content_ids, folder_files
+from next_behavior.text.encoders import split_mark
+from next_behavior.training.item_text import own_encoder
 
-# What loading needs; a folder may hold more: checkpoints, logs, weights that run code when they are loaded.
+# What loading needs. A folder may hold more: checkpoints, logs, weights that run code when they are loaded.
 NEEDED = ("*.json", "*.txt", "*.model", "*.safetensors")
 DIGITS = 8
 CARD = """---
@@ -28,9 +30,9 @@ CARD = """---
 
 # {{ name }}
 
-Reads the words of items for [{{ model_id }}](https://huggingface.co/{{ model_id }}), a `BertForNextBehavior`, whose
-`add_items` loads it by its name to give new items a row. Its licence is that of the encoder it comes from; if it was
-tuned, then on the same log as the model, whose card says what is known of that.
+Embeds the item text of [{{ model_id }}](https://huggingface.co/{{ model_id }}), a `BertForNextBehavior`, whose
+`add_items` loads it by its name to give new items a row. Its license is that of the encoder that it was made from. If
+it was tuned, it was tuned on the model's event log, which the model's card describes.
 
 {% if is_static -%}
 ```python
@@ -39,7 +41,7 @@ from model2vec import StaticModel
 embeddings = StaticModel.from_pretrained("{{ repo_id }}").encode(["Red lip balm"], normalize=True)
 ```
 {%- else -%}
-The embedding of a text is the mean of the last states over its tokens, at length one:
+The embedding of a text is the mean of the last hidden states over its tokens, scaled to length one:
 
 ```python
 import torch
@@ -56,24 +58,58 @@ embeddings = torch.nn.functional.normalize((states * weights).sum(1) / weights.s
 """
 
 
-def local_folder(name: str, named_locally: bool) -> Path | None:
-    """The folder of an encoder, None if its name is of the Hub.
+def stage_own_encoder(
+    model: BertForNextBehavior, given: str | None, was_local: bool, model_id: str, staged: Path
+) -> str | None:
+    """Gives the model the name by which others find its text encoder.
+
+    Args:
+        given: where the encoder is now, if not under its own name.
+        was_local: whether the run was given a folder.
+        model_id: the model's Hub id.
+
+    Returns:
+        The Hub id of the encoder that is written to `staged`; None if the model has none, or it is on the Hub already.
+
+    Raises:
+        ValueError: it cannot be found, or is not the one that the model was trained with.
+    """
+    config = model.config
+    if not config.text_size:
+        if given is not None:
+            raise ValueError(
+                f"got --text_encoder {given} for a model that reads no item text; expected none: leave it out"
+            )
+        return None
+    mark, named = split_mark(config.text_encoder or "")
+    name = named if given is None else given.removeprefix(mark)
+    folder = local_folder(name, given is None and was_local)
+    if folder is None:
+        config.text_encoder = mark + name
+        return None
+    own_encoder(model, f"{mark}{folder}")
+    encoder_id = stage_text_encoder(folder, model_id, bool(mark), staged)
+    config.text_encoder = mark + encoder_id
+    return encoder_id
+
+
+def local_folder(name: str, was_local: bool) -> Path | None:
+    """The folder of an encoder; None if its name is a Hub id.
 
     Args:
         name: as in `config.text_encoder`, without the mark of static vectors.
-        named_locally: the run noted that it was a folder.
+        was_local: whether the run was given a folder.
 
     Raises:
         ValueError: it was a folder, and it is gone or has no weights as safetensors.
     """
     folder = Path(name)
-    if not (named_locally or folder.exists() or os.path.isabs(name)):
+    if not (was_local or folder.exists() or os.path.isabs(name)):
         return None
     if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
         raise ValueError(
-            f"got a model whose items' words are read by the text encoder {name}, a folder without config.json or "
-            "safetensors weights, or gone; expected the encoder that it was trained with: pass --text_encoder, the "
-            "folder where it lies now or its Hub id"
+            f"got a model with the text encoder {name}, a folder without config.json or safetensors weights, or gone; "
+            "expected the encoder that it was trained with: pass --text_encoder, its folder or its Hub id"
         )
     return folder
 
@@ -82,7 +118,8 @@ def stage_text_encoder(folder: Path, model_id: str, is_static: bool, staged: Pat
     """Writes the repository's files to `staged`.
 
     Args:
-        model_id: Hub id of the model that reads with it; is_static: an encoder of Model2Vec.
+        model_id: Hub id of the model that uses it.
+        is_static: whether it is an encoder of Model2Vec.
 
     Returns:
         The encoder's Hub id.
@@ -91,7 +128,7 @@ def stage_text_encoder(folder: Path, model_id: str, is_static: bool, staged: Pat
     for path in sorted({path for pattern in NEEDED for path in folder.glob(pattern)}):
         shutil.copyfile(path, staged / path.name)
     config = json.loads((staged / "config.json").read_text())
-    config.pop("_name_or_path", None)  # where it came from may be a folder of this machine
+    config.pop("_name_or_path", None)  # its source may be a folder of this machine
     (staged / "config.json").write_text(json.dumps(config, indent=2, sort_keys=True))
     digest = hashlib.sha256()
     for name, path in folder_files(staged).items():
