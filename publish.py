@@ -1,11 +1,13 @@
-"""`publish.py --help` says what it does; the code is in `next_behavior/publishing/publish.py`."""
+"""Turn a trained folder into a Hub repository that others can load, trust and try.
 
-import sys
+    python publish.py --model out/shop --repo_id ana/shop --dry_run --output staged   # look at it first
+    python publish.py --model out/shop --repo_id ana/shop
 
-from next_behavior.publishing.publish import SendError, main
+`python publish.py --help` lists the options; the command is `next_behavior/commands/publish.py`.
+"""
+
+from next_behavior.commands.errors import run
+from next_behavior.commands.publish import main
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError, SendError) as error:
-        sys.exit(f"publish.py: {error}")
+    run("publish.py", main)

@@ -12,8 +12,12 @@ import pytest
 from huggingface_hub import ModelCard
 
 from next_behavior.model.configuration_behavior import BehaviorConfig
-from next_behavior.publishing import publish
-from next_behavior.publishing.card import CardFacts, Provenance, draw_calibration, draw_results, duration, model_card
+from next_behavior.publishing.card import CardFacts, model_card
+from next_behavior.publishing.plots import draw_calibration, draw_results
+from next_behavior.publishing.privacy import Privacy
+from next_behavior.publishing.record import command_of, hub_id
+from next_behavior.publishing.request import Delivery, Provenance
+from next_behavior.publishing.run_text import duration
 
 SECTIONS = [
     *("Load it and ask", "For whom", "Data", "Training", "Results", "Calibration", "Where it fails"),
@@ -95,18 +99,19 @@ RUN = {
 
 
 def facts(**changes: Any) -> CardFacts:
-    privacy = publish.Privacy(
+    privacy = Privacy(
         min_item_users=5, min_pair_users=2, items=15, removed_items=3, pairs=100, removed_pairs=60,
         membership={"auc": 0.61, "auc_new_items": 0.6, "members": 900, "others": 80},
         membership_as_trained={"auc": 0.93, "auc_new_items": 0.95, "members": 900, "others": 80},
         cost={"NDCG@10": (0.22, 0.2)},
     )  # fmt: skip
     whole: dict[str, Any] = {
-        "repo_id": "ana/shop", "provenance": Provenance(license="apache-2.0", data_name="A | B"), "run": RUN,
-        "cleaning": CLEANING, "result": result(), "command": publish.command_of(RUN),
+        "repo_id": "ana/shop", "revision": None, "run": RUN,
+        "provenance": Provenance(license="apache-2.0", data_name="A | B"),
+        "cleaning": CLEANING, "result": result(),
         "config": BehaviorConfig(memory_size=40, item_temperature=1.25), "num_items": 12,
         "actions": ["view", "pay|now"], "has_time": True, "measured": MEASURED,
-        "has_calibration_plot": True, "privacy": vars(privacy),
+        "has_calibration_plot": True, "privacy": privacy,
         "history": [{"item": "7", "action": "view", "timestamp": 1_700_000_000}],
         "answers": [{"action": "view", "item": "8", "probability": 0.12345}], "parameters": 1234,
     }  # fmt: skip
@@ -117,15 +122,29 @@ def section(card: str, title: str) -> str:
     return card.split(f"\n## {title}\n")[1].split("\n## ")[0]
 
 
-def test_a_model_with_words_says_what_it_reads_and_how_new_items_come_in() -> None:
+def test_a_model_with_item_text_says_what_it_reads_and_how_new_items_come_in() -> None:
     text: dict[str, Any] = {"text_size": 4, "text_encoder_size": 8, "text_columns": ["title", "brand"]}
-    with_words = model_card(facts(config=BehaviorConfig(**text, text_encoder="/somewhere/secret/some-encoder/")))
-    assert "| words of items | `title`, `brand`, read by `some-encoder` |" in section(with_words, "Training")
-    assert "their words (`title`, `brand`) place them at once" in section(with_words, "Limits and risks")
-    assert "secret" not in with_words
+    with_text = model_card(facts(config=BehaviorConfig(**text, text_encoder="/somewhere/secret/some-encoder/")))
+    assert "| item text | `title`, `brand`, embedded by `some-encoder` |" in section(with_text, "Training")
+    assert "their text (`title`, `brand`) makes them candidates at once" in section(with_text, "Limits and risks")
+    assert "secret" not in with_text
     without = model_card(facts())
-    assert "words" not in section(without, "Training")
-    assert "told apart only once they are trained on" in section(without, "Limits and risks")
+    assert "item text" not in section(without, "Training")
+    assert "they are alike until they are trained on" in section(without, "Limits and risks")
+
+
+@pytest.mark.parametrize(
+    ("delivery", "revision"),
+    [(Delivery(), None), (Delivery(tag="v1"), "v1"), (Delivery(revision="trial"), "trial")],
+)
+def test_the_snippet_loads_what_the_card_describes_or_says_how_to_pin_it(
+    delivery: Delivery, revision: str | None
+) -> None:
+    assert delivery.load_revision == revision
+    text = section(model_card(facts(revision=revision)), "Load it and ask")
+    assert ('revision="' in text) is (revision is not None)
+    assert f'model="ana/shop", revision="{revision}", trust_remote_code=True)' in text or revision is None
+    assert "the commit's id from this repository's history" in " ".join(text.split())
 
 
 def test_every_section_is_there_with_what_was_recorded() -> None:
@@ -141,9 +160,9 @@ def test_every_section_is_there_with_what_was_recorded() -> None:
         "Results": ["Tested on events after 2023-11-15 22:13 UTC", "a sample of 90 of 400", ".2000", ".1000–.4000",
                     "**does not beat** item neighbours"],
         "Calibration": ["3.1 percentage points", "item 1.25", "plots/calibration.png"],
-        "Where it fails": ["10 (12.5 %) of the targets are items the vocabulary lacks", "novel (by item neighbours)",
-                           "`pay/now` (.01)"],
-        "Limits and risks": ["more popular than what users then took by 13 percentile points", "42 % of the catalogue",
+        "Where it fails": ["10 (12.5 %) of the targets are items that the vocabulary lacks",
+                           "novel (by item neighbours)", "`pay/now` (.01)"],
+        "Limits and risks": ["more popular than what users then took by 13 percentile points", "42 % of the catalog",
                              "(2023-11-14)"],
         "Privacy": ["fewer than 5 users", "3 (20.0 %) of the items", "60 (60.0 %) of the pairs",
                     "NDCG@10 .2200 to .2000",
@@ -156,7 +175,7 @@ def test_every_section_is_there_with_what_was_recorded() -> None:
 
 
 def test_no_path_no_user_and_no_empty_value_reaches_the_card() -> None:
-    for one in (facts(), facts(run=None, cleaning=None, command=None)):
+    for one in (facts(), facts(run=None, cleaning=None)):
         card = model_card(one)
         for trace in ("/somewhere", "secret", "customer-77", "u9", "None.", "| None", "nan", "{{", "{%", "Undefined"):
             assert trace not in card, trace
@@ -206,7 +225,7 @@ def test_a_log_of_one_action_without_times_says_nothing_of_actions_or_times() ->
 
 
 def test_a_model_without_test_events_says_that_nothing_was_measured() -> None:
-    privacy = vars(publish.Privacy(min_item_users=1, min_pair_users=1, items=12, pairs=40))
+    privacy = Privacy(min_item_users=1, min_pair_users=1, items=12, pairs=40)
     card = model_card(facts(result=None, measured=None, has_calibration_plot=False, privacy=privacy))
     assert "model-index" not in card
     assert "Not evaluated: the model was trained on its whole log" in section(card, "Results")
@@ -217,7 +236,7 @@ def test_a_model_without_test_events_says_that_nothing_was_measured() -> None:
 
 
 def test_traces_of_persons_are_counted_and_not_repeated() -> None:
-    privacy = {**facts().privacy, "traces": {"e-mail address": ["jo@example.org"], "URL": ["x", "y"]}}
+    privacy = replace(facts().privacy, traces={"e-mail address": ["jo@example.org"], "URL": ["x", "y"]})
     text = section(model_card(facts(privacy=privacy)), "Privacy")
     assert "1 like an e-mail address, 2 like a URL" in text
     assert "jo@example.org" not in text
@@ -238,28 +257,28 @@ def test_plots_are_png_files_that_depend_on_the_numbers_alone(tmp_path: Path) ->
 
 
 def test_the_command_of_a_run_names_files_and_what_differs_from_the_defaults() -> None:
-    command = publish.command_of(RUN)
+    command = command_of(RUN)
     assert command == (
         "python train_accelerate.py --events events.csv --output_dir out --seed 11 --max_minutes 30.0 --cpu "
         "--user_column who"
     )
-    assert publish.command_of(None) is None
+    assert command_of(None) is None
     hub = json.loads(json.dumps(RUN))
     hub["settings"]["events"] = "ana/shop-log"
     hub["events_sha256"] = {}
-    assert "--events ana/shop-log " in str(publish.command_of(hub))
+    assert "--events ana/shop-log " in str(command_of(hub))
 
 
 def test_a_file_of_the_run_is_no_data_set_on_the_hub_even_where_it_is_missing_now() -> None:
     run = json.loads(json.dumps(RUN))
     run["settings"] |= {"events": "logs/march", "base_model": "out/shop", "text_encoder": "encoders/small"}
-    assert [publish.hub_id(run, name) for name in ("events", "base_model")] == [None, "out/shop"]
+    assert [hub_id(run, name) for name in ("events", "base_model")] == [None, "out/shop"]
     run["files"] = ["events", "base_model", "text_encoder"]
-    assert [publish.hub_id(run, name) for name in ("events", "base_model")] == [None, None]
-    command = str(publish.command_of(run))
+    assert [hub_id(run, name) for name in ("events", "base_model")] == [None, None]
+    command = str(command_of(run))
     assert all(part in command for part in ("--events march ", "--base_model shop ", "--text_encoder small "))
     run["files"] = []
-    assert [publish.hub_id(run, name) for name in ("events", "base_model")] == ["logs/march", "out/shop"]
+    assert [hub_id(run, name) for name in ("events", "base_model")] == ["logs/march", "out/shop"]
 
 
 @pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (95, "2 min"), (3 * 3600, "3 h 0 min")])
@@ -269,9 +288,9 @@ def test_durations_are_said_as_people_say_them(seconds: float, text: str) -> Non
 
 def test_facts_are_not_changed_by_writing_the_card() -> None:
     one = facts()
-    before = json.dumps({"result": one.result, "privacy": one.privacy}, sort_keys=True)
+    before = json.dumps({"result": one.result, "privacy": one.privacy.to_dict()}, sort_keys=True)
     assert model_card(one) == model_card(replace(one))
-    assert json.dumps({"result": one.result, "privacy": one.privacy}, sort_keys=True) == before
+    assert json.dumps({"result": one.result, "privacy": one.privacy.to_dict()}, sort_keys=True) == before
 
 
 def test_balanced_answers_have_a_row_and_are_explained() -> None:

@@ -13,23 +13,16 @@ import torch
 from tiny import tiny_model
 
 from next_behavior.data.events import read_events
-from next_behavior.data.sequences import TEST, TRAIN, Sequences
-from next_behavior.evaluation.evaluator import tokenize_log
+from next_behavior.data.sequences import TEST, TRAIN, Sequences, tokenize_log
 from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.model.modeling_behavior import BertForNextBehavior
-from next_behavior.publishing import publish
 from next_behavior.publishing.dataset import as_rows
-from next_behavior.publishing.measures import by_action, score_targets
-from next_behavior.publishing.privacy import (
-    Publication,
-    check_tables,
-    learned_events,
-    membership_inference,
-    read_item_facts,
-    shrink,
-    users_per_item,
-    users_per_pair,
-)
+from next_behavior.publishing.measures import by_action
+from next_behavior.publishing.membership import membership_inference
+from next_behavior.publishing.privacy import Privacy, learned_events, look_for_people, users_per_item, users_per_pair
+from next_behavior.publishing.publication import Publication, read_item_facts
+from next_behavior.publishing.scores import score_targets
+from next_behavior.publishing.shrink import check_tables, shrink
 from next_behavior.training.vocabulary import build_tokenizer
 
 # Users and the items they touch in order; "x" and "y" have one user each, a and b follow each other for three users.
@@ -39,7 +32,7 @@ MORE = {"u1": "c", "u2": "a"}  # later events, which test
 
 @pytest.fixture(scope="module")
 def trained(tmp_path_factory: pytest.TempPathFactory) -> Publication:
-    """A model of random weights that has counted its log, saved and read as `publish.py` reads it."""
+    """A model of random weights that has counted its log, as `publish` reads it."""
     rows = [
         (user, item, "view" if step % 2 else "buy", 1_700_000_000 + 1000 * part + 10 * step, part)
         for part, histories in ((TRAIN, HISTORIES), (TEST, MORE))
@@ -71,7 +64,7 @@ def without(trained: Publication, *items: str) -> Publication:
 
 
 def pairs(published: Publication) -> dict[tuple[str | None, str | None], int]:
-    """The memory's pairs in words, with their counts."""
+    """The memory's pairs of item ids, with their counts."""
     memory, name = published.model.associate_path, published.tokenizer.decode_item
     keys = [(name(key >> 32), name(key & (2**32 - 1))) for key in memory.pair_keys.tolist()]
     return dict(zip(keys, memory.pair_counts.tolist(), strict=True))
@@ -217,14 +210,13 @@ def test_membership_is_half_for_a_model_that_knows_nothing_and_high_for_one_that
 def test_items_that_look_like_personal_data_are_warned_of(trained: Publication) -> None:
     titles: list[tuple[int | None, str | None]] = [(1, None)] * len(trained.item_facts)
     titles[0] = (1, "write to jo@example.org")
-    privacy = publish.Privacy(1, 1)
     with pytest.warns(
         UserWarning, match=r"1 items look like personal data \(e-mail address\).*do you want them public"
     ):
-        publish.look_for_persons(trained, replace(trained, item_facts=titles), privacy)
+        privacy = look_for_people(trained, replace(trained, item_facts=titles), Privacy(1, 1))
     assert privacy.traces == {"e-mail address": [trained.tokenizer.item_vocabulary[0]]}
     assert privacy.membership is not None
-    assert publish.shown_privacy(privacy)["traces"] == {"e-mail address": 1}
+    assert privacy.to_dict()["traces"] == {"e-mail address": 1}
 
 
 def test_scores_of_targets_are_those_of_the_model(trained: Publication) -> None:

@@ -23,19 +23,26 @@ from huggingface_hub import HfApi, ModelCard, constants
 from processes import run_python, run_training
 from tiny import WORDS, load, save_bert, write_events
 
-from next_behavior.commands import add_items
+from next_behavior.commands import add_items, publish
+from next_behavior.data.read_options import ReadOptions
 from next_behavior.model.configuration_behavior import CODE_FILES
 from next_behavior.model.modeling_behavior import BertForNextBehavior
-from next_behavior.publishing import publish
+from next_behavior.publishing import check
 from next_behavior.publishing.adapter import stage_adapter
 from next_behavior.publishing.check import (
     Answers,
     answers_in_a_clean_process,
     check_answers,
+    check_same_with_its_own_code,
+    check_sent,
     golden_answers,
     golden_histories,
 )
 from next_behavior.publishing.hub import SendError, content_ids, folder_files, send
+from next_behavior.publishing.privacy import without_rare
+from next_behavior.publishing.publication import load_trained
+from next_behavior.publishing.record import Record, command_of
+from next_behavior.publishing.staging import check_no_local_names
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL_ID, DATASET_ID = "ana/shop", "ana/shop-sequences"
@@ -107,7 +114,7 @@ def golden(published: dict[str, Any]) -> tuple[list[Any], Answers]:
 
 def skip_the_clean_process(monkeypatch: pytest.MonkeyPatch) -> None:
     """Where it is not what is tested: it takes seconds."""
-    monkeypatch.setattr(publish, "answers_in_a_clean_process", lambda *_: {})
+    monkeypatch.setattr(check, "answers_in_a_clean_process", lambda *_: {})
 
 
 # -- what is sent ------------------------------------------------------------------------------------------------------
@@ -182,9 +189,9 @@ def test_items_that_were_added_and_never_touched_are_published(trained: Path, tm
     (tmp_path / "new.csv").write_text("item_id,title\nfresh,Reading lamp\n")
     add_items.main(["--model", str(shop), "--items", str(tmp_path / "new.csv"), "--output_dir", str(shop)])
     events = str(trained.parent / "events.csv")
-    record = publish.Record.read(shop)
-    with_added = publish.load_trained(shop, record, events, publish.ReadOptions())
-    published = publish.without_rare(with_added, record.split.how, publish.Privacy(5, 2))
+    split = Record.read(shop).split
+    with_added = load_trained(shop, split, events, ReadOptions())
+    published, _ = without_rare(with_added, split.how, min_item_users=5, min_pair_users=2)
     kept = published.tokenizer.item_vocabulary
     assert "fresh" in kept
     assert not [name for name in kept if name.startswith("only for")]
@@ -238,7 +245,7 @@ def test_the_sequences_stream_and_train_a_model_again(
     assert done.stdout.splitlines()[:2] == [f"40 {columns}", "400 40 40"]
     assert (tmp_path / "again" / "model.safetensors").is_file()
     run_record = json.loads((tmp_path / "again" / "run.json").read_text())
-    assert f" --events {DATASET_ID} " in str(publish.command_of(run_record))
+    assert f" --events {DATASET_ID} " in str(command_of(run_record))
 
     skip_the_clean_process(monkeypatch)  # what was trained on everything is published too
     kept = tmp_path / "kept"
@@ -381,7 +388,7 @@ def test_a_commit_whose_answer_was_lost_counts_as_sent(
 
     def commit_and_lose(*arguments: Any, **options: Any) -> Any:
         commit(*arguments, **options)
-        raise publish.SendError("the connection broke")
+        raise SendError("the connection broke")
 
     monkeypatch.setattr(online, "create_commit", commit_and_lose)
     sent = send(online, folder, "ana/box", message="new")
@@ -395,17 +402,16 @@ def test_a_download_that_is_corrupted_or_refused_is_found_by_verify(
     online: HfApi,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    args, _ = publish.parse(["--model", "unused", "--repo_id", MODEL_ID])
     message = "model.safetensors of ana/shop came back with another content"
     with hub.fault("GET", "/resolve/.*/model.safetensors", "corrupt"), pytest.raises(SendError, match=message):
-        publish.verify(args, hub.token, published["staged"], *golden)
+        check_sent(MODEL_ID, "main", hub.token, published["staged"], *golden)
 
     def refuse(*_: Any) -> Answers:
         raise ValueError("ana/shop does not load in a clean process")
 
-    monkeypatch.setattr(publish, "answers_in_a_clean_process", refuse)
+    monkeypatch.setattr(check, "answers_in_a_clean_process", refuse)
     with pytest.raises(SendError, match="sent, but ana/shop does not load in a clean process"):
-        publish.verify(args, hub.token, published["staged"], *golden)
+        check_sent(MODEL_ID, "main", hub.token, published["staged"], *golden)
 
 
 def test_a_folder_that_does_not_load_is_not_sent(hub: HubServer, published: dict[str, Any], tmp_path: Path) -> None:
@@ -421,25 +427,26 @@ def test_a_folder_of_another_version_is_published_only_if_it_answers_the_same(
     shutil.copytree(published["staged"], tmp_path / "old")
     with (tmp_path / "old" / "modeling_behavior.py").open("a") as code:
         code.write("# as it was once\n")
-    trained = publish.Publication(*load(tmp_path / "old"), [], None)  # type: ignore[arg-type]  # no log is looked at
+    model, tokenizer = load(tmp_path / "old")
     found = golden[1]
-    monkeypatch.setattr(publish, "answers_in_a_clean_process", lambda *_: found)
-    publish.check_same_with_its_own_code(tmp_path / "old", trained)
+    monkeypatch.setattr(check, "answers_in_a_clean_process", lambda *_: found)
+    assert check_same_with_its_own_code(tmp_path / "old", model, tokenizer) == ["modeling_behavior.py"]
+    assert check_same_with_its_own_code(published["staged"], model, tokenizer) == []
     found = {way: rows[::-1] for way, rows in found.items()}
     with pytest.raises(ValueError, match=r"other versions of modeling_behavior.py, which answer differently"):
-        publish.check_same_with_its_own_code(tmp_path / "old", trained)
+        check_same_with_its_own_code(tmp_path / "old", model, tokenizer)
 
 
 def test_a_folder_of_this_machine_is_named_and_not_sent(published: dict[str, Any], tmp_path: Path) -> None:
     shutil.copytree(published["staged"], tmp_path / "named")
-    publish.check_no_local_names(tmp_path / "named", tmp_path / "model")
+    check_no_local_names(tmp_path / "named", tmp_path / "model")
     config = json.loads((tmp_path / "named" / "config.json").read_text())
     for name, value, message in (
         ("note", str(tmp_path / "model"), "in config.json; expected no name of this machine"),
     ):
         (tmp_path / "named" / "config.json").write_text(json.dumps({**config, name: value}))
         with pytest.raises(ValueError, match=message):
-            publish.check_no_local_names(tmp_path / "named", tmp_path / "model")
+            check_no_local_names(tmp_path / "named", tmp_path / "model")
 
 
 def test_a_text_encoder_that_is_a_folder_here_gets_a_repository_of_its_own_from_which_strangers_add_items(
@@ -467,7 +474,7 @@ def test_a_text_encoder_that_is_a_folder_here_gets_a_repository_of_its_own_from_
     }
     assert hub.repositories()[f"models/{encoder_id}"]["private"]
     assert json.loads(hub.read("ana/words", "config.json"))["text_encoder"] == encoder_id
-    assert f"read by `{encoder_id.split('/')[1]}`" in hub.read("ana/words", "README.md").decode()
+    assert f"embedded by `{encoder_id.split('/')[1]}`" in hub.read("ana/words", "README.md").decode()
     for repo in ("ana/words", encoder_id):
         assert not [name for name in hub.files(repo) if str(tmp_path).encode() in hub.read(repo, name)]
     assert (tmp_path / "staged-text-encoder" / "model.safetensors").exists()
@@ -541,9 +548,8 @@ def test_without_a_token_nothing_is_begun(
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (["--repo_id", "shop"], "--repo_id is shop, expected USER/NAME"),
-        (["--repo_id", "ana/shop", "--min_item_users", "0"], "--min_item_users is 0, expected at least 1"),
-        (["--repo_id", "ana/shop"], "HF_HUB_OFFLINE is set, expected a connection"),
+        (["--repo_id", "shop"], "got --repo_id shop; expected USER/NAME"),
+        (["--repo_id", "ana/shop", "--min_item_users", "0"], "got --min_item_users 0; expected at least 1"),
     ],
 )
 def test_options_that_cannot_work_are_named(
@@ -552,6 +558,11 @@ def test_options_that_cannot_work_are_named(
     with pytest.raises(SystemExit):
         publish.parse(["--model", "here", *options])
     assert message in capsys.readouterr().err
+
+
+def test_without_a_connection_only_a_dry_run_works() -> None:
+    with pytest.raises(ValueError, match="HF_HUB_OFFLINE is set; expected a connection: unset it, or use --dry_run"):
+        publish.main(["--model", "here", "--repo_id", "ana/shop"])
 
 
 def test_a_folder_without_a_model_or_a_log_is_named(trained: Path, tmp_path: Path) -> None:
