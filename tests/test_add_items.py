@@ -14,7 +14,6 @@ from safetensors.torch import load_file, save_file
 from tiny import WORDS, load, save_bert, tiny_model
 from transformers import AutoModel, AutoTokenizer, pipeline
 
-from next_behavior.commands import add_items
 from next_behavior.commands.add_items import main
 from next_behavior.model import associative_memory, neighbor_lists
 from next_behavior.model.configuration_behavior import BehaviorConfig
@@ -23,18 +22,19 @@ from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.neighbor_lists import COUNT_UNIT, NeighborLists
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.text.encoders import fit_reduction
+from next_behavior.training import catalog
 from next_behavior.training.initial_model import EmbeddedText, fill_text
 from next_behavior.training.vocabulary import assemble
 
 ROOT = Path(__file__).resolve().parent.parent
 
-TITLES = [f"{colour} {thing}" for colour in WORDS[:3] for thing in WORDS[3:]]
+TITLES = [f"{color} {thing}" for color in WORDS[:3] for thing in WORDS[3:]]
 HISTORY = [{"item": "item 0", "action": "view"}, {"item": "item 4", "action": "view"}]
 NEW = "item_id,title\nfresh 1,red lip\nfresh 2,\nitem 3,another title\n"
 
 
 def shop(folder: Path, encoder: str | None) -> Path:
-    """A saved model with random weights and a counted memory; with an encoder it has read its items' words."""
+    """A saved model with random weights and a counted memory; with an encoder it has read its items' text."""
     names = [f"item {index}" for index in range(len(TITLES))]
     tokenizer = assemble(names, ["view", "buy"], [60.0, 3600.0], num_new_items=3, max_length=6)
     tokenizer.describe_items([1] * len(names), TITLES)
@@ -59,7 +59,7 @@ def shop(folder: Path, encoder: str | None) -> Path:
 @pytest.fixture(scope="module")
 def shops(tmp_path_factory: pytest.TempPathFactory, bert: str) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("shops")
-    return {"words": shop(root / "words", bert), "ids": shop(root / "ids", None)}
+    return {"text": shop(root / "text", bert), "ids": shop(root / "ids", None)}
 
 
 @pytest.fixture
@@ -83,7 +83,7 @@ def answer(folder: Path) -> torch.Tensor:
 
 @pytest.mark.parametrize(
     ("name", "added"),
-    [("words", "added          2 (1 with text, 1 without)"), ("ids", "added          2 (the model reads no text)")],
+    [("text", "added          2 (1 with text, 1 without)"), ("ids", "added          2 (the model reads no text)")],
 )
 def test_the_folder_loads_and_its_pipeline_names_an_added_item_with_its_title(
     shops: dict[str, Path], new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], name: str, added: str
@@ -107,8 +107,8 @@ def test_the_folder_loads_and_its_pipeline_names_an_added_item_with_its_title(
 
 
 def test_what_the_command_writes_is_what_the_method_makes(shops: dict[str, Path], new: str, tmp_path: Path) -> None:
-    run(shops["words"], tmp_path / "out", "--items", new)
-    model, tokenizer = load(shops["words"])
+    run(shops["text"], tmp_path / "out", "--items", new)
+    model, tokenizer = load(shops["text"])
     model.add_items(tokenizer, [{"item_id": "fresh 1", "title": "red lip"}, {"item_id": "fresh 2", "title": None}])
     expected = model.item_log_probabilities(**tokenizer([HISTORY], return_tensors="pt")).exp()[0]
     assert torch.equal(answer(tmp_path / "out"), expected)
@@ -125,7 +125,7 @@ def test_another_text_encoder_is_refused_and_nothing_changes(
     shops: dict[str, Path], tmp_path: Path, changes: dict[str, int], message: str
 ) -> None:
     other = save_bert(tmp_path / "other", **changes)
-    model, tokenizer = load(shops["words"])
+    model, tokenizer = load(shops["text"])
     with pytest.raises(ValueError, match=message):
         model.add_items(tokenizer, [{"item_id": "fresh", "title": "red lip"}], text_encoder=other)
     assert len(tokenizer) == model.config.vocab_size == len(TITLES) + 7
@@ -135,10 +135,10 @@ def test_a_model_knows_its_encoder_in_another_precision_and_one_saved_before_the
     shops: dict[str, Path], tmp_path: Path
 ) -> None:
     new = [{"item_id": "fresh", "title": "red lip"}]
-    model, tokenizer = load(shops["words"])
+    model, tokenizer = load(shops["text"])
     assert model.bfloat16().add_items(tokenizer, new) == [len(TITLES) + 7]
 
-    old = shutil.copytree(shops["words"], tmp_path / "old")
+    old = shutil.copytree(shops["text"], tmp_path / "old")
     weights = load_file(old / "model.safetensors")
     del weights["bert.embeddings.item_text.probe"]
     save_file(weights, old / "model.safetensors", metadata={"format": "pt"})
@@ -152,8 +152,8 @@ def test_retired_items_are_not_answered_and_come_back_with_the_table(
 ) -> None:
     gone = tmp_path / "gone.txt"
     gone.write_text("item 3\r\n\nitem 5\n", newline="")
-    before = answer(shops["words"])
-    run(shops["words"], tmp_path / "one", "--retire", str(gone))
+    before = answer(shops["text"])
+    run(shops["text"], tmp_path / "one", "--retire", str(gone))
     assert "retired        2" in capsys.readouterr().out
     ids = [BehaviorTokenizer.from_pretrained(tmp_path / "one").encode_item(item) for item in ("item 3", "item 5")]
     after = answer(tmp_path / "one")
@@ -170,14 +170,14 @@ def test_retired_items_are_not_answered_and_come_back_with_the_table(
     run(tmp_path / "one", tmp_path / "three", "--items", new, "--retire", str(gone))
     printed = capsys.readouterr().out
     assert "came back      0" in printed
-    assert "retired        0 (2 more were so already)" in printed
+    assert "retired        0 (2 more were retired already)" in printed
 
 
 def test_in_place_keeps_what_else_the_folder_holds(
     shops: dict[str, Path], new: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "shop"
-    shutil.copytree(shops["words"], folder)
+    shutil.copytree(shops["text"], folder)
     for name in ("adapter", "checkpoints/last"):
         (folder / name).mkdir(parents=True)
         (folder / name / "state").write_text(name)
@@ -213,7 +213,7 @@ def test_a_run_that_fails_leaves_the_folder_as_it_was(
     shops: dict[str, Path], new: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     folder = tmp_path / "shop"
-    shutil.copytree(shops["words"], folder)
+    shutil.copytree(shops["text"], folder)
     before = contents(folder)
 
     def full_disk(*_: Any, **__: Any) -> None:
@@ -235,16 +235,16 @@ def test_a_file_system_without_hard_links_is_served_by_copies(
     def refuse(*_: Any, **__: Any) -> None:
         raise OSError("not supported")
 
-    monkeypatch.setattr(add_items.os, "link", refuse)
+    monkeypatch.setattr(catalog.os, "link", refuse)
     run(folder, folder, "--items", new)
     assert (folder / "evaluation.json").read_text() == "{}"
 
 
 @pytest.mark.parametrize("added", [False, True])
-def test_items_with_similar_words_stand_in_each_others_lists(
+def test_items_with_similar_text_stand_in_each_others_lists(
     shops: dict[str, Path], added: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, tokenizer = load(shops["words"])
+    model, tokenizer = load(shops["text"])
     memory = model.associate_path
     mean_sum = memory.neighbors().value.sum() / (memory.item_counts > 0).sum()
     if added:
@@ -267,17 +267,17 @@ def test_items_with_similar_words_stand_in_each_others_lists(
         expected[x, y] += mean_sum * strength * weight
         expected[y, x] += mean_sum * strength * weight
     torch.testing.assert_close(lists(0.5, 3.0), expected)
-    # Words are no event: they stay when a training target's own event is taken out of the counts.
+    # A text link is no event: it stays when a training target's own event is taken out of the counts.
     x, y = ((expected > 0) & (counted == 0)).nonzero()[0].tolist()
     left, _ = memory.neighbors().leave_one_out(torch.tensor([[x]]), torch.tensor([y]))
     torch.testing.assert_close(left[0, 0], expected[x, y])
 
 
-def test_counting_events_of_items_with_words_gives_the_lists_made_anew(
+def test_counting_events_of_items_with_text_gives_the_lists_made_anew(
     shops: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(associative_memory, "FEW_PAIRS", 0)
-    model, tokenizer = load(shops["words"])
+    model, tokenizer = load(shops["text"])
     memory, first = model.associate_path, model.config.first_item_id
     model.config.memory_text = 0.5
     fresh = model.add_items(
@@ -294,7 +294,7 @@ def test_counting_events_of_items_with_words_gives_the_lists_made_anew(
 def test_an_added_item_is_linked_to_what_behaviour_made_alike_among_texts_that_are_equally_alike(
     shops: dict[str, Path],
 ) -> None:
-    model, _ = load(shops["words"])
+    model, _ = load(shops["text"])
     memory, text = model.associate_path, model.bert.embeddings.item_text
     assert text is not None
     first = model.config.first_item_id
@@ -321,7 +321,7 @@ def test_an_added_item_is_linked_to_what_behaviour_made_alike_among_texts_that_a
 def test_an_added_item_is_named_by_the_memory_alone_too_until_it_is_counted(
     shops: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    model, tokenizer = load(shops["words"])
+    model, tokenizer = load(shops["text"])
     model.config.memory_share = 0.0
     assert not model.associate_path.share().any(), "all others are counted"
     [fresh] = model.add_items(tokenizer, [{"item_id": "fresh", "title": "red lip"}])
@@ -344,7 +344,7 @@ def test_an_added_item_is_named_by_the_memory_alone_too_until_it_is_counted(
 
 
 def test_borrowing_again_changes_nothing(shops: dict[str, Path]) -> None:
-    model, tokenizer = load(shops["words"])
+    model, tokenizer = load(shops["text"])
     model.add_items(tokenizer, [{"item_id": "fresh 1", "title": "red lip"}, {"item_id": "fresh 2", "title": "nail"}])
     memory = model.associate_path
     once = memory.borrow_ids.clone(), memory.borrow_weights.clone()
@@ -357,7 +357,7 @@ def test_a_column_that_is_not_there_is_said(
     shops: dict[str, Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "shop"
-    shutil.copytree(shops["words"], folder)
+    shutil.copytree(shops["text"], folder)
     config = BehaviorConfig.from_pretrained(folder)
     config.text_columns = ["title", "brand"]
     config.save_pretrained(folder)
@@ -377,7 +377,7 @@ def test_a_column_that_is_not_there_is_said(
         (["--retire", "NOTHING"], "nothing to do"),
         (["--output_dir", "BERT"], "is there already"),
         (["--items", "ITEMS", "--text_encoder", "NOWHERE"], "which cannot be loaded"),
-        (["--items", "ITEMS", "--text_encoder", "BERT", "--model", "IDS"], "reads no words"),
+        (["--items", "ITEMS", "--text_encoder", "BERT", "--model", "IDS"], "reads no item text"),
     ],
 )
 def test_what_cannot_be_done_is_refused_and_nothing_is_written(
@@ -392,7 +392,7 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(
     given = dict(zip(options[::2], (places[value] for value in options[1::2]), strict=True))
     if not {"--items", "--retire"} & given.keys():
         given["--items"] = new
-    arguments = {"--model": str(shops["words"]), "--output_dir": str(tmp_path / "out")} | given
+    arguments = {"--model": str(shops["text"]), "--output_dir": str(tmp_path / "out")} | given
     before = contents(Path(arguments["--output_dir"])), sorted(tmp_path.iterdir())
     with pytest.raises((ValueError, FileNotFoundError), match=message):
         main([part for pair in arguments.items() for part in pair])
