@@ -33,7 +33,8 @@ import polars as pl
 import torch
 from tqdm import tqdm
 
-from next_behavior.data.events import read_events, read_items
+from next_behavior.data.events import read_events
+from next_behavior.data.items import read_items
 from next_behavior.data.sequences import TEST, TRAIN, VALIDATION
 from next_behavior.data.splits import Split, assign_parts
 from next_behavior.evaluation.metrics import ndcg_at_k, pessimistic_ranks, recall_at_k

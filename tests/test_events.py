@@ -19,14 +19,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from next_behavior.data.events import (
-    EventLog,
-    ReadOptions,
-    add_event_arguments,
-    options_from_arguments,
-    read_events,
-    read_items,
-)
+from next_behavior.data.events import EventLog, read_events
+from next_behavior.data.items import read_items
+from next_behavior.data.read_options import ReadOptions, add_event_arguments, options_from_arguments
 from next_behavior.data.tables import read_file
 
 NOON = 1_700_000_000  # seconds: 2023-11-14 22:13:20 UTC

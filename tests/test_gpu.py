@@ -13,9 +13,10 @@ from processes import run_training
 from test_training import SMALL, write_log
 from tiny import load, save_bert, tiny_model
 
-from next_behavior.data.events import ReadOptions, read_events
-from next_behavior.data.splits import assign_parts
-from next_behavior.evaluation.evaluator import evaluate_folder, recorded_split
+from next_behavior.data.events import read_events
+from next_behavior.data.read_options import ReadOptions
+from next_behavior.data.splits import assign_parts, recorded_split
+from next_behavior.evaluation.evaluator import evaluate_folder
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 

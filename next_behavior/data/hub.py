@@ -4,7 +4,7 @@
     load_hub_dataset("ana/shop-log@v1")     # a datasets.Dataset
 
 A log may have one row per event, or one row per user with lists of items, actions and times (what `publish.py
---push_dataset` sends); `behavior/events.py` reads both. Private data sets need HF_TOKEN or `hf auth login`.
+--push_dataset` sends); `events.py` reads both. Private data sets need HF_TOKEN or `hf auth login`.
 """
 
 from __future__ import annotations

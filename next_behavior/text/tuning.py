@@ -38,7 +38,9 @@ from transformers import BertModel
 from transformers.masking_utils import create_bidirectional_mask
 from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
-from next_behavior.data.events import add_event_arguments, options_from_arguments, read_events, read_items
+from next_behavior.data.events import read_events
+from next_behavior.data.items import read_items
+from next_behavior.data.read_options import add_event_arguments, options_from_arguments
 from next_behavior.data.splits import WAYS, assign_parts, make_split
 from next_behavior.text.encoders import (
     BertTextEncoder,

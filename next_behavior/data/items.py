@@ -1,0 +1,91 @@
+"""Item tables: what is known about the items, as text.
+
+    items = read_items("items.csv")          # item_id, title, and the other text columns
+
+Numbers and columns of ids tell a reader nothing and are left out.
+"""
+
+from __future__ import annotations
+
+import os
+import warnings
+from pathlib import Path
+
+import polars as pl
+
+from next_behavior.data.columns import ITEM, choose_column, plain
+from next_behavior.data.tables import columns_of, from_table, id_text, list_files, read_file
+
+# Title-like columns, best first.
+TITLES = [
+    "title",
+    "name",
+    "item_name",
+    "item_title",
+    "product_name",
+    "product_title",
+    "article_name",
+    "movie_title",
+    "headline",
+    "prod_name",
+    "product_type",
+    "label",
+    "description",
+]
+ID_LIKE = {"asin", "parentasin", "sku", "ean", "upc", "gtin", "isbn", "barcode", "url", "link", "image", "imageurl"}
+
+
+def read_items(source: object, id_column: str | None = None) -> pl.DataFrame:
+    """What is known about the items, as text.
+
+    Args:
+        source: as in `read_events`.
+        id_column: its id column; None finds item_id or a recognised name.
+
+    Returns:
+        item_id String (unique, never null), title String (the best title-like column, null where there is none), then
+        the other text columns under their own names; lists of text are joined by ", ". Numbers and id-like columns
+        (asin, sku, ..._id, urls) are left out.
+
+    Raises:
+        FileNotFoundError, ValueError: as in `read_events`.
+    """
+    notes: list[str] = []
+    if isinstance(source, (str, os.PathLike)):
+        files = list_files(Path(source))
+        columns = columns_of(files[0])
+        key = choose_column(ITEM, columns, id_column, needed=True, notes=notes, flag="id_column")
+        parts = [read_file(file, columns) for file in files]
+        frame = pl.concat([part.frame for part in parts], how="vertical_relaxed")
+        malformed = [m for part in parts for m in part.malformed]
+        if malformed:
+            row, reason, text = malformed[0]
+            warnings.warn(
+                f"{source}: {len(malformed):,} rows left out, e.g. row {row:,} ({reason}): {text!r}", stacklevel=2
+            )
+    else:
+        columns = from_table(source, None)[0].columns
+        key = choose_column(ITEM, columns, id_column, needed=True, notes=notes, flag="id_column")
+        frame = from_table(source, columns)[0]
+    ids = id_text(frame[str(key)], ITEM, notes).alias(ITEM)
+    texts = frame.select(
+        (pl.col(c).list.join(", ", ignore_nulls=True) if isinstance(kind, pl.List) else pl.col(c).cast(pl.String))
+        .replace("", None)
+        for c, kind in frame.schema.items()
+        if c != key and not plain(c).endswith("id") and plain(c) not in ID_LIKE
+        and (kind in (pl.String, pl.Categorical, pl.Enum) or kind == pl.List(pl.String))
+    )  # fmt: skip
+    title = next((c for alias in TITLES for c in texts.columns if plain(c) == plain(alias)), None)
+    if title is None and texts.width:  # the column that tells items apart best
+        title = max(texts.columns, key=lambda c: texts[c].n_unique())
+    titles = texts[title].alias("title") if title else pl.Series("title", [None] * frame.height, dtype=pl.String)
+    items = pl.DataFrame([ids, titles]).hstack(texts.drop([title] if title else []).get_columns())
+    items = items.filter(pl.col(ITEM).is_not_null() & (pl.col(ITEM) != ""))
+    if items.is_empty():
+        raise ValueError(
+            f"got no item in the column {key!r}; expected one row per item: name its id column with id_column"
+        )
+    unique = items.unique(ITEM, keep="first", maintain_order=True)
+    if unique.height < items.height:
+        warnings.warn(f"items: {items.height - unique.height:,} later rows of ids seen before left out", stacklevel=2)
+    return unique

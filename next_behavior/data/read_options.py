@@ -1,0 +1,106 @@
+"""How a log is to be read and cleaned, and the command-line flags that say it.
+
+    add_event_arguments(parser)
+    log = read_events(args.events, options_from_arguments(args))        # data/events.py
+
+This file imports nothing heavy, so that a command shows its help at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+import dataclasses
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+
+from next_behavior.data.columns import ACTION, ALIASES, FLAGS, ITEM, TIME, USER
+
+UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # ticks per second
+
+
+@dataclass(frozen=True)
+class ReadOptions:
+    """How to read and clean a log.
+
+    Attributes:
+        user_column, item_column, action_column, time_column: names in the file; None finds a recognized name.
+        time_unit: "s", "ms", "us", "ns" (since 1970) or "iso" (text); None infers and reports it.
+        duplicates: "keep" counts later copies of an event, "drop" removes them.
+        min_user_events, min_item_events: users and items with fewer events are removed, repeatedly until none is left.
+        max_user_events: keep only each user's newest events; None keeps all.
+        max_reject_ratio: share (0 to 1) of unusable rows above which reading stops. Rows removed on request
+            (duplicates, counts, cap) are not unusable.
+        latest_time: ISO time after which an event lies in the future; None is one day from now.
+    """
+
+    user_column: str | None = None
+    item_column: str | None = None
+    action_column: str | None = None
+    time_column: str | None = None
+    time_unit: str | None = None
+    duplicates: str = "keep"
+    min_user_events: int = 1
+    min_item_events: int = 1
+    max_user_events: int | None = None
+    max_reject_ratio: float = 0.05
+    latest_time: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.time_unit not in (None, "iso", *UNITS):
+            raise ValueError(f"got time_unit={self.time_unit!r}; expected one of {', '.join(UNITS)}, iso, or None")
+        if self.duplicates not in ("keep", "drop"):
+            raise ValueError(f"got duplicates={self.duplicates!r}; expected 'keep' or 'drop'")
+        for name in ("min_user_events", "min_item_events"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"got {name}={getattr(self, name)}; expected at least 1 (1 removes nothing)")
+        if self.max_user_events is not None and self.max_user_events < 2:
+            raise ValueError(
+                f"got max_user_events={self.max_user_events}; expected at least 2 (one to predict from), or None"
+            )
+        if not 0 <= self.max_reject_ratio <= 1:
+            raise ValueError(f"got max_reject_ratio={self.max_reject_ratio}; expected a share between 0 and 1")
+        self.latest()
+
+    def columns(self) -> dict[str, str | None]:
+        """The column that was named for each role, None for one that is to be found."""
+        return {USER: self.user_column, ITEM: self.item_column, ACTION: self.action_column, TIME: self.time_column}
+
+    def latest(self) -> datetime:
+        """The last time that is not in the future, UTC."""
+        if self.latest_time is None:
+            return datetime.now(timezone.utc) + timedelta(days=1)
+        try:
+            return utc(datetime.fromisoformat(self.latest_time.replace("Z", "+00:00")))
+        except ValueError:
+            raise ValueError(f"got latest_time={self.latest_time!r}; expected ISO time such as 2030-01-31") from None
+
+
+def utc(time: datetime) -> datetime:
+    """The time in UTC; a naive one is taken as UTC."""
+    return time.replace(tzinfo=timezone.utc) if time.tzinfo is None else time.astimezone(timezone.utc)
+
+
+def add_event_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add one flag per field of `ReadOptions`."""
+    group = parser.add_argument_group("event log")
+    for role, flag in FLAGS.items():
+        examples = ", ".join(ALIASES[role].split()[:4])
+        group.add_argument(f"--{flag}", help=f"column of the {flag.split('_')[0]} (default: {examples} ... if present)")
+    group.add_argument(
+        "--time_unit", choices=[*UNITS, "iso"], help="unit of the time column (default: inferred, reported)"
+    )
+    group.add_argument(
+        "--duplicates", choices=["keep", "drop"], default="keep", help="exact copies (default: keep, counted)"
+    )
+    group.add_argument("--min_item_events", type=int, default=1, help="remove items with fewer events (default: 1)")
+    group.add_argument("--min_user_events", type=int, default=1, help="remove users with fewer events (default: 1)")
+    group.add_argument("--max_user_events", type=int, help="keep each user's newest N events (default: all)")
+    group.add_argument(
+        "--max_reject_ratio", type=float, default=0.05, help="stop above this share of unusable rows (0.05)"
+    )
+    group.add_argument("--latest_time", help="ISO time after which events lie in the future (default: a day from now)")
+
+
+def options_from_arguments(args: argparse.Namespace) -> ReadOptions:
+    """The options that `add_event_arguments` parsed."""
+    return ReadOptions(**{field.name: getattr(args, field.name) for field in dataclasses.fields(ReadOptions)})

@@ -1,0 +1,247 @@
+"""The report on a cleaned log.
+
+    report = describe(events, source="events.csv", ...)
+    print(report)
+
+It says what was read, what each rule removed, what is left, and what looks odd.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import textwrap
+from dataclasses import dataclass, field
+
+import polars as pl
+
+from next_behavior.data.cleaning import RULES
+
+PLACEHOLDERS = ["null", "none", "nan", "n/a", "undefined", "unknown", "anonymous", "guest", "-1"]
+HEAVY_SHARE, HEAVY_TIMES = 0.01, 20  # a heavy user holds 1 % of the events and 20 times the median
+FAST_EVENTS, FAST_SECONDS = 60, 60  # faster than an event per second for a minute: no person
+WIDTH, INDENT = 110, 18  # characters in a line of the report, and before its text
+SHOWN = 5  # users, files and actions named in the report before it says "and N more"
+
+
+@dataclass(frozen=True)
+class Removed:
+    """Rows one rule removed: its name, how many rows, what they have in common and one of them in words."""
+
+    rule: str
+    rows: int
+    what: str
+    example: str
+
+
+@dataclass(frozen=True)
+class CleaningReport:
+    """What was read, what each rule removed, and what is left. `str` is for people, `to_dict` for JSON.
+
+    Attributes:
+        source: the path as given, or the kind of table.
+        files: names of the files read, in order.
+        rows: rows read, rejected ones included.
+        columns: the column chosen for `user_id`, `item_id`, `action` and `timestamp`; None where the log has none.
+        notes: aliases used, units inferred and other choices made for the user.
+        time_unit: "s", "ms", "us", "ns", "iso", "datetime" or None (no time column).
+        removed: one entry per rule that removed rows.
+        events, users, items: what is left; items counts distinct ids.
+        actions: events per action, most frequent first.
+        first_time, last_time: ISO text in UTC, None without times.
+        median_user_events, longest_user_events: events per user.
+        repeats: share (0 to 1) of the events naming an item whose user had that item before.
+        ties: events with the same user and time as another, earlier one in order (their order is the file's).
+        exact_duplicates: later copies of an event; 0 without times, where a copy is a repeat.
+        without_item: events that name no item.
+        suspicious_users: user, reason.
+    """
+
+    source: str
+    files: list[str]
+    rows: int
+    columns: dict[str, str | None]
+    notes: list[str]
+    time_unit: str | None
+    removed: list[Removed]
+    events: int
+    users: int
+    items: int
+    actions: dict[str, int]
+    first_time: str | None
+    last_time: str | None
+    median_user_events: float
+    longest_user_events: int
+    repeats: float
+    ties: int
+    exact_duplicates: int
+    without_item: int
+    suspicious_users: list[tuple[str, str]] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, object]:
+        """The report as plain dicts, lists, numbers and strings."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        size = [_count(len(self.files), "file")] if self.files else []
+        read = f"{self.source} ({', '.join([*size, _count(self.rows, 'row')])})"
+        lines = [("Event log", read)]
+        absent = {"action": 'none, every action is "interact"', "timestamp": "none, file order is the order"}
+        for role, column in self.columns.items():
+            lines.append((f"  {role}", f"column {column}" if column else absent[role]))
+        lines += [("  note", note) for note in self.notes]
+        lines.append(("Removed", _count(sum(r.rows for r in self.removed), "row") if self.removed else "nothing"))
+        for r in self.removed:
+            lines.append((f"  {r.rule}", f"{r.rows:,} ({_percent(r.rows, self.rows)}) {r.what}; e.g. {r.example}"))
+        lines.append(
+            ("Kept", f"{_count(self.events, 'event')} of {_count(self.users, 'user')} on {_count(self.items, 'item')}")
+        )
+        if self.first_time and self.last_time:
+            lines.append(("  time span", f"{_short(self.first_time)} to {_short(self.last_time)} UTC"))
+        lines.append(("  per user", f"median {self.median_user_events:g} events, longest {self.longest_user_events:,}"))
+        shares = [f"{action} {_percent(count, self.events)}" for action, count in self.actions.items()]
+        more = f" and {len(shares) - 2 * SHOWN} more" if len(shares) > 2 * SHOWN else ""
+        lines.append(("  actions", f"{len(shares)}: {', '.join(shares[: 2 * SHOWN])}{more}"))
+        lines.append(("  repeats", f"{100 * self.repeats:.1f} % of the events with an item: their user had it before"))
+        if self.without_item:
+            lines.append(
+                ("  no item", f"{_count(self.without_item, 'event')} ({_percent(self.without_item, self.events)})")
+            )
+        if self.first_time:
+            share = _percent(self.ties, self.events)
+            tied = f"{_count(self.ties, 'event')} ({share}) at the same time as the user's previous one"
+            lines.append(("  ties", f"{tied}; file order decides"))
+            copies = f"{self.exact_duplicates:,} ({_percent(self.exact_duplicates, self.events)})"
+            hint = " kept; --duplicates drop removes them" if self.exact_duplicates else ""
+            lines.append(("  exact copies", copies + hint))
+        suspicious = [f"{user}: {reason}" for user, reason in self.suspicious_users]
+        lines.append(
+            (
+                "  suspicious",
+                _count(len({user for user, _ in self.suspicious_users}), "user") if suspicious else "no user",
+            )
+        )
+        lines += [("", text) for text in suspicious[:SHOWN]]
+        if len(suspicious) > SHOWN:
+            lines.append(("", f"and {len(suspicious) - SHOWN} more"))
+        return "\n".join(
+            textwrap.fill(
+                text,
+                width=WIDTH,
+                initial_indent=f"{label:<18}",
+                subsequent_indent=" " * 18,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            for label, text in lines
+        )
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
+
+
+def _percent(part: int, whole: int) -> str:
+    return f"{100 * part / max(whole, 1):.1f} %"
+
+
+def _short(time: str) -> str:
+    return time[:19].replace("T", " ")
+
+
+def describe(
+    events: pl.DataFrame,
+    *,
+    source: str,
+    files: list[str],
+    rows: int,
+    columns: dict[str, str | None],
+    notes: list[str],
+    time_unit: str | None,
+    rejects: pl.DataFrame,
+) -> CleaningReport:
+    """Count what is left of the log and what each rule removed."""
+    has_time = columns["timestamp"] is not None
+    per_user = events.group_by("user_id").len()
+    actions = events.group_by("action").len().sort(["len", "action"], descending=[True, False])
+    named = events.select("user_id", "item_id").drop_nulls("item_id")
+    repeats = 1 - named.unique().height / named.height if named.height else 0.0
+    moments, copies = events.select("user_id", "timestamp"), 0
+    ties = 0
+    if has_time and events.height:
+        same = (pl.col("user_id") == pl.col("user_id").shift()) & (pl.col("timestamp") == pl.col("timestamp").shift())
+        moments = moments.filter(~same.fill_null(False))
+        ties = events.height - moments.height
+        copies = events.height - events.select("user_id", "item_id", "action", "timestamp").unique().height
+    span = [t.isoformat() if t is not None else None for t in (events["timestamp"].min(), events["timestamp"].max())]  # type: ignore[union-attr]
+    return CleaningReport(
+        source=source,
+        files=files,
+        rows=rows,
+        columns=columns,
+        notes=[*notes, *_odd_ids(named["item_id"])],
+        time_unit=time_unit,
+        removed=summarize(rejects, files),
+        events=events.height,
+        users=per_user.height,
+        items=named["item_id"].n_unique(),
+        actions=dict(actions.iter_rows()),
+        first_time=span[0],
+        last_time=span[1],
+        median_user_events=float(per_user["len"].median() or 0),  # type: ignore[arg-type]
+        longest_user_events=int(per_user["len"].max() or 0),  # type: ignore[arg-type]
+        repeats=repeats,
+        ties=ties,
+        exact_duplicates=copies,
+        without_item=events.height - named.height,
+        suspicious_users=_suspicious(per_user, moments if has_time else None),
+    )
+
+
+def summarize(rejects: pl.DataFrame, files: list[str]) -> list[Removed]:
+    """One entry per rule that removed rows, in the order of `RULES`."""
+    counts = dict(rejects.group_by("rule").len().iter_rows())
+    found = []
+    for rule, (what, _) in RULES.items():
+        if rule in counts:
+            first = rejects.filter(pl.col("rule") == rule).row(0, named=True)
+            found.append(Removed(rule, counts[rule], what, _example(first, len(files) > 1)))
+    return found
+
+
+def _example(reject: dict[str, object], name_file: bool) -> str:
+    where = f"row {reject['row']:,}" + (f" of {reject['file']}" if name_file else "")
+    if reject["text"] is not None:
+        return f"{where}: {reject['reason']}: {str(reject['text'])[:80]!r}"
+    values = [f"{k}={str(reject[k])[:40]!r}" for k in ("user_id", "item_id", "action", "timestamp") if reject[k]]
+    return f"{where}: {', '.join(values) or 'all empty'}"
+
+
+def _odd_ids(items: pl.Series) -> list[str]:
+    """Notes on item ids that look like accidents of an export; they are kept as written."""
+    notes = []
+    empty = items.filter(items.is_in(["nan", "NaN", "None", "null", "NULL", "<NA>", "N/A"]))
+    if len(empty):
+        notes.append(f"{_count(len(empty), 'event')} with the item id {empty[0]!r}: empty it if it means no item")
+    if len(items) and items.str.ends_with(".0").all():
+        notes.append(f"every item id ends in .0 (e.g. {items[0]!r}): the item table may have them without")
+    return notes
+
+
+def _suspicious(per_user: pl.DataFrame, moments: pl.DataFrame | None) -> list[tuple[str, str]]:
+    """Users that look like robots, shared accounts or missing ids; reported, never removed."""
+    total, median = int(per_user["len"].sum()), float(per_user["len"].median() or 0)  # type: ignore[arg-type]
+    heavy = per_user.filter((pl.col("len") >= HEAVY_SHARE * total) & (pl.col("len") >= HEAVY_TIMES * median))
+    found = [
+        (str(user), f"{count:,} events ({_percent(count, total)} of all, {count / median:.0f} times the median)")
+        for user, count in heavy.sort(["len", "user_id"], descending=[True, False]).iter_rows()
+    ]
+    names = per_user.filter(pl.col("user_id").str.to_lowercase().is_in(PLACEHOLDERS)).sort("user_id")
+    found += [(str(user), f"{count:,} events under a placeholder id") for user, count in names.iter_rows()]
+    if moments is not None:
+        later = pl.col("timestamp").shift(-FAST_EVENTS) - pl.col("timestamp")
+        fast = moments.filter(
+            (pl.col("user_id") == pl.col("user_id").shift(-FAST_EVENTS)) & (later <= pl.duration(seconds=FAST_SECONDS))
+        )
+        reason = f"more than {FAST_EVENTS} events at different moments within {FAST_SECONDS} s"
+        found += [(str(user), reason) for user in fast["user_id"].unique().sort()]
+    return found
