@@ -1,11 +1,7 @@
-"""`evaluate_behavior.py --help` says what it does; the code is in `next_behavior/evaluation/evaluator.py`."""
+"""`evaluate_behavior.py --help` says what it does; the code is in `next_behavior/commands/evaluate.py`."""
 
-import sys
-
-from next_behavior.evaluation.evaluator import main
+from next_behavior.commands.errors import run
+from next_behavior.commands.evaluate import main
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"evaluate_behavior.py: {error}")
+    run("evaluate_behavior.py", main)

@@ -113,7 +113,7 @@ def make_system(name: str, seed: int, folder: Path) -> System:
         case "item-transition":
             return OurBaseline("ItemTransition", folder)
         case "item-neighbours":
-            return OurBaseline("ItemNeighbours", folder)
+            return OurBaseline("ItemNeighbors", folder)
         case "implicit-als":
             return ImplicitALS(seed)
         case "implicit-item-knn":

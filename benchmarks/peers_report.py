@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.peers_measure import ENVIRONMENTS, STOCK_STEPS
-from next_behavior.evaluation.evaluator import number, table
+from next_behavior.evaluation.tables import number, table
 
 # Trained as shipped only long enough to measure throughput; the same loss is trained to the end by the other.
 VARIANTS = {"rectools-esasrec": "rectools-esasrec-real", "rectools-sasrec": "rectools-sasrec-real"}

@@ -514,8 +514,7 @@ def our_sequences(folder: Path, tokenizer: Any) -> Any:
     """The prepared events as token ids of a `BehaviorTokenizer`."""
     import polars as pl
 
-    from next_behavior.data.sequences import Sequences
-    from next_behavior.evaluation.evaluator import tokenize_log
+    from next_behavior.data.sequences import Sequences, tokenize_log
 
     dataset = tokenize_log(pl.read_parquet(folder / "events.parquet"), tokenizer)
     return Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)
@@ -534,7 +533,7 @@ def ranker_rows(ranker: Any, sequences: Any, max_length: int, columns: np.ndarra
 
 
 class OurBaseline:
-    """A counting baseline of `behavior/baselines.py`."""
+    """A counting baseline of this project, by the name of its class."""
 
     libraries = ("numpy", "scipy")
     MAX_LENGTH = 200
@@ -542,14 +541,16 @@ class OurBaseline:
 
     def __init__(self, kind: str, folder: Path) -> None:
         self.kind, self.folder = kind, folder
-        self.what = f"{kind} of behavior/baselines.py"
+        self.what = f"{kind} of next_behavior/evaluation"
 
     def fit(self, task: Task, clock: Clock) -> None:
         import polars as pl
 
         from next_behavior.data.sequences import Sequences, encode_events
-        from next_behavior.evaluation import baselines
+        from next_behavior.evaluation.item_baselines import ItemTransition, Popularity
+        from next_behavior.evaluation.item_neighbors import ItemNeighbors
 
+        classes: tuple[Any, ...] = (Popularity, ItemTransition, ItemNeighbors)
         self.task = task
         events = pl.read_parquet(self.folder / "events.parquet")
         dataset = encode_events(
@@ -562,7 +563,7 @@ class OurBaseline:
         size = self.FIRST_ITEM + task.num_items
         self.sequences = Sequences.from_dataset(dataset, vocab_size=size, first_item_id=self.FIRST_ITEM)
         before = time.process_time()
-        self.model = getattr(baselines, self.kind)().fit(self.sequences)
+        self.model = {kind.__name__: kind for kind in classes}[self.kind]().fit(self.sequences)
         clock.training_seconds = time.process_time() - before
         clock.validate(self.rows)
 
@@ -662,7 +663,7 @@ class OurModel:
         import torch
         from transformers import AutoTokenizer
 
-        from next_behavior.evaluation.evaluator import ModelRanker
+        from next_behavior.evaluation.rankers import ModelRanker
         from next_behavior.model.modeling_behavior import BertForNextBehavior
 
         self.tokenizer: Any = AutoTokenizer.from_pretrained(self.output, trust_remote_code=True)

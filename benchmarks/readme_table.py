@@ -20,7 +20,8 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from next_behavior.evaluation.evaluator import UPDATED, number, table
+from next_behavior.evaluation.rankers import UPDATED
+from next_behavior.evaluation.tables import number, table
 
 ROOT = Path(__file__).resolve().parent.parent
 README = ROOT / "README.md"

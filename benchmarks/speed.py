@@ -32,7 +32,8 @@ from next_behavior.data.batches import (
     training_windows,
 )
 from next_behavior.data.sequences import TEST, Sequences
-from next_behavior.evaluation.evaluator import ModelRanker, rank_items
+from next_behavior.evaluation.rankers import ModelRanker
+from next_behavior.evaluation.ranking import rank_items
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.neighbor_lists import NeighborLists
 

@@ -14,19 +14,17 @@ from tiny import Event, sequences_of
 
 from next_behavior.data.batches import EvaluationBatch, evaluation_batches
 from next_behavior.data.sequences import TEST, TRAIN, VALIDATION
-from next_behavior.evaluation.baselines import (
+from next_behavior.evaluation.action_baselines import LastActionMarkov
+from next_behavior.evaluation.baselines import fit_baselines
+from next_behavior.evaluation.counting import sparse_ranks, without_seen
+from next_behavior.evaluation.item_baselines import (
     DecayedRepeat,
-    ItemNeighbours,
     ItemTransition,
-    LastActionMarkov,
-    NeighbourConstants,
     Popularity,
     RecentPopularity,
     RepeatLast,
-    fit_baselines,
-    sparse_ranks,
-    without_seen,
 )
+from next_behavior.evaluation.item_neighbors import ItemNeighbors, NeighborConstants
 from next_behavior.evaluation.metrics import pessimistic_ranks
 from next_behavior.model.special_ids import FIRST_NEW, NONE
 
@@ -143,27 +141,27 @@ def test_item_transition_after_a_new_item_is_popularity() -> None:
     assert np.argsort(-scores[0])[:4].tolist() == [A, B, C, D]
 
 
-def test_item_neighbours_count_what_the_formula_says() -> None:
-    constants = NeighbourConstants(decay=0.5, backward=0.25, degree_power=0.5, history_decay=0.5)
-    baseline = ItemNeighbours(constants, choose=False).fit(log([trained(A, B, C), trained(A, C)]))
+def test_item_neighbors_count_what_the_formula_says() -> None:
+    constants = NeighborConstants(decay=0.5, backward=0.25, degree_power=0.5, history_decay=0.5)
+    baseline = ItemNeighbors(constants, choose=False).fit(log([trained(A, B, C), trained(A, C)]))
     # Forward: A-B 1, B-C 1, A-C 0.5 + 1. Backward: a quarter of each.
     rows = {A: {B: 1.0, C: 1.5}, B: {C: 1.0, A: 0.25}, C: {B: 0.25, A: 0.375}}
     count = {A: 2, B: 1, C: 2}
     expected = np.zeros(VOCAB)
     for weight, recent in ((1.0, B), (0.5, A)):
         degree = sum(rows[recent].values())
-        for neighbour, value in rows[recent].items():
-            expected[neighbour] += weight * value * degree**-0.5 * count[neighbour] ** -0.1
+        for neighbor, value in rows[recent].items():
+            expected[neighbor] += weight * value * degree**-0.5 * count[neighbor] ** -0.1
     found = baseline.sparse_scores(history(A, NONE, B)).toarray()[0]
     assert found == pytest.approx(expected, rel=1e-5)
     scores = baseline.scores(history(A, NONE, B))[0]
     assert np.argsort(-scores)[:3].tolist() == np.argsort(-expected)[:3].tolist()
 
 
-def test_item_neighbours_look_ten_events_back_and_thirty_events_far() -> None:
+def test_item_neighbors_look_ten_events_back_and_thirty_events_far() -> None:
     # Items that the vocabulary lacks stand between: they keep their places, and two in a row are two.
     far = [trained(A, *[F, G] * 14, F, B), trained(C, *[F, G] * 15, E)]
-    baseline = ItemNeighbours(NeighbourConstants(), choose=False).fit(log(far))
+    baseline = ItemNeighbors(NeighborConstants(), choose=False).fit(log(far))
     near, beyond = (baseline.sparse_scores(history(item)).toarray()[0] for item in (A, C))
     assert near[B] > 0
     assert beyond[E] == 0
@@ -172,26 +170,26 @@ def test_item_neighbours_look_ten_events_back_and_thirty_events_far() -> None:
     assert baseline.sparse_scores(history(A, *[F, G] * 4, F)).toarray()[0].any()
 
 
-def test_item_neighbours_count_events_of_one_item_in_a_row_as_one() -> None:
-    once = ItemNeighbours(NeighbourConstants(), choose=False).fit(log([trained(A, D, B, C)]))
-    often = ItemNeighbours(NeighbourConstants(), choose=False).fit(log([trained(A, A, A, D, B, C)]))
+def test_item_neighbors_count_events_of_one_item_in_a_row_as_one() -> None:
+    once = ItemNeighbors(NeighborConstants(), choose=False).fit(log([trained(A, D, B, C)]))
+    often = ItemNeighbors(NeighborConstants(), choose=False).fit(log([trained(A, A, A, D, B, C)]))
     expected = once.sparse_scores(history(A, D)).toarray()
     assert expected[0, B] > expected[0, C] > 0
     found = often.sparse_scores(history(A, A, NONE, A, D, D)).toarray()
     assert found[0, [B, C]] == pytest.approx(expected[0, [B, C]])
 
 
-def test_the_neighbours_constants_are_chosen_on_items_new_to_their_user() -> None:
+def test_the_constants_of_the_neighbors_are_chosen_on_items_new_to_their_user() -> None:
     users = [[*trained(A, B), (A, VIEW, VALIDATION)], [*trained(A, B, C)], [*trained(A, B), (C, VIEW, VALIDATION)]]
-    baseline = ItemNeighbours().fit(log(users))
+    baseline = ItemNeighbors().fit(log(users))
     assert baseline.chosen is not None
     assert baseline.chosen["validation targets"] == 1
     assert baseline.chosen["targets"] == "new to their user"
     assert baseline.chosen["validation NDCG@10"] == 1.0
-    assert baseline.constants == NeighbourConstants(), "the default form stays where nothing is better"
+    assert baseline.constants == NeighborConstants(), "the default form stays where nothing is better"
 
 
-def test_repeat_neighbours_rank_both_the_history_and_its_neighbours_first() -> None:
+def test_repeat_neighbors_rank_both_the_history_and_its_neighbors_first() -> None:
     items, _ = fit_baselines(log([trained(A, B, C), trained(D, E), trained(A, A, A)]), NUM_ACTIONS)
     [scores] = items["repeat_neighbours"].scores(history(F, D))
     order = np.argsort(-scores).tolist()
@@ -261,11 +259,11 @@ def test_validation_events_are_not_counted() -> None:
     users = [trained(A, B, C), [(A, VIEW, TRAIN), (D, BUY, VALIDATION), (E, BUY, VALIDATION), (D, BUY, VALIDATION)]]
     without = log([trained(A, B, C), trained(A)])
     batch = history(A, D)
-    constants = NeighbourConstants()
+    constants = NeighborConstants()
     for fit in (
         lambda sequences: Popularity().fit(sequences),
         lambda sequences: ItemTransition().fit(sequences),
-        lambda sequences: ItemNeighbours(constants, choose=False).fit(sequences),
+        lambda sequences: ItemNeighbors(constants, choose=False).fit(sequences),
     ):
         assert (fit(log(users)).scores(batch) == fit(without).scores(batch)).all()
     markov, other = (LastActionMarkov(NUM_ACTIONS).fit(sequences) for sequences in (log(users), without))

@@ -17,24 +17,16 @@ import pytest
 import torch
 from tiny import load, sequences_of, tiny_model, write_events
 
+from next_behavior.commands.evaluate import main
 from next_behavior.data.batches import EvaluationBatch, evaluation_batches
 from next_behavior.data.events import read_events
 from next_behavior.data.sequences import TEST, TRAIN, VALIDATION, Sequences, encode_events
-from next_behavior.data.splits import Split, assign_parts, make_split
-from next_behavior.evaluation.baselines import ItemRanker, Popularity, RepeatLast
-from next_behavior.evaluation.evaluator import (
-    UPDATED,
-    ModelRanker,
-    UpdatedModelRanker,
-    best_ids,
-    evaluate,
-    evaluate_model,
-    format_table,
-    last_items,
-    main,
-    recorded_split,
-    rows_per_batch,
-)
+from next_behavior.data.splits import Split, assign_parts, make_split, recorded_split
+from next_behavior.evaluation.evaluator import evaluate, evaluate_model
+from next_behavior.evaluation.item_baselines import Popularity, RepeatLast
+from next_behavior.evaluation.rankers import UPDATED, ItemRanker, ModelRanker, UpdatedModelRanker
+from next_behavior.evaluation.ranking import best_ids, last_items, rows_per_batch
+from next_behavior.evaluation.tables import format_table
 from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.special_ids import FIRST_NEW, NONE

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from benchmarks.readme_table import BEGIN, END, RESULT, row, tables, write
-from next_behavior.evaluation.evaluator import UPDATED
+from next_behavior.evaluation.rankers import UPDATED
 
 
 def evaluation(ndcg: float) -> dict[str, Any]:

@@ -18,8 +18,9 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
 
 CUTOFFS = (1, 5, 10, 20)
-# Length of the lists that coverage, novelty and popularity bias are computed on.
+# Length of the lists that coverage, novelty and popularity bias are computed on; what fills a list that is shorter.
 LIST_LENGTH = 10
+NO_CANDIDATE = -1
 CALIBRATION_BINS = 15
 # Log-weights tried for an action, how often around, and the targets an action needs.
 BALANCING_GRID = np.linspace(-3, 3, 61)
@@ -84,7 +85,7 @@ def recall_at_k(ranks: np.ndarray, k: int) -> np.ndarray:
 def ndcg_at_k(ranks: np.ndarray, k: int) -> np.ndarray:
     """(N,) float64: 1 / log2(rank + 1) where the target is among the first `k`, else 0.
 
-    The ideal ranking has the one target first, so the normaliser is 1.
+    The ideal ranking has the one target first, so the normalizer is 1.
 
     >>> ndcg_at_k(np.array([1, 3, 11]), 10)
     array([1. , 0.5, 0. ])
@@ -185,15 +186,16 @@ class RankingAccumulator:
         """Args:
         ranks: (B,) int64.
         targets: (B,) int64 ids, negative where the target has none.
-        top: (B, `LIST_LENGTH`) int64 ids of the best candidates, -1 where there were fewer.
+        top: (B, `LIST_LENGTH`) int64 ids of the best candidates, `NO_CANDIDATE` where there were fewer.
         """
         self._ranks.append(ranks)
-        self._recommended[top[top >= 0]] = True
-        length = np.count_nonzero(top >= 0, axis=1)
+        is_item = top != NO_CANDIDATE
+        self._recommended[top[is_item]] = True
+        length = np.count_nonzero(is_item, axis=1)
         listed = length > 0
 
         def total_of_means(values: np.ndarray) -> float:
-            return float((np.where(top >= 0, values[top], 0.0).sum(axis=1)[listed] / length[listed]).sum())
+            return float((np.where(is_item, values[top], 0.0).sum(axis=1)[listed] / length[listed]).sum())
 
         self._information += total_of_means(self.popularity.information)
         self._percentile += total_of_means(self.popularity.percentile)

@@ -1,0 +1,84 @@
+"""The model and the baselines on held-out events: a table, and JSON.
+
+    python evaluate_behavior.py --model out/shop --events events.parquet
+    python evaluate_behavior.py --model out/shop --events events.parquet --json evaluation.json
+    python evaluate_behavior.py --model out/beauty --events beauty.parquet --split leave_one_out --max_targets 5000
+    python evaluate_behavior.py --model out/shop --events events.parquet --update_memory
+    next-behavior evaluate ...                          the same, once the package is installed
+
+The split that is recorded with the model is used unless `--split` names another. Every target is ranked among the whole
+catalogue, ties against the ranker: once with the items that the user has seen as candidates (kept), and once without
+(removed; then only targets that are new to the user count). `--update_memory` adds the model as it would be served: its
+memory goes on counting the events before the targets, without training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+from next_behavior.data.read_options import add_event_arguments, options_from_arguments
+
+# Blocks of targets between which the memory counts.
+MEMORY_UPDATES = 100
+
+
+def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=(__doc__ or "").split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--model", required=True, help="folder of a trained model")
+    parser.add_argument("--events", required=True, help="event log: .csv, .csv.gz, .parquet or a folder of them")
+    parser.add_argument("--split", choices=["time", "leave_one_out"], help="default: the one recorded with the model")
+    parser.add_argument("--json", help="write the result here")
+    parser.add_argument("--max_targets", type=int, help="about so many targets, of whole users drawn at random")
+    parser.add_argument("--batch_size", type=int, help="rows scored at once at most")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw and of the bootstrap")
+    parser.add_argument(
+        "--update_memory",
+        action="store_true",
+        help="rank the model once more while its memory counts the events before the targets, without training",
+    )
+    parser.add_argument(
+        "--memory_updates",
+        type=int,
+        default=MEMORY_UPDATES,
+        help="blocks of time between which that memory counts; leave_one_out has one",
+    )
+    add_event_arguments(parser)
+    args = parser.parse_args(arguments)
+    for name in ("max_targets", "batch_size", "memory_updates"):
+        if getattr(args, name) is not None and getattr(args, name) < 1:
+            parser.error(f"--{name} {getattr(args, name)}: expected at least 1")
+    return args
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    args = parsed(arguments)
+    model = Path(args.model)
+    if not model.is_dir():
+        raise FileNotFoundError(f"got --model {args.model}; expected the folder of a trained model")
+
+    from next_behavior.data.events import read_events
+    from next_behavior.data.files import write_whole
+    from next_behavior.data.splits import assign_parts
+    from next_behavior.evaluation.evaluator import evaluate_folder, split_to_evaluate
+    from next_behavior.evaluation.tables import format_table
+
+    log = read_events(args.events, options_from_arguments(args))
+    print(log.report)
+    split = split_to_evaluate(model, log.events, args.split)
+    result = evaluate_folder(
+        model,
+        assign_parts(log.events, split),
+        split,
+        args.batch_size,
+        args.max_targets,
+        args.seed,
+        memory_updates=args.memory_updates if args.update_memory else None,
+    )
+    print(format_table(result))
+    if args.json is not None:
+        write_whole(Path(args.json), json.dumps(result, indent=1, allow_nan=False))

@@ -1,0 +1,212 @@
+"""An evaluation as text that reads in a terminal and renders as Markdown.
+
+    print(format_table(result))
+
+A table has a row for each ranker, and the best number of a column is bold. Below the tables stands where the model
+beats the best baseline, and where it does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from next_behavior.data.sequences import TEST, TRAIN, VALIDATION
+from next_behavior.data.splits import Split
+from next_behavior.evaluation.comparison import ACTIONS, Result
+from next_behavior.evaluation.metrics import LIST_LENGTH
+from next_behavior.evaluation.rankers import MODEL, UPDATED
+from next_behavior.evaluation.ranking import KEPT, REMOVED
+
+PART_NAMES = {TRAIN: "training", VALIDATION: "validation", TEST: "test"}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Numbers and tables
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def number(value: float | None, digits: int = 4) -> str:
+    """The value as text without its leading zero, a dash for None.
+
+    >>> number(0.0553), number(-0.25, 2), number(1.0, 3), number(None)
+    ('.0553', '-.25', '1.000', '–')
+    >>> number(-0.00001)
+    '.0000'
+    """
+    if value is None:
+        return "–"
+    text = f"{value:.{digits}f}"
+    if float(text) == 0:
+        text = text.lstrip("-")
+    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
+
+
+def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """An aligned Markdown table, the first column to the left, the others to the right.
+
+    >>> print(table(["ranker", "NDCG@10"], [["model", ".06"]]))
+    | ranker | NDCG@10 |
+    |:-------|--------:|
+    | model  |     .06 |
+    """
+    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
+
+    def line(cells: Sequence[str]) -> str:
+        others = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
+        return f"| {' | '.join([cells[0].ljust(widths[0]), *others])} |"
+
+    rule = "|".join([":" + "-" * (widths[0] + 1), *("-" * (width + 1) + ":" for width in widths[1:])])
+    return "\n".join([line(header), f"|{rule}|", *(line(row) for row in rows)])
+
+
+def marked(values: Sequence[float | None], lower: bool = False, digits: int = 4) -> list[str]:
+    """The numbers of a column as text, the best in bold where they differ."""
+    known = [value for value in values if value is not None]
+    best = (min if lower else max)(known) if len(set(known)) > 1 else None
+    return [f"**{number(v, digits)}**" if v is not None and v == best else number(v, digits) for v in values]
+
+
+def with_interval(metrics: Mapping[str, Any], metric: str) -> str:
+    """The interval of a metric as text, a dash where it has none."""
+    ends = metrics.get(f"{metric}_interval")
+    return "–" if ends is None else f"{number(ends[0])}–{number(ends[1])}"
+
+
+def plain(ranker: str) -> str:
+    """The name of a ranker as a reader wants it."""
+    return ranker.replace("_", " ")
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# An evaluation
+# ----------------------------------------------------------------------------------------------------------------------
+
+
+def items_table(result: Result, way: str) -> str:
+    """The item metrics of all rankers, seen items kept or removed."""
+    names = [name for name in result["rankers"] if way in result[name]]
+    groups = {name: result[name][way]["items"] for name in names}
+    shown = ("repeat", "novel", "cold", "switch") if way == KEPT else ("novel", "cold")
+    columns = [
+        ("Recall@10", marked([groups[name]["all"]["recall@10"] for name in names])),
+        ("NDCG@10", marked([groups[name]["all"]["ndcg@10"] for name in names])),
+        ("95 %", [with_interval(groups[name]["all"], "ndcg@10") for name in names]),
+        ("MRR", marked([groups[name]["all"]["mrr"] for name in names])),
+    ]
+    for group in shown:
+        if groups[names[0]][group]["count"]:
+            columns.append((f"NDCG {group}", marked([groups[name][group]["ndcg@10"] for name in names])))
+    columns += [
+        ("coverage", [number(result[name][way][f"coverage@{LIST_LENGTH}"], 3) for name in names]),
+        ("novelty", [number(result[name][way][f"novelty@{LIST_LENGTH}"], 1) for name in names]),
+        ("popularity bias", [number(result[name][way][f"popularity_bias@{LIST_LENGTH}"], 2) for name in names]),
+    ]
+    rows = zip([plain(name) for name in names], *(cells for _, cells in columns), strict=True)
+    return table(["next item", *(title for title, _ in columns)], [list(row) for row in rows])
+
+
+def actions_table(result: Result) -> str:
+    """The action metrics of all rankers that have them, and the recall of each action."""
+    names = [name for name in result["rankers"] if ACTIONS in result[name]]
+    metrics = [result[name][ACTIONS] for name in names]
+    columns = [
+        ("accuracy", marked([row["accuracy"] for row in metrics])),
+        ("95 %", [with_interval(row, "accuracy") for row in metrics]),
+        ("macro-F1", marked([row["macro_f1"] for row in metrics])),
+        ("log-loss", marked([row["log_loss"] for row in metrics], lower=True)),
+        ("ECE", marked([row["ece"] for row in metrics], lower=True)),
+        ("accuracy at changes", marked([row["changes"]["accuracy"] for row in metrics])),
+    ]
+    rows = zip([plain(name) for name in names], *(cells for _, cells in columns), strict=True)
+    text = table(["next action", *(title for title, _ in columns)], [list(row) for row in rows])
+    occurring = list(metrics[0]["recall"])
+    recalls = [
+        [plain(name), *(number(row["recall"][action], 3) for action in occurring)]
+        for name, row in zip(names, metrics, strict=True)
+    ]
+    return text + "\n\n" + table(["recall of", *(action.replace("|", "\\|") for action in occurring)], recalls)
+
+
+def describe_split(result: Result) -> str:
+    """What was evaluated: the split, the targets, their groups."""
+    split = "not recorded" if result["split"] is None else str(Split.from_dict(result["split"]))
+    what = PART_NAMES[result["part"]]
+    drawn = (
+        f"a sample of {result['targets']:,} of {result['all_targets']:,} {what} targets (whole users, seed "
+        f"{result['seed']})"
+        if result["sampled"]
+        else f"all {result['targets']:,} {what} targets"
+    )
+    lines = [f"Split: {split}; {drawn} of {result['users']:,} users; {result['items']:,} items in the catalogue."]
+    first = next((result[name] for name in result["rankers"] if KEPT in result[name]), None)
+    if first is not None:
+        groups = {group: metrics["count"] for group, metrics in first[KEPT]["items"].items()}
+        lines.append(
+            f"{result['item_targets']:,} targets name an item: {groups['repeat']:,} repeat one of the user's own, "
+            f"{groups['novel']:,} are new to the user, {groups['cold']:,} are cold (absent from training)."
+        )
+    return "\n".join(lines)
+
+
+def verdict(result: Result) -> str:
+    """One line per comparison of the model with the best baseline, those it loses marked."""
+    lines = []
+    for row in result["comparison"]:
+        if row["where"] == ACTIONS and len(result["actions"]) == 1:
+            continue
+        where = "next action" if row["group"] is None else f"{row['group']} targets, seen items {row['where']}"
+        low_high = row["difference_interval"]
+        doubt = "" if low_high is None else f" [{low_high[0]:+.4f}, {low_high[1]:+.4f}]"
+        unclear = low_high is not None and low_high[0] <= 0 <= low_high[1]
+        beats = "beats" if row["beats"] else "**does not beat**"
+        ours, best = row.get("ranker", MODEL), plain(row["best_baseline"])
+        lines.append(
+            f"- {row['metric']}, {where}: the {ours} {beats} {best}: "
+            f"{number(row['model'])} against {number(row['best'])}, difference {row['difference']:+.4f}{doubt}"
+            f"{'; not certain, the interval holds 0' if unclear else ''}"
+        )
+    return "\n".join(lines)
+
+
+def notes_of(result: Result) -> list[str]:
+    """What a reader must know of single rankers."""
+    notes = []
+    if UPDATED in result:
+        counted = (
+            f"before each of {result['memory_updates']} blocks of targets in time order its memory counted all earlier "
+            "events"
+            if result["split"]["how"] == "time"
+            else "its memory counted every user's events between training and the target"
+        )
+        notes.append(f"- {UPDATED}: {counted}, without training; the other rankers count training events only")
+    if any(name.endswith("balanced") for name in result["rankers"]):
+        notes.append(
+            "- balanced: the action named is the best after weights that were fitted on validation events for "
+            "macro-F1, so that rare actions are named too; its probabilities are not calibrated"
+        )
+    baselines = result.get("baselines", {})
+    return [*notes, *(f"- {plain(name)}: {entry['note']}" for name, entry in baselines.items() if entry["note"])]
+
+
+def format_table(result: Result) -> str:
+    """What `evaluate` returned, as text."""
+    parts = [describe_split(result)]
+    for way, title in ((KEPT, "Seen items kept"), (REMOVED, "Seen items removed, targets new to the user")):
+        counts = [result[name][way]["items"]["all"]["count"] for name in result["rankers"] if way in result[name]]
+        if counts and counts[0]:
+            parts.append(f"{title} ({counts[0]:,} targets)\n\n{items_table(result, way)}")
+    if len(result["actions"]) == 1:
+        parts.append(f"The log has one action, {result['actions'][0]}: there is nothing to predict.")
+    elif any(ACTIONS in result[name] for name in result["rankers"]):
+        parts.append(actions_table(result))
+    if "comparison" in result:
+        parts.append(f"The model against the best baseline:\n\n{verdict(result)}")
+    if notes := notes_of(result):
+        parts.append("Notes:\n\n" + "\n".join(notes))
+    parts.append(
+        "The whole catalogue is ranked, ties against the ranker; intervals by bootstrap over users. NDCG columns are "
+        "NDCG@10; switch: the target is not the item before it; coverage, novelty (bits) and popularity bias of the "
+        "first ten."
+    )
+    return "\n\n".join(parts) + "\n"
