@@ -40,7 +40,9 @@ from next_behavior.data.splits import Split, assign_parts
 from next_behavior.evaluation.metrics import ndcg_at_k, pessimistic_ranks, recall_at_k
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
-from next_behavior.text.encoders import cached_embeddings, default_encoder, item_texts, load_encoder
+from next_behavior.text.embedding_cache import cached_embeddings
+from next_behavior.text.encoders import default_encoder, load_encoder
+from next_behavior.text.item_texts import item_texts
 
 BATCH = 256
 LENGTHS = (1, 2, 3, 5, 10, 50)

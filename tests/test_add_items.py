@@ -21,7 +21,7 @@ from next_behavior.model.item_text import PROBE_TEXT, embed_texts
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.neighbor_lists import COUNT_UNIT, NeighborLists
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
-from next_behavior.text.encoders import fit_reduction
+from next_behavior.text.reduction import fit_reduction
 from next_behavior.training import catalog
 from next_behavior.training.initial_model import EmbeddedText, fill_text
 from next_behavior.training.vocabulary import assemble

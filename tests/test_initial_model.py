@@ -21,7 +21,7 @@ from tiny import WORDS, load, save_bert, write_events
 from transformers import BertModel
 
 from next_behavior.model.item_text import text_of_item
-from next_behavior.text.encoders import item_texts
+from next_behavior.text.item_texts import item_texts
 from next_behavior.training.initial_model import LORA_TARGETS, TEXT_LINKS
 
 COLOURS, THINGS = WORDS[:3], WORDS[3:]
@@ -76,7 +76,7 @@ def write_log(path: Path, first: int, last: int, seed: int) -> Path:
 @pytest.fixture(scope="module", autouse=True)
 def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("next_behavior.text.encoders.HF_HOME", str(tmp_path_factory.mktemp("cache")))
+        patch.setattr("next_behavior.text.embedding_cache.HF_HOME", str(tmp_path_factory.mktemp("cache")))
         yield
 
 

@@ -18,18 +18,12 @@ from tokenizers import Tokenizer
 from tokenizers.models import WordPiece
 from tokenizers.pre_tokenizers import Whitespace
 
-from next_behavior.text import encoders as item_text
-from next_behavior.text.encoders import (
-    BertTextEncoder,
-    TextEncoder,
-    cached_embeddings,
-    default_encoder,
-    fit_reduction,
-    item_texts,
-    load_encoder,
-    reduce_embeddings,
-    text_columns,
-)
+from next_behavior.model import item_text
+from next_behavior.text import embedding_cache, encoders
+from next_behavior.text.embedding_cache import cached_embeddings
+from next_behavior.text.encoders import BertTextEncoder, TextEncoder, default_encoder, load_encoder
+from next_behavior.text.item_texts import item_texts, text_columns
+from next_behavior.text.reduction import fit_reduction, reduce_embeddings
 
 ITEMS = pl.DataFrame(
     {
@@ -134,8 +128,8 @@ def test_any_title_gives_one_tidy_text_or_null(titles: list[str | None]) -> None
 def test_an_embedding_is_the_normalised_mean_over_tokens_in_any_order_and_batch(
     bert: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(item_text, "computes_in_bfloat16", lambda device: False)
-    monkeypatch.setattr(item_text, "BATCH", 2)
+    monkeypatch.setattr(encoders, "computes_in_bfloat16", lambda device: False)
+    monkeypatch.setattr(encoders, "BATCH", 2)
     encoder = BertTextEncoder(bert, max_tokens=8)
     texts = ["red lip balm", "shoe", "blue shoe lace nail polish red red red red red", "nail polish"]
     got = encoder.embed(texts).astype(np.float32)
@@ -149,7 +143,7 @@ def test_an_embedding_is_the_normalised_mean_over_tokens_in_any_order_and_batch(
 def test_bfloat16_changes_an_embedding_little(bert: str, monkeypatch: pytest.MonkeyPatch) -> None:
     rows = []
     for supported in (False, True):
-        monkeypatch.setattr(item_text, "computes_in_bfloat16", lambda device, answer=supported: answer)
+        monkeypatch.setattr(encoders, "computes_in_bfloat16", lambda device, answer=supported: answer)
         rows.append(BertTextEncoder(bert, max_tokens=8).embed(["red lip balm", "shoe"]).astype(np.float32))
     assert (rows[0] * rows[1]).sum(1).min() > 0.999
 
@@ -185,7 +179,7 @@ def test_the_default_encoder_is_minilm_and_knows_that_a_lipstick_is_nearer_to_li
 
 
 def test_without_the_package_the_default_encoder_is_the_hub_id(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(item_text, "DEFAULT_PACKAGE", "no_such_package_of_weights")
+    monkeypatch.setattr(item_text, "PACKAGED_ENCODERS", {item_text.DEFAULT_ENCODER: ("no_such_package", "model")})
     assert default_encoder() == "sentence-transformers/all-MiniLM-L6-v2"
 
 
@@ -271,7 +265,7 @@ def test_an_interrupted_run_keeps_what_it_had_done_and_leaves_no_half_file(
                 raise KeyboardInterrupt
             return super().embed(texts, bar)
 
-    monkeypatch.setattr(item_text, "SHARD", 2)
+    monkeypatch.setattr(embedding_cache, "SHARD", 2)
     with pytest.raises(KeyboardInterrupt):
         cached_embeddings(WORDS, Interrupted(), tmp_path, progress=False)
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -294,7 +288,7 @@ def test_a_write_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.M
 def test_the_default_cache_lies_with_the_other_hugging_face_caches() -> None:
     from huggingface_hub.constants import HF_HOME
 
-    assert item_text.default_cache().is_relative_to(HF_HOME)
+    assert embedding_cache.default_cache().is_relative_to(HF_HOME)
 
 
 def test_a_checkpoint_works_through_the_cache(encoder: TextEncoder, tmp_path: Path) -> None:
@@ -309,7 +303,7 @@ def test_a_checkpoint_works_through_the_cache(encoder: TextEncoder, tmp_path: Pa
 def test_the_components_are_those_of_a_reference_pca(monkeypatch: pytest.MonkeyPatch) -> None:
     from sklearn.decomposition import PCA
 
-    monkeypatch.setattr(item_text, "CHUNK", 37)
+    monkeypatch.setattr("next_behavior.text.reduction.CHUNK", 37)
     rows = np.random.default_rng(0).normal(size=(300, 12)) @ np.diag(np.linspace(2, 0.1, 12)) + 3
     reduction = fit_reduction(rows, 5)
     reference = PCA(5).fit(rows)

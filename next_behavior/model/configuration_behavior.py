@@ -55,22 +55,22 @@ class BehaviorConfig(BertConfig):
         memory_distance: pairs of items up to this many items apart are counted.
         memory_decay: a pair at distance d counts memory_decay ** (d - 1).
         memory_backward: weight of "x came after y" beside "x came before y" when y is scored.
-        memory_degree_power, memory_count_power: a neighbour's score is divided by the recent item's total count and by
+        memory_degree_power, memory_count_power: a neighbor's score is divided by the recent item's total count and by
             its own frequency, to these powers.
         memory_history: how many recent items are looked up; the k-th from the end weighs memory_history_decay ** k.
-        memory_neighbors: most neighbours of an item that take part.
+        memory_neighbors: most neighbors of an item that take part.
         memory_power, memory_unit: an item that the memory scores s is (1 + s / memory_unit) ** memory_power times as
-            probable as the network alone says. memory_share: this share of the new items is named by the memory alone,
-            in proportion to its scores; more of the items without counts. Fitted on validation data.
-        memory_trend, memory_half_life: an item that was named n times lately is (1 + n / TREND_UNIT) ** memory_trend
-            times as probable; a mention counts half after so many others. Fitted on validation data; without a trend
-            where events have no time.
+            probable as the network alone says; fitted on validation data.
+        memory_share: this share of the probability of new items comes from the memory alone, in proportion to its
+            scores; more for items without counts. Fitted on validation data.
+        memory_trend, memory_half_life: an item with n recent events is (1 + n / TREND_UNIT) ** memory_trend times as
+            probable; an event counts half after so many others. Fitted on validation data; 0 where events have no time.
         memory_freshness: how many times the pairs of an event count that the weights were not trained on: the network
             knows nothing of them yet.
         num_negatives: shared uniform negatives of the training softmax; 0 trains on the full softmax.
         use_positions: add an embedding of the event's place in the history, counted from the oldest, as BERT does.
         convolution_size: events that an event's embedding is mixed from by channel, itself included; 0 for none.
-        event_dropout: in training, this share of the events loses its item: their neighbours must speak for it.
+        event_dropout: in training, this share of the events loses its item, so that others are learned from.
         label_smoothing: of the generate path's own loss in training: this share of the target is spread over all items.
         text_size: components of the items' text vectors; 0 for a model without item text.
         text_encoder, text_encoder_size: the checkpoint that reads item texts (Hub id, folder or model2vec:NAME), and
@@ -78,7 +78,7 @@ class BehaviorConfig(BertConfig):
         text_columns, text_template, text_max_tokens: how an item's text is made of its columns, and how much is read.
         text_dropout: of the text vectors in training; id_dropout: in training, this share of the items is known by its
             text alone, as an added item will be.
-        text_neighbors: items with similar texts that an item is linked to; without counts it borrows their neighbours.
+        text_neighbors: items with similar texts that an item is linked to; without counts it borrows their neighbors.
         text_strength: how strongly it stands among them, and in proportion what its links add. More shows new items
             more often and the others less.
         retired_items: ids that are never answered any more.

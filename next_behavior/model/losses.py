@@ -41,7 +41,7 @@ def item_loss(
     action_labels: torch.Tensor,
     training: bool,
 ) -> torch.Tensor:
-    """The sum over the labelled positions of -log p(item | history, action).
+    """The sum over the labeled positions of -log p(item | history, action).
 
     Args:
         hidden: (B, T, H) states of the events; labels, action_labels: (B, T) int64, -100 ignored.

@@ -42,6 +42,7 @@ from .losses import item_loss, summed_cross_entropy
 from .mixture import GATE, ItemHead, ItemQuery
 from .ranking import (
     Question,
+    RankedBehaviors,
     check_question,
     checked_items,
     chunks,
@@ -83,21 +84,6 @@ class NextBehaviorOutput(ModelOutput):
     path_logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
-
-
-@dataclass
-class RankedBehaviors(ModelOutput):
-    """The k most probable answers of each row, best first; rows with fewer are filled with id 0, probability 0.
-
-    Attributes:
-        item_ids, action_ids: (B, k) int64; 0 where the question was not about them, item 2 ([NONE]) for an action
-            without an item.
-        probabilities: (B, k) float32.
-    """
-
-    item_ids: torch.Tensor | None = None
-    action_ids: torch.Tensor | None = None
-    probabilities: torch.Tensor | None = None
 
 
 class BertForNextBehavior(ChangingCatalog):
@@ -142,8 +128,8 @@ class BertForNextBehavior(ChangingCatalog):
         # transformers never comes here for a module of ours that holds no weights of its own, so leaves are asked for.
         if module is self.bert.embeddings.embed_tokens:
             # At BERT's 0.02 the terms that all events share would drown the item in the event embedding, and logits
-            # would start flat; with this spread they start with a variance of one. Where items have words, these have
-            # the spread: then the words are learned from first, and an id learns what its words do not say.
+            # would start flat; with this spread they start with a variance of one. Where items have text, its
+            # projection has the spread: text is learned from first, and an id learns what its text does not say.
             spread = self.config.hidden_size**-0.5 if text is None else self.config.initializer_range
             init.normal_(module.weight, std=spread)
             init.zeros_(module.weight[PAD])
@@ -166,7 +152,7 @@ class BertForNextBehavior(ChangingCatalog):
         elif module is self.bert.embeddings.convolution:
             init.zeros_(module.weight)
         elif module is associate:
-            # A checkpoint without a memory (BERT's) would leave these as uninitialised storage.
+            # A checkpoint without a memory (BERT's) would leave these as uninitialized storage.
             for table in associate.buffers():
                 init.zeros_(table)
 
@@ -283,7 +269,7 @@ class BertForNextBehavior(ChangingCatalog):
         allowed_items: torch.Tensor | list[int] | None = None,
         balanced: bool = False,
     ) -> RankedBehaviors:
-        """The `top_k` most probable next behaviours of each history.
+        """The `top_k` most probable next behaviors of each history.
 
         Args:
             input_ids ... attention_mask: (B, T), as for `forward`.
@@ -305,7 +291,7 @@ class BertForNextBehavior(ChangingCatalog):
         hidden = self.bert(*events)  # (B, T, H)
         if of == "action":
             by_action = self._action_probabilities(hidden, events)
-            return RankedBehaviors(**rank_actions(self.config, by_action, top_k, balanced)._asdict())
+            return rank_actions(self.config, by_action, top_k, balanced)
         device = hidden.device
         actions = real_actions(self.config, device) if action is None else torch.tensor([action], device=device)
         question = Question(of, top_k, actions, action is not None, exclude_seen, allowed)
@@ -314,7 +300,7 @@ class BertForNextBehavior(ChangingCatalog):
             rows = events.rows(part)
             by_action = self._action_probabilities(hidden[part], rows)
             answers.append(rank_items(self.item_head, hidden[part], rows, by_action, question))
-        return RankedBehaviors(**stacked(answers)._asdict())
+        return stacked(answers)
 
     @torch.no_grad()
     def item_log_probabilities(
@@ -340,14 +326,14 @@ class BertForNextBehavior(ChangingCatalog):
         pairs: str = "last",
         trained: bool = False,
     ) -> None:
-        """Learns item-to-item counts, and what is named lately, from histories, without training. Kept by
-        `save_pretrained`. The counts do not depend on the order of calls; what is named lately is what came last.
+        """Learns item-to-item counts and recent popularity from histories, without training. Kept by `save_pretrained`.
+        The counts do not depend on the order of calls; recent popularity does, so call it in the order of time.
 
         Args:
             pairs: "last" counts what the last event of each history adds: call it once for every new event;
                 "all" counts every pair of the history: call it once for every new history.
-            trained: the weights are trained on these events too. Otherwise they are news, and their pairs count
-                `config.memory_freshness` times.
+            trained: the weights are trained on these events too. Pairs of other events count
+                `config.memory_freshness` times, because the network knows nothing of them yet.
         """
         if pairs not in ("last", "all"):
             raise ValueError(f'pairs={pairs!r}, expected "last" or "all".')

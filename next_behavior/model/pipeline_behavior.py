@@ -1,11 +1,11 @@
-"""NextBehaviorPipeline: raw events in, ranked next behaviours out, always in the user's own ids.
+"""NextBehaviorPipeline: raw events in, ranked next behaviors out, always in the user's own ids.
 
     predict = pipeline("next-behavior", model=DIR, trust_remote_code=True)
     predict({"events": [{"item": "84", "action": "view", "timestamp": 1700000000}, ...]}, top_k=10)
     # [{"action": "buy", "item": "84", "title": "Garden chair", "probability": 0.031, "when": {...}}, ...]
 
-A list of such dicts is a batch and gives a list of such lists. This file is pushed to the Hub byte for byte and imports
-torch and transformers alone; the ids come from the tokenizer and the ranking from `BertForNextBehavior.predict`.
+A list of such dicts is a batch and gives a list of such lists. The ids come from the tokenizer and the ranking from
+`BertForNextBehavior.predict`.
 """
 
 from __future__ import annotations
@@ -56,13 +56,13 @@ class NextBehaviorPipeline(Pipeline):
             `within_7_days` and `within_30_days`; None for a model of a log without times. The same for every answer
             to one history.
         paths: with `paths=True`, the shares of the item's probability that the paths `generate` (the item table),
-            `repeat` (a pointer over the user's events) and `associate` (the memory of what occurs together and of what
-            is named lately) have named; they sum to one. None for an answer without an item.
+            `repeat` (a pointer over the user's events) and `associate` (the memory of co-occurrence and of recent
+            popularity) give; they sum to one. None for an answer without an item.
 
     Events out of time order are sorted if all of them carry a timestamp. The model is put in eval mode.
     """
 
-    # A BertForNextBehavior and a BehaviorTokenizer, which this file cannot import.
+    # A BertForNextBehavior and a BehaviorTokenizer. Imported here, a folder's code would be loaded twice.
     model: Any
     tokenizer: Any
 

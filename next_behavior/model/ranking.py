@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
+from torch.nn import functional as F
+from transformers.utils import ModelOutput
 
 from .configuration_behavior import BehaviorConfig
 from .encoder import Events
@@ -17,12 +18,19 @@ from .special_ids import FIRST_ACTION, FIRST_NEW, NONE, PAD
 MAX_RANKED_ELEMENTS = 2**22
 
 
-class Ranked(NamedTuple):
-    """The k best answers of B histories, (B, k) each: int64, int64, float32."""
+@dataclass
+class RankedBehaviors(ModelOutput):
+    """The k most probable answers of each row, best first; rows with fewer are filled with id 0, probability 0.
 
-    item_ids: torch.Tensor
-    action_ids: torch.Tensor
-    probabilities: torch.Tensor
+    Attributes:
+        item_ids, action_ids: (B, k) int64; 0 where the question was not about them, item 2 ([NONE]) for an action
+            without an item.
+        probabilities: (B, k) float32.
+    """
+
+    item_ids: torch.Tensor | None = None
+    action_ids: torch.Tensor | None = None
+    probabilities: torch.Tensor | None = None
 
 
 @dataclass(frozen=True)
@@ -110,14 +118,16 @@ def rank(probabilities: torch.Tensor, candidates: torch.Tensor, top_k: int) -> t
     return best.masked_fill(missing, 0), chosen.masked_fill(missing, 0)
 
 
-def rank_actions(config: BehaviorConfig, action_probabilities: torch.Tensor, top_k: int, balanced: bool) -> Ranked:
+def rank_actions(
+    config: BehaviorConfig, action_probabilities: torch.Tensor, top_k: int, balanced: bool
+) -> RankedBehaviors:
     """The best actions of (B, A) calibrated probabilities; `balanced` ranks by weighted ones."""
     score = action_probabilities
     if balanced:
         score = score * torch.tensor(config.action_weights, device=score.device).exp()
     candidates = torch.arange(config.num_actions, device=score.device) >= FIRST_ACTION
     _, chosen = rank(score, candidates.expand_as(score), top_k)
-    return Ranked(torch.zeros_like(chosen), chosen, action_probabilities.gather(1, chosen))
+    return RankedBehaviors(torch.zeros_like(chosen), chosen, action_probabilities.gather(1, chosen))
 
 
 def item_marginal(
@@ -156,7 +166,7 @@ def candidates_of(config: BehaviorConfig, items: torch.Tensor, question: Questio
 
 def rank_items(
     head: ItemHead, hidden: torch.Tensor, events: Events, action_probabilities: torch.Tensor, question: Question
-) -> Ranked:
+) -> RankedBehaviors:
     """The best items, or pairs of action and item, of one chunk of rows; arguments as for `item_marginal`."""
     config, actions = head.config, question.actions
     over_actions = question.of == "item" and not question.action_given
@@ -175,8 +185,8 @@ def rank_items(
     best, chosen = rank(joint.flatten(1), candidates.flatten(1), question.top_k)  # (B, k) over Q * V
     item_ids = chosen % config.vocab_size
     if over_actions:
-        return Ranked(item_ids, torch.zeros_like(item_ids), best)
-    return Ranked(item_ids, actions[chosen // config.vocab_size].masked_fill(item_ids == PAD, PAD), best)
+        return RankedBehaviors(item_ids, torch.zeros_like(item_ids), best)
+    return RankedBehaviors(item_ids, actions[chosen // config.vocab_size].masked_fill(item_ids == PAD, PAD), best)
 
 
 def shares_of_paths(
@@ -202,9 +212,9 @@ def shares_of_paths(
     return torch.stack(shares)
 
 
-def stacked(answers: list[Ranked]) -> Ranked:
+def stacked(answers: list[RankedBehaviors]) -> RankedBehaviors:
     """The answers of all chunks, filled to the same k with id 0 and probability 0."""
-    width = max(chunk.probabilities.shape[1] for chunk in answers)
-    fields = ([torch.nn.functional.pad(table, (0, width - table.shape[1])) for table in field]
-              for field in zip(*answers, strict=True))  # fmt: skip
-    return Ranked(*(torch.cat(field) for field in fields))
+    tables = [chunk.to_tuple() for chunk in answers]
+    width = max(table.shape[1] for chunk in tables for table in chunk)
+    filled = [[F.pad(table, (0, width - table.shape[1])) for table in chunk] for chunk in tables]
+    return RankedBehaviors(*(torch.cat(chunks) for chunks in zip(*filled, strict=True)))

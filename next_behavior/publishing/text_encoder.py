@@ -16,9 +16,9 @@ from pathlib import Path
 
 from huggingface_hub import ModelCard, ModelCardData
 
+from next_behavior.model.item_text import split_mark
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.publishing.hub import content_ids, folder_files
-from next_behavior.text.encoders import split_mark
 from next_behavior.training.item_text import own_encoder
 
 # What loading needs. A folder may hold more: checkpoints, logs, weights that run code when they are loaded.

@@ -42,14 +42,9 @@ from next_behavior.data.events import read_events
 from next_behavior.data.items import read_items
 from next_behavior.data.read_options import add_event_arguments, options_from_arguments
 from next_behavior.data.splits import WAYS, assign_parts, make_split
-from next_behavior.text.encoders import (
-    BertTextEncoder,
-    computes_in_bfloat16,
-    default_encoder,
-    item_texts,
-    mean_pooled,
-    tokenized,
-)
+from next_behavior.model.item_text import mean_pooled, tokenized
+from next_behavior.text.encoders import BertTextEncoder, computes_in_bfloat16, default_encoder
+from next_behavior.text.item_texts import item_texts
 
 TEMPERATURE = 0.05
 # The k-th text from the end weighs DECAY ** k.

@@ -32,25 +32,16 @@ from next_behavior.evaluation.metrics import ndcg_at_k, pessimistic_ranks
 from next_behavior.model.associative_memory import MAX_CHUNK_ELEMENTS
 from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.model.encoder import last_index
-from next_behavior.model.item_text import PROBE_TEXT
+from next_behavior.model.item_text import DEFAULT_ENCODER, PROBE_TEXT, split_mark
 from next_behavior.model.mixture import seen_items
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.special_ids import FIRST_ACTION
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
-from next_behavior.text.encoders import (
-    DEFAULT_HUB_ID,
-    Reduction,
-    TextEncoder,
-    cached_embeddings,
-    default_encoder,
-    fit_reduction,
-    item_texts,
-    load_encoder,
-    reduce_embeddings,
-    split_mark,
-    text_columns,
-)
+from next_behavior.text.embedding_cache import cached_embeddings
+from next_behavior.text.encoders import TextEncoder, default_encoder, load_encoder
 from next_behavior.text.item2vec import item2vec_rows
+from next_behavior.text.item_texts import item_texts, text_columns
+from next_behavior.text.reduction import Reduction, fit_reduction, reduce_embeddings
 from next_behavior.training.calibration import take_best
 
 if TYPE_CHECKING:
@@ -141,7 +132,7 @@ def embed_items(settings: RunSettings, items: pl.DataFrame, tokenizer: BehaviorT
     if columns is None:
         columns = [field for _, field, _, _ in string.Formatter().parse(settings.text_template or "") if field]
     return EmbeddedText(
-        encoder=whole_name(settings.text_encoder or DEFAULT_HUB_ID),
+        encoder=whole_name(settings.text_encoder or DEFAULT_ENCODER),
         columns=columns,
         template=settings.text_template,
         embeddings=np.pad(embeddings, ((tokenizer.first_item_id, 0), (0, 0))),
@@ -208,7 +199,7 @@ def grown_tokenizer(
         added = added.join(items.unique("item_id", keep="first"), on="item_id", how="left", maintain_order="left")
     before = len(tokenizer)
     name = model.config.text_encoder
-    if name == DEFAULT_HUB_ID:
+    if name == DEFAULT_ENCODER:
         name = default_encoder()
 
     def embed(texts: list[str]) -> torch.Tensor:

@@ -57,10 +57,10 @@ from next_behavior.evaluation.evaluator import (
     tokenize_log,
     write_whole,
 )
+from next_behavior.model.item_text import split_mark
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.special_ids import FIRST_ACTION, NONE
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
-from next_behavior.text.encoders import split_mark
 from next_behavior.training.calibration import (
     MEMORY_RANKINGS,
     action_log_loss,
