@@ -2,8 +2,8 @@
 
     python demo/predict.py --model .demo/model --events .demo/events.parquet
 
-The history is the household's whole log, its last events included, so the answer lies beyond the data: nobody knows
-whether it came true. How often such answers are right is what the test table of the training run says.
+The history is the household's whole log, its last events included. So the data cannot say whether the answer is right;
+how often such answers are right is in the test table of the training run.
 """
 
 import argparse
@@ -44,7 +44,7 @@ def duration(seconds: float) -> str:
 
 
 def read_titles(path: Path) -> dict[str, str]:
-    """item_id -> title of the whole catalogue; empty if there is no such file.
+    """item_id -> title of the whole catalog; empty if there is no such file.
 
     The tokenizer keeps the titles of its vocabulary only; a household also buys what came after the training events.
     """

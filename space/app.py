@@ -1,4 +1,4 @@
-"""Try a next-behaviour model in a browser: pick or paste a history, see what comes next, compare two models.
+"""Try a next-behavior model in a browser: pick or paste a history, see what comes next, compare two models.
 
     python space/app.py --model DIR_OR_HUB_ID [--compare DIR_OR_HUB_ID]       # needs gradio, torch and transformers
 
@@ -6,7 +6,7 @@ As a Space it takes both from the Space's variables MODEL and COMPARE. The folde
 models are loaded like anyone's, through `pipeline("next-behavior", trust_remote_code=True)`. Which models are loaded is
 decided at the start and never in the page: remote code is run only where whoever starts this trusts it.
 
-The catalogue stays on the server, which looks items up; the browser gets a handful of matches. Whatever a model or a
+The catalog stays on the server, which looks items up; the browser gets a handful of matches. Whatever a model or a
 visitor calls an item is escaped before it becomes HTML.
 """
 
@@ -41,7 +41,7 @@ GAPS = {"a minute later": 60.0, "an hour later": 3600.0, "a day later": 86400.0,
 ANY_ACTION = "any action"
 QUESTIONS = {"Action and item": "pair", "Item": "item", "Action": "action"}
 PATHS = {
-    "generate": ("generated", "from the whole catalogue"),
+    "generate": ("generated", "from the whole catalog"),
     "repeat": ("repeated", "from this history"),
     "associate": ("associated", "often together with recent items"),
 }
@@ -145,7 +145,7 @@ def events_text(events: Sequence[Event]) -> str:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-class Catalogue:
+class Catalog:
     """The items of a model with their titles, searched on the server: one text in memory, one line an item."""
 
     def __init__(self, tokenizer: Any) -> None:
@@ -186,7 +186,7 @@ class Model:
         load: Any = pipeline  # transformers' types list its own tasks alone
         self.predict = load("next-behavior", model=source, trust_remote_code=True)
         self.name = Path(source).resolve().name if Path(source).is_dir() else source
-        self.catalogue = Catalogue(self.predict.tokenizer)
+        self.catalog = Catalog(self.predict.tokenizer)
         self.actions: list[str] = self.predict.tokenizer.action_vocabulary
         self.has_time: bool = self.predict.tokenizer.has_time
 
@@ -199,7 +199,7 @@ class Model:
 
     def example(self) -> list[Event]:
         """A history of common items: one of them twice, the last one an hour ago."""
-        picks = [self.catalogue.items[row % len(self.catalogue.items)] for row in (0, 2, 5, 2)]
+        picks = [self.catalog.items[row % len(self.catalog.items)] for row in (0, 2, 5, 2)]
         events: list[Event] = [{"item": item, "action": self.actions[0]} for item in picks]
         if self.has_time:
             now = float(int(time.time()))
@@ -246,12 +246,12 @@ def moment_text(timestamp: Any) -> str:
     return "" if timestamp is None else str(timestamp)
 
 
-def item_html(item: str | None, title: str | None, catalogue: Catalogue) -> str:
+def item_html(item: str | None, title: str | None, catalog: Catalog) -> str:
     """An item for people: its title over its id."""
     if item is None:
         return '<span class="bnb-quiet">no item</span>'
     name = f'<span class="bnb-title">{escape(title)}</span>' if title else ""
-    new = "" if catalogue.holds(item) else ' <span class="bnb-new">new to the model</span>'
+    new = "" if catalog.holds(item) else ' <span class="bnb-new">new to the model</span>'
     return f'{name}<span class="bnb-id">{escape(item)}{new}</span>'
 
 
@@ -259,16 +259,16 @@ def action_html(action: str | None) -> str:
     return "" if action is None else f'<span class="bnb-action">{escape(action)}</span>'
 
 
-def history_html(events: Sequence[Event], catalogue: Catalogue) -> str:
+def history_html(events: Sequence[Event], catalog: Catalog) -> str:
     """The history, newest first, as a list."""
     if not events:
         return '<p class="bnb-quiet">An empty history: what a newcomer does.</p>'
     rows = []
     for event in reversed(events):
         item, action = (None if event.get(name) is None else str(event[name]) for name in ("item", "action"))
-        title = None if item is None else catalogue.tokenizer.title(item)
+        title = None if item is None else catalog.tokenizer.title(item)
         moment = f'<small class="bnb-quiet">{escape(moment_text(event.get("timestamp")))}</small>'
-        rows.append(f"<li>{action_html(action)}<div>{item_html(item, title, catalogue)}</div>{moment}</li>")
+        rows.append(f"<li>{action_html(action)}<div>{item_html(item, title, catalog)}</div>{moment}</li>")
     return f'<ol class="bnb-history">{"".join(rows)}</ol>'
 
 
@@ -287,7 +287,7 @@ def paths_html(paths: dict[str, float] | None) -> str:
     return f'<div class="bnb-paths" title="{every}">{parts}</div><small>{words}</small>'
 
 
-def answers_html(answers: Sequence[Event], catalogue: Catalogue, others: Sequence[Event] | None) -> str:
+def answers_html(answers: Sequence[Event], catalog: Catalog, others: Sequence[Event] | None) -> str:
     """The ranked answers as a table; with the other model's answers, their rank there."""
     if not answers:
         return '<p class="bnb-quiet">Nothing is left to rank.</p>'
@@ -296,7 +296,7 @@ def answers_html(answers: Sequence[Event], catalogue: Catalogue, others: Sequenc
     rows = []
     for rank, answer in enumerate(answers, 1):
         item = answer["item"]
-        named = item_html(item, answer["title"], catalogue) if "paths" in answer else ""
+        named = item_html(item, answer["title"], catalog) if "paths" in answer else ""
         also = ""
         if others is not None:
             there = elsewhere.get((answer["action"], item))
@@ -309,7 +309,7 @@ def answers_html(answers: Sequence[Event], catalogue: Catalogue, others: Sequenc
             f'<td class="bnb-named">{paths_html(answer.get("paths"))}</td></tr>'
         )
     named_by = "Named by" if "paths" in answers[0] else ""
-    head = f"<tr><th>#</th><th>Behaviour</th><th>Probability</th><th>{named_by}</th></tr>"
+    head = f"<tr><th>#</th><th>Behavior</th><th>Probability</th><th>{named_by}</th></tr>"
     return f'<table class="bnb-table"><thead>{head}</thead><tbody>{"".join(rows)}</tbody></table>'
 
 
@@ -332,14 +332,14 @@ def panel_html(model: Model, answers: Sequence[Event] | ValueError, others: Sequ
     name = f'<h3 class="bnb-model">{escape(model.name)}</h3>'
     if isinstance(answers, ValueError):
         return f"<section>{name}{error_html(answers)}</section>"
-    table = answers_html(answers, model.catalogue, [] if isinstance(others, ValueError) else others)
+    table = answers_html(answers, model.catalog, [] if isinstance(others, ValueError) else others)
     when = when_html(answers[0]["when"]) if answers else ""
     return f"<section>{name}{table}{when}</section>"
 
 
 LEGEND = "".join(f'<span><i class="bnb-{path}"></i><b>{name}</b> {what}</span>' for path, (name, what) in PATHS.items())
 
-# Colours are the theme's, so that the page follows the visitor's light or dark mode; only the paths have their own.
+# Colors are the theme's, so that the page follows the visitor's light or dark mode; only the paths have their own.
 CSS = """
 .bnb-panels {display: grid; grid-template-columns: repeat(auto-fit, minmax(min(100%, 18rem), 1fr)); gap: 1.5rem}
 .bnb-panels section {container-type: inline-size; min-width: 0}
@@ -404,7 +404,7 @@ class Page:
         """The history and the answers, as HTML."""
         try:
             events = parse_events(text)
-            shown = history_html(events, self.model.catalogue)
+            shown = history_html(events, self.model.catalog)
         except ValueError as error:
             return error_html(error), ""
         asked = (QUESTIONS[question], None if action == ANY_ACTION else action, exclude_seen, top_k)
@@ -427,7 +427,7 @@ class Page:
     def matches(self, query: str) -> Any:
         """The items to choose from, for what was typed. A dropdown that is refilled while one types would not do: it
         remembers the place of a choice, not its name."""
-        return gr.update(choices=self.model.catalogue.search(query), value=None)
+        return gr.update(choices=self.model.catalog.search(query), value=None)
 
     def add(self, text: str, item: str | None, action: str, gap: str) -> str:
         """The history with one more event."""
@@ -451,11 +451,11 @@ class Page:
 def build(model: Model, other: Model | None = None) -> gr.Blocks:
     """The page for a model, beside another one if there is one."""
     page = Page(model, other)
-    catalogue = model.catalogue
-    said = f"{len(catalogue.items):,} items, {len(model.actions)} action{'s' * (len(model.actions) > 1)}"
+    catalog = model.catalog
+    said = f"{len(catalog.items):,} items, {len(model.actions)} action{'s' * (len(model.actions) > 1)}"
     title = model.name if other is None else f"{model.name} and {other.name}"
     example = events_text(model.example())
-    with gr.Blocks(title=f"Next behaviour: {title}", analytics_enabled=False, fill_width=other is not None) as blocks:
+    with gr.Blocks(title=f"Next behavior: {title}", analytics_enabled=False, fill_width=other is not None) as blocks:
         gr.HTML(
             f'<h1>What comes next?</h1><p class="bnb-quiet">{escape(title)}: {said}. Pick or paste what someone did; '
             "see which action on which item is likely to follow, how soon, and which part of the model said so.</p>"
@@ -465,7 +465,7 @@ def build(model: Model, other: Model | None = None) -> gr.Blocks:
                 with gr.Tabs():
                     with gr.Tab("Pick items"):
                         query = gr.Textbox(label="Find an item", placeholder="a part of its title, or its id")
-                        item = gr.Radio(catalogue.search(""), show_label=False, container=False, elem_id="matches")
+                        item = gr.Radio(catalog.search(""), show_label=False, container=False, elem_id="matches")
                         with gr.Row():
                             action = gr.Dropdown(model.actions, value=model.actions[0], label="Action", min_width=120)
                             gap = gr.Dropdown(list(GAPS), label="When", min_width=120, visible=model.has_time)
@@ -506,7 +506,7 @@ def build(model: Model, other: Model | None = None) -> gr.Blocks:
 
 def arguments(given: Sequence[str] | None = None) -> argparse.Namespace:
     """The command line; on a Space, which has none, the variables MODEL and COMPARE."""
-    parser = argparse.ArgumentParser(description="Try a next-behaviour model in a browser.")
+    parser = argparse.ArgumentParser(description="Try a next-behavior model in a browser.")
     parser.add_argument("--model", default=os.environ.get("MODEL"), help="folder or Hub id (default: variable MODEL)")
     parser.add_argument("--compare", default=os.environ.get("COMPARE"), help="a second model, shown beside the first")
     parser.add_argument("--host", default=None, help="address to serve on (default: this machine alone)")

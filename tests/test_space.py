@@ -111,22 +111,22 @@ def test_text_that_is_no_history_is_named(app: Any, text: str, message: str) -> 
 
 
 def test_items_are_found_by_a_part_of_their_title_or_id_in_any_case(model: Any) -> None:
-    assert model.catalogue.search("DESK") == [("Desk lamp (84)", "84"), ("Desk, oak (5)", "5")]
-    assert [item for _, item in model.catalogue.search("chair, b")] == ["garden chair, blue"]
-    assert model.catalogue.search("007") == [("007", "007")]
-    assert [item for _, item in model.catalogue.search("5")] == ["5"]
-    assert model.catalogue.search("nothing like it") == []
-    assert [item for _, item in model.catalogue.search("")] == ITEMS
+    assert model.catalog.search("DESK") == [("Desk lamp (84)", "84"), ("Desk, oak (5)", "5")]
+    assert [item for _, item in model.catalog.search("chair, b")] == ["garden chair, blue"]
+    assert model.catalog.search("007") == [("007", "007")]
+    assert [item for _, item in model.catalog.search("5")] == ["5"]
+    assert model.catalog.search("nothing like it") == []
+    assert [item for _, item in model.catalog.search("")] == ITEMS
 
 
 def test_a_search_returns_a_handful_and_the_item_whose_id_was_typed_first(app: Any) -> None:
     items = [str(number) for number in range(1000)]
     tokenizer = assemble(items, ["view"], [], num_new_items=1, max_length=4)
     tokenizer.describe_items([1] * 1000, [f"Thing\n{number}" for number in range(1000)])
-    catalogue = app.Catalogue(tokenizer)
-    assert len(catalogue.search("thing")) == app.MATCHES
-    assert catalogue.search("999")[0] == ("Thing\n999 (999)", "999")
-    assert [item for _, item in catalogue.search("thing 99")] == ["99", *(str(number) for number in range(990, 997))]
+    catalog = app.Catalog(tokenizer)
+    assert len(catalog.search("thing")) == app.MATCHES
+    assert catalog.search("999")[0] == ("Thing\n999 (999)", "999")
+    assert [item for _, item in catalog.search("thing 99")] == ["99", *(str(number) for number in range(990, 997))]
 
 
 # -- the page's answers ------------------------------------------------------------------------------------------------
