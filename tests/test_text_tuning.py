@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 from tiny import WORDS, write_events
 from transformers import BertModel
 
+from next_behavior.commands.tune_text import main
 from next_behavior.text import tuning as text_tuning
 from next_behavior.text.encoders import BertTextEncoder, load_encoder
 from next_behavior.text.tuning import (
@@ -24,7 +25,6 @@ from next_behavior.text.tuning import (
     TunedEncoder,
     contrastive_loss,
     drawn_users,
-    main,
     recall_of_words,
     tune,
     user_histories,
@@ -216,7 +216,7 @@ def test_the_command_writes_an_encoder_that_training_takes(
     with pytest.warns(UserWarning, match="leaks the future"):
         main([*command, "--batch_items", "12", "--output_dir", str(tmp_path / "encoder")])
     said = capsys.readouterr().out
-    assert "Recall@10 of the next item by words alone, 60 validation events" in said
+    assert "Recall@10 of the next item by item text alone, 60 validation events" in said
     assert f"--text_encoder {tmp_path / 'encoder'}" in said
     assert load_encoder(str(tmp_path / "encoder")).embed(["red lip"]).shape == (1, 20)
     main([*command, "--split", "none", "--batch_items", "12", "--output_dir", str(tmp_path / "all")])

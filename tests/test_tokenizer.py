@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from processes import run_python
 from transformers import AutoTokenizer, DataCollatorWithPadding
 
+from next_behavior.commands.tokenize import main
 from next_behavior.model import histories
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.training.vocabulary import TIME_LADDER, assemble, build_tokenizer
@@ -451,8 +452,6 @@ def test_loading_does_not_parse_the_vocabulary_twice(saved: Path, monkeypatch: p
 
 
 def test_the_command_builds_a_tokenizer_from_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    from tokenizer_build.__main__ import main
-
     EVENTS.drop("row").write_parquet(tmp_path / "events.parquet")
     TITLES.write_parquet(tmp_path / "items.parquet")
     events, items, output = (str(tmp_path / name) for name in ("events.parquet", "items.parquet", "out"))

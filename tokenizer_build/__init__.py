@@ -1,5 +1,4 @@
-"""Event log to tokenizer files: `build_tokenizer` from Python, `python -m tokenizer_build` from a shell."""
+"""`python -m tokenizer_build EVENTS --output DIR`: an event log to tokenizer files.
 
-from next_behavior.training.vocabulary import build_tokenizer
-
-__all__ = ["build_tokenizer"]
+From Python it is `next_behavior.training.vocabulary.build_tokenizer`.
+"""

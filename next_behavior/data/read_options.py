@@ -15,6 +15,7 @@ from datetime import datetime, timedelta, timezone
 
 from next_behavior.data.columns import ACTION, ALIASES, FLAGS, ITEM, TIME, USER
 
+SPLITS = ("time", "leave_one_out", "none")  # ways to hold out events; `splits.py` has what they mean
 UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # ticks per second
 
 

@@ -22,9 +22,9 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from next_behavior.data.read_options import SPLITS
 from next_behavior.data.sequences import TEST, TRAIN, VALIDATION
 
-WAYS = ("time", "leave_one_out", "none")
 # A user's events that leave-one-out needs: one to train on, one to validate, one to test.
 LEAVE_ONE_OUT_EVENTS = 3
 
@@ -47,8 +47,8 @@ class Split:
     test_quantile: float = 0.9
 
     def __post_init__(self) -> None:
-        if self.how not in WAYS:
-            raise ValueError(f"got the split {self.how!r}; expected one of {', '.join(WAYS)}")
+        if self.how not in SPLITS:
+            raise ValueError(f"got the split {self.how!r}; expected one of {', '.join(SPLITS)}")
         if not 0 < self.validation_quantile <= self.test_quantile < 1:
             raise ValueError(
                 f"got validation_quantile={self.validation_quantile} and test_quantile={self.test_quantile}; expected "

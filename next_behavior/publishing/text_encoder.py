@@ -1,4 +1,4 @@
-"""The repository of a model's text encoder, if that is a folder here, such as `next_behavior.text.tuning` writes.
+"""The repository of a model's text encoder, if that is a folder here, such as `next-behavior tune-text` writes.
 
     encoder_id = stage_own_encoder(model, given, was_local, "ana/shop", staged)     # "ana/shop-text-encoder-1a2b3c4d"
 

@@ -1,7 +1,8 @@
 """Tune a text encoder on a log, so that texts are alike whose items one user takes after the other.
 
-    python -m next_behavior.text.tuning --events events.parquet --items items.csv --output_dir encoder
-    python train_accelerate.py --events events.parquet --items items.csv --text_encoder encoder --output_dir out
+    encoder = TunedEncoder("sentence-transformers/all-MiniLM-L6-v2", layers=2)
+    training, held_out, texts = user_histories(events, item_texts(items))
+    losses = tune(encoder, training, texts)          # what `next-behavior tune-text` does
 
 A pretrained encoder knows which texts say the same. Which of them people go on to is in the log, and what is learned of
 some items' words holds for the words of others, those that nobody has taken yet above all (benchmarks/README.md has the
@@ -15,13 +16,11 @@ encoder are trained, the others stay; what those make of a text is kept as long 
 
 from __future__ import annotations
 
-import argparse
 import hashlib
 import itertools
 import math
 import os
 import shutil
-import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,15 +35,9 @@ from torch.nn.utils.rnn import pad_sequence
 from tqdm import tqdm
 from transformers import BertModel
 from transformers.masking_utils import create_bidirectional_mask
-from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
-from next_behavior.data.events import read_events
-from next_behavior.data.items import read_items
-from next_behavior.data.read_options import add_event_arguments, options_from_arguments
-from next_behavior.data.splits import WAYS, assign_parts, make_split
 from next_behavior.model.item_text import mean_pooled, tokenized
-from next_behavior.text.encoders import BertTextEncoder, computes_in_bfloat16, default_encoder
-from next_behavior.text.item_texts import item_texts
+from next_behavior.text.encoders import BertTextEncoder, computes_in_bfloat16
 
 TEMPERATURE = 0.05
 # The k-th text from the end weighs DECAY ** k.
@@ -351,88 +344,9 @@ def recall_of_words(embeddings: np.ndarray, histories: Sequence[np.ndarray]) -> 
     return float(np.mean(hits))
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m next_behavior.text.tuning", description=__doc__.split("\n")[0])
-    parser.add_argument("--events", required=True, help="event log")
-    parser.add_argument("--items", required=True, help="item table with item_id and text columns")
-    parser.add_argument("--output_dir", required=True, type=Path, help="new folder for the encoder")
-    parser.add_argument("--split", default="time", choices=WAYS, help="as in training (default time)")
-    parser.add_argument("--text_columns", help="columns of --items to read, as in training (default: all with words)")
-    parser.add_argument("--text_template", help="instead of columns: '{title} by {brand}'")
-    parser.add_argument("--text_encoder", help="BERT checkpoint to begin with (default: all-MiniLM-L6-v2)")
-    parser.add_argument("--layers", type=int, default=2, help="layers that are trained, from the end (default 2)")
-    parser.add_argument("--steps", type=int, default=600, help="training steps (default 600)")
-    parser.add_argument("--max_minutes", type=float, help="time limit of the training, if it is to end before")
-    parser.add_argument("--batch_items", type=int, default=192, help="items of a step at least (default 192)")
-    parser.add_argument("--learning_rate", type=float, default=1e-4, help="peak of AdamW's (default 1e-4)")
-    parser.add_argument("--resume", action="store_true", help="go on with an interrupted run, with the same settings")
-    parser.add_argument("--seed", type=int, default=0, help="of users, stretches and dropout (default 0)")
-    add_event_arguments(parser)
-    args = parser.parse_args(arguments)
-    for name in ("steps", "max_minutes", "batch_items", "learning_rate"):
-        if (value := getattr(args, name)) is not None and value <= 0:
-            parser.error(f"--{name} {value}: expected more than 0")
-    if args.output_dir.exists():
-        raise ValueError(f"got --output_dir {args.output_dir}, which is there already; expected a new folder")
-    checkpoint = args.output_dir.with_name(f".{args.output_dir.name}.checkpoint")
-    if checkpoint.exists() != args.resume:
-        raise ValueError(
-            f"got --resume without the file {checkpoint} of an interrupted run: leave it out, or check --output_dir"
-            if args.resume
-            else f"got an interrupted run's file {checkpoint}: go on with it by --resume, or delete it to begin anew"
-        )
-    disable_transformers_bars()
-    encoder = TunedEncoder(args.text_encoder or default_encoder(), args.layers)
-    log = read_events(args.events, options_from_arguments(args))
-    print(log.report)
-    events = assign_parts(log.events, make_split(log.events, args.split))
-    columns = args.text_columns.split(",") if args.text_columns else None
-    training, held_out, texts = user_histories(events, item_texts(read_items(args.items), columns, args.text_template))
-    if len(training) < 2:
-        raise ValueError(
-            f"got {len(training)} users with two training events of items that have a text; expected two at least: "
-            "check the item_ids of --items and the columns that are read"
-        )
-    measured = np.random.default_rng(args.seed).permutation(len(held_out))[:MEASURED_EVENTS]
-    sample = [held_out[row] for row in measured]
-
-    def recall() -> float | None:
-        if not sample or len(texts) > MEASURED_TEXTS:
-            return None
-        with tqdm(total=len(texts), unit=" texts", desc="embedding") as bar:
-            return recall_of_words(encoder.embed(texts, bar), sample)
-
-    before = recall()
-    losses = tune(
-        encoder,
-        training,
-        texts,
-        steps=args.steps,
-        max_minutes=args.max_minutes,
-        batch_items=args.batch_items,
-        learning_rate=args.learning_rate,
-        seed=args.seed,
-        checkpoint=checkpoint,
-    )
-    after = recall()
-    args.output_dir.parent.mkdir(parents=True, exist_ok=True)
-    encoder.save(args.output_dir)
-    checkpoint.unlink(missing_ok=True)
-    first, last = np.mean(losses[:20]), np.mean(losses[-20:])
-    print(f"{len(losses):,} steps over {len(texts):,} texts, loss {first:.3f} to {last:.3f}")
-    if before is None or after is None:
-        why = "no validation events" if not sample else f"{len(texts):,} texts take too long to read twice"
-        print(f"Recall by words alone was not measured: {why}")
-    else:
-        print(
-            f"Recall@10 of the next item by words alone, {len(sample):,} validation events: {before:.4f} before, "
-            f"{after:.4f} now"
-        )
-    print(f"The encoder is in {args.output_dir}: train with --text_encoder {args.output_dir}")
-
-
-if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"text_tuning: {error}")
+def measured_recall(encoder: TunedEncoder, texts: list[str], histories: Sequence[np.ndarray]) -> float | None:
+    """`recall_of_words` with an encoder; None without histories, or with too many texts to read."""
+    if not histories or len(texts) > MEASURED_TEXTS:
+        return None
+    with tqdm(total=len(texts), unit=" texts", desc="embedding") as bar:
+        return recall_of_words(encoder.embed(texts, bar), histories)

@@ -1,0 +1,76 @@
+"""The console command of the package.
+
+    next-behavior train --events events.csv --output_dir out/shop
+    python -m next_behavior.commands train ...          the same, where the script is not installed
+
+Each command is a file beside this one. Its options are parsed before anything heavy is imported.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Sequence
+from functools import partial
+
+from next_behavior.commands.errors import run
+
+NAME = "next-behavior"
+COMMANDS = {
+    "train": "train a model from an event log",
+    "evaluate": "measure a model and the baselines on held-out events",
+    "tokenize": "build the tokenizer of an event log alone",
+    "add-items": "give a trained model new items, retire old ones, without training",
+    "publish": "turn a trained model into a Hub repository",
+    "tune-text": "tune a text encoder on an event log and its item texts",
+}
+
+
+def help_text() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [f"  {name.ljust(width)}  {what}" for name, what in COMMANDS.items()]
+    return "\n".join([f"usage: {NAME} COMMAND ...", "", *lines, "", f"{NAME} COMMAND --help lists its options."])
+
+
+def main_of(command: str) -> Callable[[Sequence[str] | None], None]:
+    """The function that does what a command is for; only its file is imported."""
+    match command:
+        case "train":
+            from next_behavior.commands import train
+
+            return train.main
+        case "evaluate":
+            from next_behavior.commands import evaluate
+
+            return evaluate.main
+        case "tokenize":
+            from next_behavior.commands import tokenize
+
+            return tokenize.main
+        case "add-items":
+            from next_behavior.commands import add_items
+
+            return add_items.main
+        case "publish":
+            from next_behavior.commands import publish
+
+            return publish.main
+        case "tune-text":
+            from next_behavior.commands import tune_text
+
+            return tune_text.main
+    sys.exit(f"{NAME}: got the command {command!r}; expected one of {', '.join(COMMANDS)}")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    command, *others = (sys.argv[1:] if arguments is None else arguments) or ["--help"]
+    if command in ("-h", "--help"):
+        print(help_text())
+        return
+    begin = main_of(command)
+    name = f"{NAME} {command}"
+    sys.argv[0] = name  # argparse says it in the usage line
+    run(name, partial(begin, others))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,48 @@
+"""Build the tokenizer of an event log.
+
+    python -m tokenizer_build events.csv --output out/tokenizer
+    python -m tokenizer_build events.parquet --output out/tokenizer --items items.parquet --min_item_count 5
+    next-behavior tokenize ...                          the same, once the package is installed
+
+Training does this by itself. The files alone serve to look at a log's vocabulary.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+
+from next_behavior.data.read_options import add_event_arguments, options_from_arguments
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
+    parser.add_argument("events", help="CSV, gzipped CSV, Parquet, or a folder of Parquet files")
+    parser.add_argument("--output", required=True, help="folder for the tokenizer files")
+    parser.add_argument("--items", help="item table with item_id and text columns; the title is kept for display")
+    parser.add_argument("--min_item_count", type=int, default=1, help="leave out items with fewer events")
+    parser.add_argument("--num_new_items", type=int, default=64, help="slots for unknown items of one history")
+    parser.add_argument("--max_length", type=int, default=200, help="events of the longest window")
+    add_event_arguments(parser)
+    args = parser.parse_args(arguments)
+
+    from next_behavior.data.events import read_events
+    from next_behavior.data.items import read_items
+    from next_behavior.training.vocabulary import build_tokenizer
+
+    log = read_events(args.events, options_from_arguments(args))
+    print(log.report)
+    tokenizer = build_tokenizer(
+        log.events,
+        None if args.items is None else read_items(args.items),
+        min_item_count=args.min_item_count,
+        num_new_items=args.num_new_items,
+        max_length=args.max_length,
+    )
+    tokenizer.save_pretrained(args.output)
+    actions = ", ".join(tokenizer.action_vocabulary)
+    print(f"items    {len(tokenizer.item_vocabulary):,}, ids from {tokenizer.first_item_id}")
+    print(f"actions  {len(tokenizer.action_vocabulary)}: {actions}")
+    print(f"time     {len(tokenizer.time_edges) + 1 if tokenizer.has_time else 'no'} buckets of the gap between events")
+    print(f"saved to {args.output}; load it with")
+    print(f"    AutoTokenizer.from_pretrained({args.output!r}, trust_remote_code=True)")

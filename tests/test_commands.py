@@ -1,0 +1,89 @@
+"""The console command: its help comes at once, what it does not know is one line, and each command has its file."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from next_behavior.commands.__main__ import COMMANDS, main, main_of
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ROOT = Path(__file__).resolve().parent.parent
+HEAVY = ("torch", "transformers", "datasets", "polars", "numpy", "pyarrow", "scipy", "sklearn")
+
+
+@pytest.fixture(autouse=True)
+def _process_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["next-behavior"])
+
+
+def test_the_help_of_every_command_needs_nothing_heavy() -> None:
+    code = f"""
+import sys
+from next_behavior.commands.__main__ import COMMANDS, main
+for arguments in ([], *([name, "--help"] for name in COMMANDS)):
+    try:
+        main(arguments)
+    except SystemExit as end:
+        assert not end.code, end.code
+heavy = sorted({set(HEAVY)} & set(sys.modules))
+assert not heavy, heavy
+"""
+    result = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 0, result.stderr
+    usages = [line for line in result.stdout.splitlines() if line.startswith("usage:")]
+    assert len(usages) == 1 + len(COMMANDS)
+    for name, usage in zip(COMMANDS, usages[1:], strict=True):
+        assert usage.startswith(f"usage: next-behavior {name} [-h]")
+
+
+@pytest.mark.parametrize("arguments", [[], ["-h"], ["--help"]])
+def test_without_a_command_the_commands_are_listed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    main(arguments)
+    printed = capsys.readouterr().out
+    assert printed.startswith("usage: next-behavior COMMAND")
+    for name, what in COMMANDS.items():
+        assert any(line.split(maxsplit=1) == [name, what] for line in printed.splitlines()), name
+
+
+def test_an_unknown_command_is_one_line_with_those_that_there_are() -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["trian"])
+    assert end.value.code == f"next-behavior: got the command 'trian'; expected one of {', '.join(COMMANDS)}"
+
+
+def test_every_command_has_a_file_and_every_file_is_a_command() -> None:
+    files = {path.stem for path in (ROOT / "next_behavior" / "commands").glob("*.py")} - {
+        "__init__",
+        "__main__",
+        "errors",
+    }
+    assert {name.replace("-", "_") for name in COMMANDS} == files
+    for name in COMMANDS:
+        assert main_of(name).__module__ == f"next_behavior.commands.{name.replace('-', '_')}"
+
+
+def test_a_mistake_of_the_user_is_one_line_and_exit_status_1() -> None:
+    command = [sys.executable, "-m", "next_behavior.commands", "evaluate", "--model", "no/such", "--events", "log.csv"]
+    result = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60)
+    assert result.returncode == 1
+    assert result.stderr == "next-behavior evaluate: got --model no/such; expected the folder of a trained model\n"
+
+
+def test_a_wrong_option_is_answered_with_the_name_of_the_command(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as end:
+        main(["tokenize", "--colour", "red"])
+    assert end.value.code == 2
+    assert capsys.readouterr().err.startswith("usage: next-behavior tokenize ")
+
+
+def test_the_package_installs_the_console_command() -> None:
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    assert project["scripts"] == {"next-behavior": "next_behavior.commands.__main__:main"}
