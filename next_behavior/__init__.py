@@ -1,1 +1,45 @@
-"""From a log of events to a Hugging Face model of what a user does next."""
+"""From a log of events to a Hugging Face model of what a user does next: which action, which item, how soon.
+
+    import next_behavior                                # from now on AutoModel loads such folders without remote code
+    from next_behavior import BertForNextBehavior       # or BehaviorConfig, BehaviorTokenizer, NextBehaviorPipeline
+
+Importing this package imports neither torch nor transformers: commands answer `--help` at once, and a service can do
+without. The classes register themselves when they are imported. Whoever imports transformers gets them imported beside
+it, in either order.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+import wrapt
+
+if TYPE_CHECKING:
+    from next_behavior.model.configuration_behavior import BehaviorConfig as BehaviorConfig
+    from next_behavior.model.modeling_behavior import BertForNextBehavior as BertForNextBehavior
+    from next_behavior.model.pipeline_behavior import NextBehaviorPipeline as NextBehaviorPipeline
+    from next_behavior.model.tokenization_behavior import BehaviorTokenizer as BehaviorTokenizer
+
+PUBLIC = {
+    "BehaviorConfig": "next_behavior.model.configuration_behavior",
+    "BehaviorTokenizer": "next_behavior.model.tokenization_behavior",
+    "BertForNextBehavior": "next_behavior.model.modeling_behavior",
+    "NextBehaviorPipeline": "next_behavior.model.pipeline_behavior",
+}
+
+
+def __getattr__(name: str) -> Any:
+    if name not in PUBLIC:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(PUBLIC[name]), name)
+
+
+def register(module: object = None) -> None:
+    """Imports the public classes, which register themselves with transformers' Auto classes."""
+    for name in dict.fromkeys(PUBLIC.values()):
+        importlib.import_module(name)
+
+
+# At once if transformers has been imported already.
+wrapt.register_post_import_hook(register, "transformers")
