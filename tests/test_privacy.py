@@ -110,7 +110,7 @@ def test_a_removed_item_is_nowhere_and_the_others_keep_their_rows_counts_and_tit
 
 
 def test_answers_are_what_they_were_but_for_what_is_gone(trained: Publication) -> None:
-    """Without counts, which the removed item's neighbours feel, the odds of all other items stay."""
+    """Without counts, which the removed item's neighbors feel, the odds of all other items stay."""
     bare = Publication(copy.deepcopy(trained.model), trained.tokenizer, trained.item_facts, trained.sequences)
     memory = bare.model.associate_path
     memory.pair_keys, memory.pair_counts = memory.pair_keys[:0], memory.pair_counts[:0]

@@ -40,7 +40,7 @@ from next_behavior.publishing.check import (
 )
 from next_behavior.publishing.hub import SendError, content_ids, folder_files, send
 from next_behavior.publishing.privacy import without_rare
-from next_behavior.publishing.publication import load_trained
+from next_behavior.publishing.publication import load_publication
 from next_behavior.publishing.record import Record, command_of
 from next_behavior.publishing.staging import check_no_local_names
 
@@ -184,13 +184,13 @@ def test_a_dry_run_shows_files_and_sizes_needs_no_token_and_asks_nobody(
 
 
 def test_items_that_were_added_and_never_touched_are_published(trained: Path, tmp_path: Path) -> None:
-    """A catalogue tells nothing of users; the forty items that one user alone touched still go."""
+    """A catalog says nothing about users; the forty items with one user are still removed."""
     shop = shutil.copytree(trained, tmp_path / "shop", ignore=shutil.ignore_patterns("prepared", "checkpoints"))
     (tmp_path / "new.csv").write_text("item_id,title\nfresh,Reading lamp\n")
     add_items.main(["--model", str(shop), "--items", str(tmp_path / "new.csv"), "--output_dir", str(shop)])
     events = str(trained.parent / "events.csv")
     split = Record.read(shop).split
-    with_added = load_trained(shop, split, events, ReadOptions())
+    with_added = load_publication(shop, split, events, ReadOptions())
     published, _ = without_rare(with_added, split.how, min_item_users=5, min_pair_users=2)
     kept = published.tokenizer.item_vocabulary
     assert "fresh" in kept
@@ -220,14 +220,14 @@ def test_a_stranger_loads_it_by_its_id_and_again_offline_with_identical_answers(
 
 STREAM_AND_TRAIN = """
 import datasets, sys
-from next_behavior.training import loop as train_accelerate
+from next_behavior.commands.train import main
 from next_behavior.data.events import read_events
 
 rows = list(datasets.load_dataset("ana/shop-sequences", split="train", streaming=True))
 print(len(rows), sorted(rows[0]))
 events = read_events("ana/shop-sequences").events
 print(events.height, events["user_id"].n_unique(), events["item_id"].str.starts_with("unknown").sum())
-train_accelerate.main(["--events", "ana/shop-sequences", "--output_dir", sys.argv[1], "--split", "none", *sys.argv[2:]])
+main(["--events", "ana/shop-sequences", "--output_dir", sys.argv[1], "--split", "none", *sys.argv[2:]])
 """
 
 
@@ -281,8 +281,8 @@ def test_an_adapter_is_published_with_its_base_named_by_hub_id(
     card = ModelCard(hub.read("ana/shop-lora", "README.md").decode())
     assert card.data.to_dict() | {"base_model": MODEL_ID, "library_name": "peft"} == card.data.to_dict()
     assert str(tmp_path) not in str(card)
-    assert "note:" not in capsys.readouterr().out  # the same answers as with the base that lies here
-    assert "Its own results were not recorded" in str(card)
+    assert "note:" not in capsys.readouterr().out  # the same answers as with the local base
+    assert "No results were recorded beside its folder" in str(card)
     check_snippets(hub, tmp_path)
 
 

@@ -17,6 +17,7 @@ from typing import Any
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from next_behavior.evaluation.rankers import MODEL
+from next_behavior.evaluation.ranking import KEPT, REMOVED
 from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.publishing.privacy import Privacy
 from next_behavior.publishing.record import command_of
@@ -39,11 +40,11 @@ from next_behavior.publishing.run_text import (
 TEMPLATE = Path(__file__).with_name("model_card.md")
 # What the metadata lists as results: (where, group or None, metric, name on the Hub).
 INDEXED = [
-    ("kept", "all", "recall@10", "Recall@10"),
-    ("kept", "all", "ndcg@10", "NDCG@10"),
-    ("kept", "all", "mrr", "MRR"),
-    ("removed", "all", "recall@10", "Recall@10"),
-    ("removed", "all", "ndcg@10", "NDCG@10"),
+    (KEPT, "all", "recall@10", "Recall@10"),
+    (KEPT, "all", "ndcg@10", "NDCG@10"),
+    (KEPT, "all", "mrr", "MRR"),
+    (REMOVED, "all", "recall@10", "Recall@10"),
+    (REMOVED, "all", "ndcg@10", "NDCG@10"),
     ("actions", None, "accuracy", "Accuracy of the next action"),
     ("actions", None, "macro_f1", "Macro-F1 of the next action"),
     ("actions", None, "log_loss", "Log-loss of the next action"),
@@ -156,7 +157,7 @@ def indexed_results(result: Mapping[str, Any], provenance: Provenance) -> list[E
                 dataset_name=name,
                 dataset_split="test",
                 metric_type=metric,
-                metric_name=f"{title}, seen items removed" if where == "removed" else title,
+                metric_name=f"{title}, seen items removed" if where == REMOVED else title,
                 metric_value=round(value, 5),
             )
         )

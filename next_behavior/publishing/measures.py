@@ -21,6 +21,7 @@ from next_behavior.evaluation.metrics import (
     recall_at_k,
 )
 from next_behavior.evaluation.rankers import MODEL
+from next_behavior.evaluation.ranking import KEPT, REMOVED
 from next_behavior.model.special_ids import FIRST_ACTION
 from next_behavior.publishing.privacy import Privacy
 from next_behavior.publishing.publication import Publication
@@ -30,9 +31,9 @@ from next_behavior.publishing.scores import Scored, score_targets
 MEASURED_TARGETS = 4000
 # The metrics whose change by the removals is stated: {name: (seen items kept or removed, metric)}.
 COSTS = {
-    "Recall@10": ("kept", "recall@10"),
-    "NDCG@10": ("kept", "ndcg@10"),
-    "NDCG@10 with seen items removed": ("removed", "ndcg@10"),
+    "Recall@10": (KEPT, "recall@10"),
+    "NDCG@10": (KEPT, "ndcg@10"),
+    "NDCG@10 with seen items removed": (REMOVED, "ndcg@10"),
 }
 
 

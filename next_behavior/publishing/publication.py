@@ -34,7 +34,7 @@ class Publication:
     sequences: Sequences
 
 
-def load_trained(folder: Path, split: Split, events: str | None, options: ReadOptions) -> Publication:
+def load_publication(folder: Path, split: Split, events: str | None, options: ReadOptions) -> Publication:
     """The model of a folder and the log it was trained on.
 
     Args:

@@ -26,7 +26,7 @@ from next_behavior.publishing.dataset import stage_dataset
 from next_behavior.publishing.hub import Sent, send, token_or_error
 from next_behavior.publishing.measures import examine
 from next_behavior.publishing.privacy import look_for_people, without_rare
-from next_behavior.publishing.publication import Publication, load_trained
+from next_behavior.publishing.publication import Publication, load_publication
 from next_behavior.publishing.record import Record, hub_id
 from next_behavior.publishing.request import Delivery, Request
 from next_behavior.publishing.staging import check_no_local_names, listing, stage_card, stage_model
@@ -68,7 +68,7 @@ def publish_adapter(request: Request, api: HfApi, staged: Path) -> None:
 
 def publish_model(request: Request, api: HfApi, scratch: Path) -> None:
     record = Record.read(request.model)
-    trained = load_trained(request.model, record.split, request.events, request.read_options)
+    trained = load_publication(request.model, record.split, request.events, request.read_options)
     others = check.check_same_with_its_own_code(request.model, trained.model, trained.tokenizer)
     if others:
         print(

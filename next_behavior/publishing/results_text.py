@@ -10,11 +10,12 @@ from typing import Any
 
 from next_behavior.data.splits import Split
 from next_behavior.evaluation.rankers import BALANCED, MODEL, UPDATED
-from next_behavior.evaluation.tables import marked, number, table, verdict, with_interval
+from next_behavior.evaluation.ranking import KEPT, REMOVED
+from next_behavior.evaluation.tables import marked, number, plain, table, verdict, with_interval
 from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.publishing.run_text import code, listed, moment, share
 
-WAYS = {"kept": "Next item, seen items kept", "removed": "Next item, seen items removed"}
+WAYS = {KEPT: "Next item, seen items kept", REMOVED: "Next item, seen items removed"}
 GROUPS = {
     "repeat": "items the user had before",
     "novel": "items new to the user",
@@ -71,7 +72,7 @@ def action_table(result: Mapping[str, Any]) -> dict[str, str] | None:
 
 
 def row_name(ranker: str) -> str:
-    return f"this {ranker}" if ranker in (MODEL, BALANCED) else ranker.replace("_", " ")
+    return f"this {ranker}" if ranker in (MODEL, BALANCED) else plain(ranker)
 
 
 def ranker_table(names: Sequence[str], columns: Sequence[tuple[str, Sequence[str]]]) -> str:
@@ -93,7 +94,7 @@ def protocol(result: Mapping[str, Any]) -> str:
     else:
         when = "held-out events"
     sample = f", a sample of {result['targets']:,} of {result['all_targets']:,}" if result["sampled"] else ""
-    groups = {group: row["count"] for group, row in result[MODEL]["kept"]["items"].items()}
+    groups = {group: row["count"] for group, row in result[MODEL][KEPT]["items"].items()}
     return (
         f"Tested on {when}. {result['targets']:,} test events of {result['users']:,} users{sample}; of the "
         f"{result['item_targets']:,} that name an item, {groups['repeat']:,} name one that the user had before, "
@@ -141,8 +142,8 @@ def slices(result: Mapping[str, Any] | None, measured: Mapping[str, Any] | None)
     """Results by kind of target and by action; None where they were not measured."""
     if result is None or measured is None:
         return None
-    items = result[MODEL]["kept"]["items"]
-    baselines = [name for name in result["rankers"] if name not in (MODEL, UPDATED) and "kept" in result[name]]
+    items = result[MODEL][KEPT]["items"]
+    baselines = [name for name in result["rankers"] if name not in (MODEL, UPDATED) and KEPT in result[name]]
     best = {group: best_baseline(result, baselines, group) for group in GROUPS if items[group]["count"]}
     sentences = []
     if items["cold"]["count"]:
@@ -167,9 +168,9 @@ def slices(result: Mapping[str, Any] | None, measured: Mapping[str, Any] | None)
 
 def best_baseline(result: Mapping[str, Any], baselines: Sequence[str], group: str) -> tuple[float, str]:
     """The highest NDCG@10 of a group of targets, and whose it is."""
-    values = ((result[name]["kept"]["items"][group]["ndcg@10"], name) for name in baselines)
+    values = ((result[name][KEPT]["items"][group]["ndcg@10"], name) for name in baselines)
     value, name = max(values, default=(0.0, ""))
-    return value, name.replace("_", " ")
+    return value, plain(name)
 
 
 def group_table(items: Mapping[str, Any], best: Mapping[str, tuple[float, str]]) -> str:
@@ -204,7 +205,7 @@ def popularity(result: Mapping[str, Any] | None) -> str:
     """How popular the first ten items are, and how much of the catalog they cover."""
     if result is None:
         return "Not measured. Rankings that are learned from behavior tend to repeat what is popular already."
-    row = result[MODEL]["kept"]
+    row = result[MODEL][KEPT]
     bias, coverage = row["popularity_bias@10"], row["coverage@10"]
     if bias is None or coverage is None:
         return "Not measured: there are too few test events."
