@@ -23,7 +23,7 @@ from next_behavior.model.neighbor_lists import COUNT_UNIT, NeighborLists
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.text.reduction import fit_reduction
 from next_behavior.training import catalog
-from next_behavior.training.initial_model import EmbeddedText, fill_text
+from next_behavior.training.item_text import EmbeddedText, fill_text
 from next_behavior.training.vocabulary import assemble
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -291,7 +291,7 @@ def test_counting_events_of_items_with_text_gives_the_lists_made_anew(
             assert torch.equal(getattr(found, name), getattr(anew, name)), name
 
 
-def test_an_added_item_is_linked_to_what_behaviour_made_alike_among_texts_that_are_equally_alike(
+def test_an_added_item_is_linked_to_what_behavior_made_alike_among_texts_that_are_equally_alike(
     shops: dict[str, Path],
 ) -> None:
     model, _ = load(shops["text"])

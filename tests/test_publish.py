@@ -9,6 +9,7 @@ import json
 import os
 import re
 import shutil
+import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -18,6 +19,8 @@ import numpy as np
 import polars as pl
 import pytest
 import torch
+from golden import ARCHIVE
+from golden import write_log as golden_log
 from hub_server import HubServer
 from huggingface_hub import HfApi, ModelCard, constants
 from processes import run_python, run_training
@@ -435,6 +438,29 @@ def test_a_folder_of_another_version_is_published_only_if_it_answers_the_same(
     found = {way: rows[::-1] for way, rows in found.items()}
     with pytest.raises(ValueError, match=r"other versions of modeling_behavior.py, which answer differently"):
         check_same_with_its_own_code(tmp_path / "old", model, tokenizer)
+
+
+def test_a_folder_saved_before_the_code_was_cut_is_checked_by_its_own_code_and_published_with_todays(
+    bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(tmp_path)
+    loaded: list[Path] = []
+
+    def load_in_a_clean_process(source: str, *_: Any) -> Answers:
+        loaded.append(Path(source))
+        return {}
+
+    monkeypatch.setattr(check, "answers_in_a_clean_process", load_in_a_clean_process)
+    events, _ = golden_log(tmp_path)
+    publish.main(
+        ["--model", str(tmp_path / "model"), "--repo_id", "ana/old", "--events", str(events), "--min_item_users", "1",
+         "--min_pair_users", "1", "--text_encoder", bert, "--dry_run", "--output", str(tmp_path / "staged")]
+    )  # fmt: skip
+    assert "holds modeling_behavior.py" in capsys.readouterr().out
+    assert loaded[0] == tmp_path / "model"
+    for name in CODE_FILES:
+        assert (tmp_path / "staged" / name).read_bytes() == (ROOT / "next_behavior" / "model" / name).read_bytes()
 
 
 def test_a_folder_of_this_machine_is_named_and_not_sent(published: dict[str, Any], tmp_path: Path) -> None:
