@@ -28,6 +28,31 @@ from next_behavior.publishing.request import Delivery, Provenance, Request
 
 
 def parse(arguments: Sequence[str] | None) -> Request:
+    parser = options()
+    args = parser.parse_args(arguments)
+    read_options = options_from_arguments(args)
+    try:
+        return Request(
+            model=args.model,
+            repo_id=args.repo_id,
+            events=args.events,
+            read_options=read_options,
+            min_item_users=args.min_item_users,
+            min_pair_users=args.min_pair_users,
+            provenance=Provenance(args.license, args.data_name, args.data_source, args.data_license),
+            delivery=Delivery(args.dry_run, args.output, args.public, args.revision, args.tag),
+            text_encoder=args.text_encoder,
+            base_repo_id=args.base_repo_id,
+            verify=args.verify,
+            push_dataset=args.push_dataset,
+            dataset_repo_id=args.dataset_repo_id,
+            dataset_times=args.dataset_times,
+        )
+    except ValueError as error:
+        parser.error(str(error))
+
+
+def options() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--model", required=True, type=Path, help="folder of a trained model, or of a PEFT adapter")
     parser.add_argument("--repo_id", required=True, help="USER/NAME on the Hub")
@@ -72,27 +97,7 @@ def parse(arguments: Sequence[str] | None) -> Request:
         help="times as days, or exact (default: %(default)s)",
     )
     add_event_arguments(parser)
-    args = parser.parse_args(arguments)
-    read_options = options_from_arguments(args)
-    try:
-        return Request(
-            model=args.model,
-            repo_id=args.repo_id,
-            events=args.events,
-            read_options=read_options,
-            min_item_users=args.min_item_users,
-            min_pair_users=args.min_pair_users,
-            provenance=Provenance(args.license, args.data_name, args.data_source, args.data_license),
-            delivery=Delivery(args.dry_run, args.output, args.public, args.revision, args.tag),
-            text_encoder=args.text_encoder,
-            base_repo_id=args.base_repo_id,
-            verify=args.verify,
-            push_dataset=args.push_dataset,
-            dataset_repo_id=args.dataset_repo_id,
-            dataset_times=args.dataset_times,
-        )
-    except ValueError as error:
-        parser.error(str(error))
+    return parser
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
