@@ -7,7 +7,7 @@
     next-behavior evaluate ...                          the same, once the package is installed
 
 The split that is recorded with the model is used unless `--split` names another. Every target is ranked among the whole
-catalogue, ties against the ranker: once with the items that the user has seen as candidates (kept), and once without
+catalog, ties against the ranker: once with the items that the user has seen as candidates (kept), and once without
 (removed; then only targets that are new to the user count). `--update_memory` adds the model as it would be served: its
 memory goes on counting the events before the targets, without training.
 """

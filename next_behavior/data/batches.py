@@ -1,11 +1,11 @@
 """Windows over users' sequences and the padded batches made from them.
 
-Training: a window is a slice of one user's events; every position predicts the event after it. Long users are cut
-into overlapping windows: a window repeats the second half of the one before as context and is scored on its new half
-only, so that no event is counted twice and every target has context. Windows of similar length share a batch of
-about `tokens_per_batch` positions, so that padding stays small.
+Training: a window is a slice of one user's events; every position predicts the event after it. A long sequence is cut
+into overlapping windows. A window repeats the second half of the one before as context, and only its new half is
+scored: no event is counted twice, and every target has context. Windows of similar length share a batch of about
+`tokens_per_batch` positions, so that padding stays small.
 
-Evaluation: one row per target event, holding exactly the window a served model would see for that history.
+Evaluation: one row per target event, with exactly the window that a served model would see for that history.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from next_behavior.data.sequences import Sequences
+from next_behavior.data.sequences import TRAIN, Sequences
 from next_behavior.model.special_ids import (
     FIRST_ACTION,
     FIRST_GAP,
@@ -30,6 +30,7 @@ from next_behavior.model.special_ids import (
 )
 
 REPEAT, NOVEL, COLD, NO_ITEM = 0, 1, 2, -1
+NO_TARGET = -1  # the target item where no ranking can name it
 GROUP_NAMES = {REPEAT: "repeat", NOVEL: "novel", COLD: "cold"}
 
 # A batch sorted strictly by length would always hold the same users; lengths are jittered by this share.
@@ -93,7 +94,7 @@ def training_windows(sequences: Sequences, max_length: int, users: np.ndarray | 
     starts, stops, firsts, begins = [], [], [], []
     stride = max(1, max_length // 2)
     # Training events come first in every user's sequence: both splits cut by time.
-    train_counts = np.add.reduceat(np.append(sequences.parts == 0, 0), sequences.offsets[:-1], dtype=np.int64)
+    train_counts = np.add.reduceat(np.append(sequences.parts == TRAIN, 0), sequences.offsets[:-1], dtype=np.int64)
     train_counts[np.diff(sequences.offsets) == 0] = 0
     for user in np.arange(sequences.num_users) if users is None else users:
         begin = int(sequences.offsets[user])
@@ -153,7 +154,7 @@ class TrainingCollator:
     """Windows to padded arrays with pre-shifted labels.
 
     Two augmentations teach tokens that a training log does not hold:
-    - `[NEW_j]`: some items, rare ones first, are hidden behind the tokens that stand for unknown items when the model
+    - `[NEW_j]`: some items, rare ones first, are replaced by the tokens that stand for unknown items when the model
       is used. The label of a hidden item's first event stays the item; later ones point back to its `[NEW_j]`.
     - `[START]`: the window of a user's first events begins with the start position in `start_share` of the cases, so
       that an empty history has a trained answer.
@@ -240,7 +241,7 @@ class TrainingCollator:
 
 
 def pad_rows(rows: list[dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
-    """Left-pads aligned rows to (B, T) int64 arrays: ids with 0, labels with -100; adds attention_mask."""
+    """Left-pads aligned rows to (B, T) int64 arrays: ids with PAD, labels with IGNORED; adds attention_mask."""
     longest = max(len(row["input_ids"]) for row in rows)
     batch = {
         name: np.full((len(rows), longest), IGNORED if name.endswith("labels") else PAD, dtype=np.int64)
@@ -266,12 +267,12 @@ class EvaluationBatch:
 
     Attributes:
         input_ids, token_type_ids, time_gap_ids, attention_mask: (B, T) int64, left padded.
-        target_item: (B,) int64; -1 if no ranking can name it (cold, or unknown and outside the window), 2 if the event
-            names no item.
+        target_item: (B,) int64; NO_TARGET if no ranking can name it (cold, or unknown and outside the window), NONE if
+            the event names no item.
         target_action, target_time_gap: (B,) int64.
         user: (B,) int64 index; position: (B,) int64 index of the target in the flat arrays of `Sequences`.
         window_start: (B,) int64, the window is `window_start:position`.
-        group: (B,) int8: 0 repeat, 1 novel, 2 cold, -1 no item.
+        group: (B,) int8: REPEAT, NOVEL, COLD or NO_ITEM.
         seen: B int64 arrays, ids (this token space) of the whole history before the target.
     """
 
@@ -361,7 +362,7 @@ def _evaluation_batch(
         known = NONE < code < sequences.vocab_size
         if not known and code != NONE:
             matches = window[codes[:-1] == code]
-            target = int(matches[0]) if len(matches) and matches[0] != UNK else -1
+            target = int(matches[0]) if len(matches) and matches[0] != UNK else NO_TARGET
         else:
             target = code
         groups.append(NO_ITEM if code == NONE else REPEAT if repeated else NOVEL if known else COLD)

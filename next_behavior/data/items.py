@@ -40,7 +40,7 @@ def read_items(source: object, id_column: str | None = None) -> pl.DataFrame:
 
     Args:
         source: as in `read_events`.
-        id_column: its id column; None finds item_id or a recognised name.
+        id_column: its id column; None finds item_id or a recognized name.
 
     Returns:
         item_id String (unique, never null), title String (the best title-like column, null where there is none), then
@@ -50,34 +50,10 @@ def read_items(source: object, id_column: str | None = None) -> pl.DataFrame:
     Raises:
         FileNotFoundError, ValueError: as in `read_events`.
     """
-    notes: list[str] = []
-    if isinstance(source, (str, os.PathLike)):
-        files = list_files(Path(source))
-        columns = columns_of(files[0])
-        key = choose_column(ITEM, columns, id_column, needed=True, notes=notes, flag="id_column")
-        parts = [read_file(file, columns) for file in files]
-        frame = pl.concat([part.frame for part in parts], how="vertical_relaxed")
-        malformed = [m for part in parts for m in part.malformed]
-        if malformed:
-            row, reason, text = malformed[0]
-            warnings.warn(
-                f"{source}: {len(malformed):,} rows left out, e.g. row {row:,} ({reason}): {text!r}", stacklevel=2
-            )
-    else:
-        columns = from_table(source, None)[0].columns
-        key = choose_column(ITEM, columns, id_column, needed=True, notes=notes, flag="id_column")
-        frame = from_table(source, columns)[0]
-    ids = id_text(frame[str(key)], ITEM, notes).alias(ITEM)
-    texts = frame.select(
-        (pl.col(c).list.join(", ", ignore_nulls=True) if isinstance(kind, pl.List) else pl.col(c).cast(pl.String))
-        .replace("", None)
-        for c, kind in frame.schema.items()
-        if c != key and not plain(c).endswith("id") and plain(c) not in ID_LIKE
-        and (kind in (pl.String, pl.Categorical, pl.Enum) or kind == pl.List(pl.String))
-    )  # fmt: skip
-    title = next((c for alias in TITLES for c in texts.columns if plain(c) == plain(alias)), None)
-    if title is None and texts.width:  # the column that tells items apart best
-        title = max(texts.columns, key=lambda c: texts[c].n_unique())
+    frame, key = _table(source, id_column)
+    ids = id_text(frame[key], ITEM, []).alias(ITEM)
+    texts = _text_columns(frame, key)
+    title = title_column(texts)
     titles = texts[title].alias("title") if title else pl.Series("title", [None] * frame.height, dtype=pl.String)
     items = pl.DataFrame([ids, titles]).hstack(texts.drop([title] if title else []).get_columns())
     items = items.filter(pl.col(ITEM).is_not_null() & (pl.col(ITEM) != ""))
@@ -89,3 +65,39 @@ def read_items(source: object, id_column: str | None = None) -> pl.DataFrame:
     if unique.height < items.height:
         warnings.warn(f"items: {items.height - unique.height:,} later rows of ids seen before left out", stacklevel=2)
     return unique
+
+
+def _table(source: object, id_column: str | None) -> tuple[pl.DataFrame, str]:
+    """All columns of an item table, and the name of the one with the ids."""
+    files = list_files(Path(source)) if isinstance(source, (str, os.PathLike)) else []
+    columns = columns_of(files[0]) if files else from_table(source, None)[0].columns
+    key = str(choose_column(ITEM, columns, id_column, needed=True, notes=[], flag="id_column"))
+    if not files:
+        return from_table(source, columns)[0], key
+    parts = [read_file(file, columns) for file in files]
+    malformed = [row for part in parts for row in part.malformed]
+    if malformed:
+        row, reason, text = malformed[0]
+        warnings.warn(
+            f"{source}: {len(malformed):,} rows left out, e.g. row {row:,} ({reason}): {text!r}", stacklevel=3
+        )
+    return pl.concat([part.frame for part in parts], how="vertical_relaxed"), key
+
+
+def _text_columns(frame: pl.DataFrame, key: str) -> pl.DataFrame:
+    """The columns that tell a reader something, as text; null where there is none."""
+    return frame.select(
+        (pl.col(c).list.join(", ", ignore_nulls=True) if isinstance(kind, pl.List) else pl.col(c).cast(pl.String))
+        .replace("", None)
+        for c, kind in frame.schema.items()
+        if c != key and not plain(c).endswith("id") and plain(c) not in ID_LIKE
+        and (kind in (pl.String, pl.Categorical, pl.Enum) or kind == pl.List(pl.String))
+    )  # fmt: skip
+
+
+def title_column(texts: pl.DataFrame) -> str | None:
+    """The best of the title-like columns, else the one that tells items apart best, None without columns."""
+    title = next((c for alias in TITLES for c in texts.columns if plain(c) == plain(alias)), None)
+    if title is None and texts.width:
+        title = max(texts.columns, key=lambda c: texts[c].n_unique())
+    return title

@@ -82,9 +82,23 @@ class CleaningReport:
         return dataclasses.asdict(self)
 
     def __str__(self) -> str:
+        lines = [*self._read_and_removed(), *self._kept(), *self._odd()]
+        return "\n".join(
+            textwrap.fill(
+                text,
+                width=WIDTH,
+                initial_indent=label.ljust(INDENT),
+                subsequent_indent=" " * INDENT,
+                break_long_words=False,
+                break_on_hyphens=False,
+            )
+            for label, text in lines
+        )
+
+    def _read_and_removed(self) -> list[tuple[str, str]]:
+        """Label and text of each line, as below."""
         size = [_count(len(self.files), "file")] if self.files else []
-        read = f"{self.source} ({', '.join([*size, _count(self.rows, 'row')])})"
-        lines = [("Event log", read)]
+        lines = [("Event log", f"{self.source} ({', '.join([*size, _count(self.rows, 'row')])})")]
         absent = {"action": 'none, every action is "interact"', "timestamp": "none, file order is the order"}
         for role, column in self.columns.items():
             lines.append((f"  {role}", f"column {column}" if column else absent[role]))
@@ -92,9 +106,11 @@ class CleaningReport:
         lines.append(("Removed", _count(sum(r.rows for r in self.removed), "row") if self.removed else "nothing"))
         for r in self.removed:
             lines.append((f"  {r.rule}", f"{r.rows:,} ({_percent(r.rows, self.rows)}) {r.what}; e.g. {r.example}"))
-        lines.append(
-            ("Kept", f"{_count(self.events, 'event')} of {_count(self.users, 'user')} on {_count(self.items, 'item')}")
-        )
+        return lines
+
+    def _kept(self) -> list[tuple[str, str]]:
+        kept = f"{_count(self.events, 'event')} of {_count(self.users, 'user')} on {_count(self.items, 'item')}"
+        lines = [("Kept", kept)]
         if self.first_time and self.last_time:
             lines.append(("  time span", f"{_short(self.first_time)} to {_short(self.last_time)} UTC"))
         lines.append(("  per user", f"median {self.median_user_events:g} events, longest {self.longest_user_events:,}"))
@@ -103,9 +119,12 @@ class CleaningReport:
         lines.append(("  actions", f"{len(shares)}: {', '.join(shares[: 2 * SHOWN])}{more}"))
         lines.append(("  repeats", f"{100 * self.repeats:.1f} % of the events with an item: their user had it before"))
         if self.without_item:
-            lines.append(
-                ("  no item", f"{_count(self.without_item, 'event')} ({_percent(self.without_item, self.events)})")
-            )
+            share = _percent(self.without_item, self.events)
+            lines.append(("  no item", f"{_count(self.without_item, 'event')} ({share})"))
+        return lines
+
+    def _odd(self) -> list[tuple[str, str]]:
+        lines = []
         if self.first_time:
             share = _percent(self.ties, self.events)
             tied = f"{_count(self.ties, 'event')} ({share}) at the same time as the user's previous one"
@@ -113,27 +132,12 @@ class CleaningReport:
             copies = f"{self.exact_duplicates:,} ({_percent(self.exact_duplicates, self.events)})"
             hint = " kept; --duplicates drop removes them" if self.exact_duplicates else ""
             lines.append(("  exact copies", copies + hint))
-        suspicious = [f"{user}: {reason}" for user, reason in self.suspicious_users]
-        lines.append(
-            (
-                "  suspicious",
-                _count(len({user for user, _ in self.suspicious_users}), "user") if suspicious else "no user",
-            )
-        )
-        lines += [("", text) for text in suspicious[:SHOWN]]
-        if len(suspicious) > SHOWN:
-            lines.append(("", f"and {len(suspicious) - SHOWN} more"))
-        return "\n".join(
-            textwrap.fill(
-                text,
-                width=WIDTH,
-                initial_indent=f"{label:<18}",
-                subsequent_indent=" " * 18,
-                break_long_words=False,
-                break_on_hyphens=False,
-            )
-            for label, text in lines
-        )
+        users = {user for user, _ in self.suspicious_users}
+        lines.append(("  suspicious", _count(len(users), "user") if users else "no user"))
+        lines += [("", f"{user}: {reason}") for user, reason in self.suspicious_users[:SHOWN]]
+        if len(self.suspicious_users) > SHOWN:
+            lines.append(("", f"and {len(self.suspicious_users) - SHOWN} more"))
+        return lines
 
 
 def _count(number: int, noun: str) -> str:

@@ -1,12 +1,12 @@
 """Cleaned events to token ids: one row per user, as a memory-mapped `datasets.Dataset`.
 
-The corpus is tokenised with Polars joins instead of the tokenizer's Python loop: the same ids (a test compares them
-with `BehaviorTokenizer`), an order of magnitude faster. Unknown items keep their identity: in a stored row every
-distinct item outside the vocabulary has a code of its own at or above `vocab_size`; `behavior/batches.py` turns the
-codes of a window into `[NEW_1]`, `[NEW_2]` ... exactly as the tokenizer does for a live history.
+    dataset = tokenize_log(events, tokenizer)
+    sequences = Sequences.from_dataset(dataset, ...)          # flat numpy arrays over the same memory map
 
-    dataset = encode_events(events, item_vocabulary=..., first_item_id=..., action_vocabulary=..., time_edges=...)
-    sequences = Sequences.from_dataset(dataset)          # flat numpy arrays over the same memory map
+Polars joins take the place of the tokenizer's Python loop: the same ids (a test compares them with
+`BehaviorTokenizer`), an order of magnitude faster. Unknown items keep their identity. In a stored row every distinct
+item outside the vocabulary has a code of its own at or above `vocab_size`. `batches.py` turns the codes of a window
+into `[NEW_1]`, `[NEW_2]` ... exactly as the tokenizer does for a live history.
 """
 
 from __future__ import annotations
@@ -24,6 +24,7 @@ from next_behavior.data.files import replace_directory
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NO_GAP, NONE, UNKNOWN_ACTION
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
+NO_TIME = -1  # the timestamp of an event whose time is not known
 
 FEATURES = datasets.Features(
     {
@@ -56,14 +57,14 @@ def encode_events(
 
     Args:
         events: the cleaned log, sorted by (user_id, timestamp, row), with the columns user_id, item_id, action,
-            timestamp (Datetime in microseconds, UTC) and, from `behavior.splits`, part (Int8; absent means all train).
+            timestamp (Datetime in microseconds, UTC) and, from `splits.py`, part (Int8; absent means all train).
         item_vocabulary: item ids in token order; the first has the token id `first_item_id`.
-        action_vocabulary: actions in token order; the first has the id 3.
+        action_vocabulary: actions in token order; the first has the id FIRST_ACTION.
         time_edges: ascending bucket edges in seconds.
 
     Returns:
         One row per user in the order of `events`: user_id (string) and the equally long lists input_ids (int32),
-        token_type_ids (int16), time_gap_ids (int16), timestamps (int64, microseconds since 1970, -1 if unknown) and
+        token_type_ids (int16), time_gap_ids (int16), timestamps (int64, microseconds since 1970, or NO_TIME) and
         part (int8). Unknown items have codes from `first_item_id + len(item_vocabulary)` upwards.
     """
     if "part" not in events.columns:
@@ -93,7 +94,7 @@ def encode_events(
         .alias("input_ids"),
         pl.col("action_code").fill_null(UNKNOWN_ACTION).cast(pl.Int16).alias("token_type_ids"),
         pl.when(known_gap).then(gap).alias("gap"),
-        pl.col("timestamp").dt.epoch("us").fill_null(-1).alias("timestamps"),
+        pl.col("timestamp").dt.epoch("us").fill_null(NO_TIME).alias("timestamps"),
         "part",
     )
     gaps = coded["gap"].to_numpy()
@@ -147,11 +148,11 @@ class Sequences:
         offsets: (U + 1,) int64.
         items: (E,) int32, unknown items at or above `vocab_size`.
         actions, time_gaps: (E,) int16.
-        timestamps: (E,) int64, microseconds since 1970 UTC, -1 where unknown.
-        parts: (E,) int8, 0 train, 1 validation, 2 test.
+        timestamps: (E,) int64, microseconds since 1970 UTC, NO_TIME where unknown.
+        parts: (E,) int8: TRAIN, VALIDATION or TEST.
         user_ids: U strings.
         vocab_size: number of token ids of the item vocabulary, specials included.
-        first_item_id: the first id that is a real item; ids 4 up to it are the `[NEW_j]` slots.
+        first_item_id: the first id that is a real item; the ids from FIRST_NEW up to it are the `[NEW_j]` slots.
     """
 
     offsets: np.ndarray

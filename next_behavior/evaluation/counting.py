@@ -1,6 +1,6 @@
 """What all baselines are made of: counts of the training events, and sparse scores of items.
 
-Scores of a batch are (B, V) CSR matrices where a baseline knows few items of the catalogue, and float32 arrays where
+Scores of a batch are (B, V) CSR matrices where a baseline knows few items of the catalog, and float32 arrays where
 every item has a score.
 """
 

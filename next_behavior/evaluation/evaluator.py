@@ -3,8 +3,19 @@
     result = evaluate_folder(Path("out/shop"), events_with_parts, split, None, None, seed=0)
     print(format_table(result))                      # evaluation/tables.py
 
-Every target is ranked among the whole catalogue, ties against the ranker (`ranking.py`). The baselines count the
-training events of the same split (`baselines.py`). The result is what `evaluation.json` holds.
+Every target is ranked among the whole catalog, ties against the ranker (`ranking.py`). The baselines count the training
+events of the same split (`baselines.py`).
+
+A result is what `evaluation.json` holds. Metrics over no targets are None. It has for each ranker:
+
+    kept, removed   {"items": {"all", "repeat", "novel", "cold", "switch": {count, recall@k, ndcg@k, mrr}}, coverage and
+                    the like}. "switch" are targets that differ from the item before them.
+    actions         {count, accuracy, macro_f1, log_loss, ece, recall, changes}. "changes" are targets whose action
+                    differs from the one before them.
+
+`*_interval` are 95 % bootstrap intervals over users. Beside the rankers stand split, part, targets, item_targets,
+users, sampled, seed, items, max_length, rankers (names in order) and, if there is a ranker called "model",
+`comparison` with the best baseline.
 """
 
 from __future__ import annotations
@@ -62,34 +73,17 @@ def evaluate(
 
     Args:
         sequences: the encoded log with its parts.
-        part: 1 validation, 2 test.
+        part: VALIDATION or TEST.
         item_rankers, action_rankers: name -> ranker; a name may be in both.
         max_length: longest history, in events.
         batch_size: rows scored at once at most; fewer where the vocabulary is large.
         max_targets: about so many targets, of whole users drawn at random; None takes all.
         seed: of that draw and of the bootstrap.
         split: recorded in the result.
-        actions: names in id order, the first has id 3; None numbers them.
+        actions: names in id order, the first is FIRST_ACTION's; None numbers them.
         progress: show progress bars.
-
-    Returns:
-        JSON-able. For each ranker `kept` and `removed`: {"items": {"all", "repeat", "novel", "cold", "switch": {count,
-        recall@k, ndcg@k, mrr}}, coverage and the like}, and `actions`: {count, accuracy, macro_f1, log_loss, ece,
-        recall, changes}. "switch" are targets that differ from the item before them, "changes" likewise for actions.
-        Beside the rankers: split, part, targets, item_targets, users, sampled, seed, items, max_length, rankers (names
-        in order) and, if there is a ranker called "model", `comparison` with the best baseline. Metrics over no targets
-        are None. `*_interval` are 95 % bootstrap intervals over users.
-
-    Raises:
-        ValueError: the part has no targets.
     """
-    every = target_positions(sequences, part)
-    positions = every if max_targets is None else target_positions(sequences, part, max_targets, seed)
-    if not len(positions):
-        raise ValueError(
-            f"got no targets: no event of part {part} has an earlier event of its user. Expected some: use a later or "
-            "larger log, or another --split"
-        )
+    positions, all_targets = targets_of(sequences, part, max_targets, seed), len(target_positions(sequences, part))
     with_item = positions[sequences.items[positions] != NONE]
     ranked = rank_items(sequences, part, with_item, item_rankers, max_length, batch_size, progress)
     predicted = predict_actions(sequences, part, positions, action_rankers, max_length, batch_size, progress)
@@ -109,8 +103,8 @@ def evaluate(
         "targets": len(positions),
         "item_targets": len(with_item),
         "users": len(np.unique(users)),
-        "sampled": len(positions) < len(every),
-        "all_targets": len(every),
+        "sampled": len(positions) < all_targets,
+        "all_targets": all_targets,
         "items": sequences.vocab_size - sequences.first_item_id,
         "actions": names,
         "max_length": max_length,
@@ -119,6 +113,21 @@ def evaluate(
     if MODEL in rows:
         result["comparison"] = compare(rows, resampled)
     return result
+
+
+def targets_of(sequences: Sequences, part: int, max_targets: int | None, seed: int) -> np.ndarray:
+    """(N,) int64: the positions of the targets of a part, or of a sample of whole users.
+
+    Raises:
+        ValueError: the part has no targets.
+    """
+    positions = target_positions(sequences, part, max_targets, seed)
+    if not len(positions):
+        raise ValueError(
+            f"got no targets: no event of part {part} has an earlier event of its user. Expected some: use a later or "
+            "larger log, or another --split"
+        )
+    return positions
 
 
 def action_names(sequences: Sequences, actions: Sequence[str] | None) -> list[str]:

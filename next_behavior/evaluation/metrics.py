@@ -1,6 +1,6 @@
 """Metrics of the next item, the next action, and of what is recommended besides being right.
 
-Ranking is against the whole catalogue and pessimistic: an item with the target's score stands before it, so that a
+Ranking is against the whole catalog and pessimistic: an item with the target's score stands before it, so that a
 ranker that scores everything alike gets nothing. Sampled candidates would reorder rankers (Krichene and Rendle 2020,
 "On Sampled Metrics for Item Recommendation"). With one target per ranking, Recall@k is the hit rate and NDCG@k is
 1 / log2(rank + 1) within the first k.
@@ -115,7 +115,7 @@ def ranking_metrics(ranks: np.ndarray, num_ids: int) -> Metrics:
     >>> ranking_metrics(np.array([], dtype=int), num_ids=100)["mrr"] is None
     True
     """
-    # In a catalogue smaller than k even a rank beyond its end would be among the first k.
+    # In a catalog smaller than k even a rank beyond its end would be among the first k.
     ranks = np.where(ranks > num_ids, np.iinfo(np.int32).max, ranks)
     values = {f"recall@{k}": recall_at_k(ranks, k) for k in CUTOFFS}
     values |= {f"ndcg@{k}": ndcg_at_k(ranks, k) for k in CUTOFFS}
@@ -211,7 +211,7 @@ class RankingAccumulator:
     def list_metrics(self) -> Metrics:
         """Of the first ten recommended:
 
-        - coverage@10: share of the catalogue that was recommended to anyone;
+        - coverage@10: share of the catalog that was recommended to anyone;
         - novelty@10: mean self-information in bits (Zhou et al. 2010): the higher, the less known;
         - popularity_percentile@10: mean popularity percentile, 0 the rarest, 1 the most frequent;
         - popularity_bias@10: that, less the mean popularity percentile of the known targets: above 0 the ranker

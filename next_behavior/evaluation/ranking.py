@@ -1,4 +1,4 @@
-"""Ranks the targets of an evaluation among the whole catalogue, batch by batch.
+"""Ranks the targets of an evaluation among the whole catalog, batch by batch.
 
 A score matrix of about 8 MB is the most that is held. Every target is ranked twice: with the items that the user has
 seen as candidates ("kept"), and without them ("removed"). Only targets that are new to the user count in the second.

@@ -3,8 +3,8 @@
     tokenizer = build_tokenizer(log.events, items)      # from Python
     python -m tokenizer_build EVENTS --output DIR       # from a shell
 
-Items and actions are numbered by how often the log holds them, ties by name, so that the same log always gives the same
-ids. The time since the event before falls into buckets whose edges are times people say: seconds, minutes, hours, days.
+Items and actions are numbered by their frequency in the log, ties by name: the same log always gives the same ids. The
+time since the event before falls into buckets, whose edges are round numbers of seconds, minutes, hours and days.
 """
 
 from __future__ import annotations
@@ -117,9 +117,8 @@ def time_gaps(events: pl.DataFrame) -> np.ndarray:
 def time_edges(gaps: np.ndarray, num_time_buckets: int) -> list[float]:
     """Ascending bucket edges in seconds for positive gaps (N,); none if there are no gaps.
 
-    The edges are steps of `TIME_LADDER` that part the gaps of this log: up to its longest gap, and from its shortest,
-    which is its resolution (a log that knows only dates needs no minutes). At most `num_time_buckets - 1` of them are
-    kept, evenly spread.
+    The edges are those steps of `TIME_LADDER` that separate gaps of this log, from its shortest gap to its longest: a
+    log that holds only dates needs no minutes. At most `num_time_buckets - 1` of them are kept, evenly spread.
     """
     if len(gaps) == 0:
         return []
