@@ -8,16 +8,17 @@ beside the code files it was saved with. `answers.json` holds its answers to `QU
 
 from __future__ import annotations
 
+import csv
 import json
 import random
 import shutil
 import tarfile
 import tempfile
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import polars as pl
 import torch
 
 FOLDER = Path(__file__).parent / "golden"
@@ -67,10 +68,15 @@ def write_log(folder: Path) -> tuple[Path, Path]:
             if draw.random() < 0.1:
                 rows.append((f"u{user}", None, "search", clock + 80))
     events, table = folder / "events.csv", folder / "items.csv"
-    pl.DataFrame(rows, schema=["user_id", "item_id", "action", "timestamp"], orient="row").write_csv(events)
     titles = [f"{COLORS[number % 3]} {THINGS[number % 7]}" for number in range(len(items))]
-    pl.DataFrame({"item_id": items, "title": titles}).write_csv(table)
+    write_csv(events, ["user_id", "item_id", "action", "timestamp"], rows)
+    write_csv(table, ["item_id", "title"], zip(items, titles, strict=True))
     return events, table
+
+
+def write_csv(path: Path, header: list[str], rows: Iterable[Sequence[Any]]) -> None:
+    with path.open("w", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
 
 
 def train(events: Path, items: Path, encoder: str, output: Path) -> Path:

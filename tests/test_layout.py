@@ -30,10 +30,10 @@ MAY_IMPORT = {
 }
 ROOT_MODULES = {
     "modeling_behavior": {"model"},
-    "train_accelerate": {"training"},
-    "evaluate_behavior": {"evaluation"},
+    "train_accelerate": {"commands"},
+    "evaluate_behavior": {"commands"},
     "add_items": {"commands"},
-    "publish": {"publishing"},
+    "publish": {"commands"},
 }
 # Folders beside the package that a stranger runs: they know the model from its folder or from the Hub, not from here.
 STRANGERS = {"demo": set(), "examples": {"modeling_behavior"}, "metric": set(), "space": set()}
@@ -42,7 +42,7 @@ STRANGERS = {"demo": set(), "examples": {"modeling_behavior"}, "metric": set(), 
 HUB_USER_HAS = {
     *sys.stdlib_module_names,
     *("torch", "transformers", "tokenizers", "huggingface_hub", "safetensors", "numpy"),
-    "model2vec",  # inside a function: only models trained with static text vectors need it
+    "model2vec",  # by import_module: only models trained with static text vectors need it
 }
 FRONT_DOORS = ("next_behavior", "tokenizer_build", *ROOT_MODULES)
 

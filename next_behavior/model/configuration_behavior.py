@@ -173,6 +173,10 @@ class BehaviorConfig(BertConfig):
     def first_item_id(self) -> int:
         return FIRST_NEW + self.num_new_items
 
+    def get_text_config(self, decoder: bool | None = None, encoder: bool | None = None) -> BehaviorConfig:
+        """This configuration: transformers would take the name in `text_encoder` for one of its parts."""
+        return self
+
     @classmethod
     def register_for_auto_class(cls, auto_class: str = "AutoConfig") -> None:
         """Does nothing: `auto_map` says where the classes are. transformers calls this when it loads a folder's code,

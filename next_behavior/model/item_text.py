@@ -10,6 +10,7 @@ References: mean pooling as in Sentence-BERT (Reimers and Gurevych 2019); static
 
 from __future__ import annotations
 
+import importlib
 import importlib.util
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -97,9 +98,9 @@ def embed_texts(texts: list[str], text_encoder: str, max_tokens: int, device: to
     """(N, E) float32 embeddings of texts, by a BERT-like checkpoint (Hub id or folder) or `model2vec:NAME`."""
     mark, name = split_mark(text_encoder)
     if mark:
-        from model2vec import StaticModel  # an extra: only models trained with it need it
-
-        embedded = static_embeddings(StaticModel.from_pretrained(name), texts, max_tokens)
+        # Not an import statement: the Hub's loader would demand this extra of everyone who loads any model.
+        static = importlib.import_module("model2vec").StaticModel.from_pretrained(name)
+        embedded = static_embeddings(static, texts, max_tokens)
         return torch.from_numpy(embedded).float().to(device)
     name = packaged_folder(name)
     tokenizer = AutoTokenizer.from_pretrained(name)
