@@ -99,7 +99,6 @@ def main(arguments: Sequence[str] | None = None) -> None:
         checkpoint=checkpoint,
     )
     after = measured_recall(encoder, texts, sample)
-    args.output_dir.parent.mkdir(parents=True, exist_ok=True)
     encoder.save(args.output_dir)
     checkpoint.unlink(missing_ok=True)
     first, last = np.mean(losses[:20]), np.mean(losses[-20:])

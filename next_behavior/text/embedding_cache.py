@@ -18,6 +18,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 from tqdm import tqdm
 
+from next_behavior.data.files import whole_file
 from next_behavior.text.encoders import TextEncoder
 
 # Texts per file of the cache: what an interrupted run loses at most.
@@ -82,15 +83,9 @@ def _hash(*parts: Any) -> bytes:
 
 
 def _write_shard(folder: Path, keys: np.ndarray, embeddings: np.ndarray) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
     bytes_of_keys = np.ascontiguousarray(keys).view(np.uint8).reshape(-1, 16)
-    path = folder / f"{_hash(bytes_of_keys, embeddings).hex()}.safetensors"
-    unfinished = path.with_suffix(f".{os.getpid()}.part")
-    try:
+    with whole_file(folder / f"{_hash(bytes_of_keys, embeddings).hex()}.safetensors") as unfinished:
         save_file({"texts": bytes_of_keys, "embeddings": embeddings}, unfinished)
-        os.replace(unfinished, path)
-    finally:
-        unfinished.unlink(missing_ok=True)
 
 
 def _read_shard(path: Path, keys: np.ndarray, dimensions: int) -> tuple[np.ndarray, np.ndarray]:

@@ -19,8 +19,6 @@ from __future__ import annotations
 import hashlib
 import itertools
 import math
-import os
-import shutil
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -36,6 +34,7 @@ from tqdm import tqdm
 from transformers import BertModel
 from transformers.masking_utils import create_bidirectional_mask
 
+from next_behavior.data.files import whole_file, whole_folder
 from next_behavior.model.item_text import mean_pooled, tokenized
 from next_behavior.text.encoders import BertTextEncoder, computes_in_bfloat16
 
@@ -214,13 +213,9 @@ class TunedEncoder:
 
     def save(self, folder: Path) -> None:
         """Writes the checkpoint whole or not at all."""
-        unfinished = folder.with_name(f".{folder.name}.{os.getpid()}.unfinished")
-        try:
+        with whole_folder(folder) as unfinished:
             self.model.save_pretrained(unfinished)
             self.encoder.tokenizer.save_pretrained(unfinished)
-            os.replace(unfinished, folder)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
 
 
 def tune(
@@ -300,13 +295,8 @@ def write_down(
         **{"layers": encoder.trained_layers.state_dict(), "optimizer": optimizer.state_dict()},
         **{"random": torch.get_rng_state(), "random_cuda": torch.cuda.get_rng_state() if cuda else None},
     }
-    checkpoint.parent.mkdir(parents=True, exist_ok=True)
-    part = checkpoint.with_name(f"{checkpoint.name}.{os.getpid()}.part")
-    try:
-        torch.save(state, part)
-        os.replace(part, checkpoint)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole_file(checkpoint) as unfinished:
+        torch.save(state, unfinished)
 
 
 def go_on(
