@@ -1,0 +1,212 @@
+"""The settings of a training run: their one home. Each becomes a flag of `train_accelerate.py` of the same name.
+
+    add_arguments(parser)
+    settings = settings_from_arguments(parser.parse_args(arguments))
+
+A new setting is one field of `RunSettings` with its default, its help text and the values it may have. This file needs
+the standard library alone, so that `--help` answers at once.
+"""
+
+from __future__ import annotations
+
+import argparse
+from dataclasses import dataclass, field, fields
+from typing import Any, get_args, get_type_hints
+
+# Headings of `--help`.
+LOG, TEXT, START, RUN = "log and output folder", "item text", "what the model starts from", "run"
+TRAINING, MODEL, VALIDATION = "training", "model", "validation and test"
+
+# Settings that decide when to stop and what is shown, not what is learned.
+MAY_CHANGE_ON_RESUME = {
+    *("resume", "output_dir", "events", "items", "tracker"),
+    *("max_minutes", "max_epochs", "patience", "test_targets", "cpu"),
+}
+
+
+def option(
+    heading: str, default: Any, text: str, *, choices: tuple[str, ...] | None = None, least: int | None = None
+) -> Any:
+    """A field with its heading and text in `--help`, and what is checked: one of `choices`, or at least `least`."""
+    return field(default=default, metadata={"heading": heading, "help": text, "choices": choices, "least": least})
+
+
+@dataclass
+class RunSettings:
+    """Everything that decides a run; saved with it as `run.json`."""
+
+    events: str = option(LOG, "", "Event log: .csv, .csv.gz, .parquet or a folder of Parquet files.")
+    output_dir: str = option(LOG, "", "Folder for the model; it becomes loadable with AutoModel.from_pretrained.")
+
+    items: str | None = option(
+        TEXT, None, "Item table with item_id and text columns: item text helps to predict, titles are shown in answers."
+    )
+    text_columns: str | None = option(
+        TEXT, None, "Columns of --items to read, separated by commas. Default: all that hold text."
+    )
+    text_template: str | None = option(TEXT, None, "Instead of columns: '{title} by {brand}'.")
+    text_encoder: str | None = option(
+        TEXT,
+        None,
+        "Reads item texts: Hub id or folder of a BERT-like checkpoint, model2vec:NAME for static vectors, or none. "
+        "Default: all-MiniLM-L6-v2.",
+    )
+    text_size: int = option(TEXT, 256, "Principal components kept of the text embeddings.")
+
+    base_model: str | None = option(
+        START,
+        None,
+        "Hub id or folder of a BERT checkpoint, whose encoder is taken, or of a trained behavior model, whose "
+        "vocabulary grows. Default: a new model.",
+    )
+    lora_r: int = option(START, 0, "Train LoRA adapters of this rank instead of the encoder's weights; 0 trains all.")
+    item2vec: bool = option(START, False, "Start item rows from skip-gram over the histories (needs gensim).")
+
+    split: str = option(
+        RUN, "time", "time, leave_one_out or none: what is held out for validation and test.",
+        choices=("time", "leave_one_out", "none"),
+    )  # fmt: skip
+    seed: int = option(RUN, 0, "Seed of every random draw.")
+    resume: bool = option(RUN, False, "Continue from the last checkpoint in --output_dir.")
+
+    max_minutes: float | None = option(
+        TRAINING, None, "Time limit of the whole process, reading and evaluation included. Default: none."
+    )
+    max_epochs: int = option(TRAINING, 60, "Most passes over the training events.", least=1)
+    patience: int = option(
+        TRAINING, 5, "Stop after this many validations without a better NDCG@10 or log-loss.", least=1
+    )
+    learning_rate: float = option(TRAINING, 2e-3, "Peak learning rate of AdamW.")
+    weight_decay: float = option(TRAINING, 0.01, "Weight decay of AdamW, on matrices.")
+    warmup_steps: int = option(TRAINING, 100, "Steps of linear warm-up.")
+    schedule: str = option(
+        TRAINING,
+        "constant",
+        "constant, or linear: down to a tenth over --max_epochs or --max_minutes. Averaged weights need no decay.",
+        choices=("constant", "linear"),
+    )
+    ema_decay: float = option(
+        TRAINING, 0.995, "Decay of the averaged weights, which are validated and saved; 0 turns averaging off."
+    )
+    max_gradient_norm: float = option(TRAINING, 1.0, "Gradients are clipped to this norm.")
+    tokens_per_batch: int | None = option(
+        TRAINING, None, "Events in one optimizer step. Default: by the size of the log.", least=1
+    )
+    gradient_accumulation_steps: int = option(
+        TRAINING, 1, "Batches in one optimizer step; each holds its share of the events.", least=1
+    )
+    precision: str = option(
+        TRAINING, "auto", "auto, bf16 or no. auto takes bf16 where the hardware computes in it.",
+        choices=("auto", "bf16", "no"),
+    )  # fmt: skip
+    cpu: bool = option(TRAINING, False, "Train on the CPU although there is a GPU.")
+    tracker: str | None = option(
+        TRAINING, None, "tensorboard: log losses and validations under --output_dir/logs. Default: none.",
+        choices=("tensorboard",),
+    )  # fmt: skip
+
+    hidden_size: int | None = option(MODEL, None, "Width. Default: 128.", least=1)
+    num_hidden_layers: int | None = option(MODEL, None, "Depth. Default: by the size of the log.", least=1)
+    num_attention_heads: int | None = option(
+        MODEL, None, "Attention heads. Default: one for every 64 of width.", least=1
+    )
+    use_positions: bool = option(
+        MODEL, False, "Embed each event's place in the history, counted from the oldest. A BERT checkpoint always does."
+    )
+    convolution_size: int | None = option(
+        MODEL, None, "Events that the embedding of each is mixed from, itself included; 0 for none. Default: 4."
+    )
+    dropout: float | None = option(MODEL, None, "Dropout. Default: by the size of the log.")
+    label_smoothing: float = option(MODEL, 0.1, "Share of an item target that is spread over all items.")
+    event_dropout: float | None = option(
+        MODEL,
+        None,
+        "Share of the events whose item is hidden in training. Default: 0.2, none where a fifth of them repeat.",
+    )
+    max_length: int | None = option(
+        MODEL, None, "Longest history in events. Default: by the log's users, at most 200.", least=1
+    )
+    num_negatives: int | None = option(
+        MODEL, None, "Negatives of the softmax, 0 for all. Default: 0 to 50,000 items, then 4,096."
+    )
+    min_item_count: int = option(MODEL, 1, "Items with fewer training events stay outside the vocabulary.")
+
+    validation_targets: int | None = option(
+        VALIDATION,
+        None,
+        "Most validation events per validation, whole users drawn at random. Default: 4,000, fewer if many items or "
+        "little time.",
+        least=1,
+    )
+    test_targets: int | None = option(
+        VALIDATION,
+        None,
+        "Most test events in the final table, drawn likewise; 0 for all. Default: 25,000, fewer if many items.",
+    )
+    validation_steps: int = option(VALIDATION, 500, "Validate at least this often, and at every epoch's end.", least=1)
+
+    def __post_init__(self) -> None:
+        self._check_choices()
+        if self.lora_r and self.base_model is None:
+            raise ValueError(f"--lora_r {self.lora_r} adapts a trained model: name it with --base_model.")
+        if self.base_model is not None and (self.hidden_size or self.num_hidden_layers or self.num_attention_heads):
+            raise ValueError("--base_model brings its width, depth and heads: leave out --hidden_size and the like.")
+        if self.convolution_size == 0 and not self.use_positions and self.base_model is None:
+            raise ValueError("--convolution_size 0 leaves the order of events to --use_positions: give it, too.")
+        if self.convolution_size is not None and self.convolution_size < 0:
+            raise ValueError(f"--convolution_size is {self.convolution_size}, expected 0 for none, or more.")
+        self._check_least()
+
+    def _check_choices(self) -> None:
+        for entry in fields(self):
+            value, choices = getattr(self, entry.name), entry.metadata["choices"]
+            if choices is not None and value != entry.default and value not in choices:
+                *others, last = choices
+                expected = f"{', '.join(others)} or {last}" if others else last
+                raise ValueError(f"--{entry.name} {value} is unknown, expected {expected}.")
+
+    def _check_least(self) -> None:
+        for entry in fields(self):
+            value, least = getattr(self, entry.name), entry.metadata["least"]
+            if least is not None and value is not None and value < least:
+                raise ValueError(f"--{entry.name} is {value}, expected at least {least}.")
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds a flag for each setting, under the headings; `--output-dir` is `--output_dir`, too."""
+    headings: dict[str, argparse._ArgumentGroup] = {}
+    types = get_type_hints(RunSettings)
+    for entry in fields(RunSettings):
+        heading, text = entry.metadata["heading"], entry.metadata["help"]
+        if heading not in headings:
+            headings[heading] = parser.add_argument_group(heading)
+        flags = list(dict.fromkeys([f"--{entry.name}", f"--{entry.name.replace('_', '-')}"]))
+        kind = next(kind for kind in get_args(types[entry.name]) or (types[entry.name],) if kind is not type(None))
+        how: dict[str, Any] = {"type": kind}
+        if kind is bool:  # alone it is true; "--resume false" is possible
+            how = {"type": true_or_false, "nargs": "?", "const": True}
+        elif entry.default not in (None, ""):
+            text += f" Default: {entry.default}."
+        headings[heading].add_argument(*flags, default=entry.default, help=text, **how)
+
+
+def true_or_false(text: str) -> bool:
+    """A value after a flag that needs none.
+
+    >>> true_or_false("yes"), true_or_false("False")
+    (True, False)
+    """
+    words = {"yes": True, "true": True, "t": True, "y": True, "1": True}
+    words |= {"no": False, "false": False, "f": False, "n": False, "0": False}
+    if text.lower() not in words:
+        raise argparse.ArgumentTypeError(f"got {text!r}; expected one of {', '.join(words)}")
+    return words[text.lower()]
+
+
+def settings_from_arguments(parsed: argparse.Namespace) -> RunSettings:
+    """The settings that `add_arguments` parsed.
+
+    Raises:
+        ValueError: a value that a run cannot have.
+    """
+    return RunSettings(**{entry.name: getattr(parsed, entry.name) for entry in fields(RunSettings)})
