@@ -1,11 +1,20 @@
-"""`train_accelerate.py --help` says what it does; the code is in `next_behavior/training/loop.py`."""
+"""Train a `BertForNextBehavior` from an event log, ready for `AutoModel.from_pretrained`.
 
-import sys
+    python train_accelerate.py --events events.parquet --output_dir out/shop
+    python train_accelerate.py --events events.csv.gz --items items.csv --output_dir out/shop --max_minutes 30
+    python train_accelerate.py --events beauty.parquet --output_dir out/beauty --split leave_one_out
+    python train_accelerate.py --events events.parquet --output_dir out/shop --resume
+    accelerate launch train_accelerate.py --events events.parquet --output_dir out/shop
 
-from next_behavior.training.loop import main
+What the settings leave open is chosen from the log: history length, width, depth, batches. After training, the
+probabilities are calibrated on validation events, and the model is evaluated on test events beside the baselines. The
+table lies in the output folder as `evaluation.md` and `evaluation.json`.
+
+`--help` lists the settings; `next_behavior/training/settings.py` declares them.
+"""
+
+from next_behavior.commands.errors import run
+from next_behavior.commands.train import main
 
 if __name__ == "__main__":
-    try:
-        main()
-    except (ValueError, FileNotFoundError) as error:
-        sys.exit(f"train_accelerate.py: {error}")
+    run("train_accelerate.py", main)

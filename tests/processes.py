@@ -9,7 +9,7 @@ from pathlib import Path
 
 from accelerate.state import AcceleratorState, GradientState
 
-from next_behavior.training import loop as train_accelerate
+from next_behavior.commands.train import main as train
 
 
 def run_python(
@@ -34,7 +34,7 @@ def run_python(
 def run_training(events: Path, output: Path, *options: str) -> Path:
     """The folder that train_accelerate.py writes; it runs in this process, where a test can look into it."""
     reset_accelerate()
-    train_accelerate.main(["--events", str(events), "--output_dir", str(output), *options])
+    train(["--events", str(events), "--output_dir", str(output), *options])
     return output
 
 

@@ -22,7 +22,8 @@ from transformers import BertModel
 
 from next_behavior.model.item_text import text_of_item
 from next_behavior.text.item_texts import item_texts
-from next_behavior.training.initial_model import LORA_TARGETS, TEXT_LINKS
+from next_behavior.training.item_text import TEXT_LINKS
+from next_behavior.training.lora import LORA_TARGETS
 
 COLOURS, THINGS = WORDS[:3], WORDS[3:]
 NEW: list[dict[str, str | None]] = [
@@ -121,15 +122,15 @@ def answer(folder: Path) -> torch.Tensor:
     return model.item_log_probabilities(**tokenizer([HISTORY], return_tensors="pt")).exp()[0]
 
 
-def test_what_is_read_of_words_is_said_and_an_item_table_of_other_items_is_an_error(
+def test_what_item_text_is_read_is_said_and_an_item_table_of_other_items_is_an_error(
     tmp_path: Path, bert: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events = write_log(tmp_path / "log.csv", 0, 20, 0)
     run = [*RUN, *SIZES, "--items", str(tmp_path / "items.csv"), "--max_epochs", "1"]
     for titles, options, said in (
-        (True, ["--text_encoder", bert], "Item words        12 of 20 items have a text, read from title\n"),
-        (True, ["--text_encoder", "none"], "Item words        not read (--text_encoder none)"),
-        (False, ["--text_encoder", bert], "Item words        none: no column of the item table holds words"),
+        (True, ["--text_encoder", bert], "Item text         12 of 20 items have a text, read from title\n"),
+        (True, ["--text_encoder", "none"], "Item text         not read (--text_encoder none)"),
+        (False, ["--text_encoder", bert], "Item text         none: no column of the item table holds text"),
     ):
         rows = [item_row(item) if titles else {"item_id": item_row(item)["item_id"], "price": 1} for item in range(12)]
         pl.DataFrame(rows).write_csv(tmp_path / "items.csv")

@@ -11,7 +11,7 @@ from tiny import tiny_model
 from transformers import AutoTokenizer
 
 from next_behavior.model.modeling_behavior import BertForNextBehavior
-from next_behavior.training.initial_model import LORA_TARGETS
+from next_behavior.training.lora import LORA_TARGETS
 from next_behavior.training.vocabulary import assemble
 
 ROOT = Path(__file__).resolve().parent.parent

@@ -24,27 +24,24 @@ from processes import reset_accelerate, run_python, run_training
 from tiny import sequences_of, write_events
 from transformers import AutoModel, AutoTokenizer
 
+from next_behavior.commands.train import main
 from next_behavior.data.batches import target_positions
-from next_behavior.data.events import ReadOptions
+from next_behavior.data.files import replace_directory
+from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.sequences import TRAIN, VALIDATION, Sequences
+from next_behavior.data.splits import Split
 from next_behavior.model.associative_memory import AssociativeMemory
 from next_behavior.model.configuration_behavior import CODE_FILES, BehaviorConfig
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
-from next_behavior.training import loop as train_accelerate
-from next_behavior.training.loop import (
-    FEWEST_FITTED,
-    Checkpoints,
-    RunSettings,
-    RunState,
-    TrainedModel,
-    affordable_validation,
-    affordable_validation_targets,
-    hold_out_last_events,
-    learning_rate,
-    main,
-    replace_directory,
-)
+from next_behavior.training import loop, run, time_limit
+from next_behavior.training.checkpoints import Checkpoints
+from next_behavior.training.prepared_log import hold_out_last_events, prepare_log
+from next_behavior.training.settings import RunSettings
+from next_behavior.training.sizes import choose_sizes
+from next_behavior.training.state import RunState, learning_rate
+from next_behavior.training.time_limit import FEWEST_FITTED, TimeLimit, affordable_fit, affordable_validation_targets
+from next_behavior.training.tokenized_log import TokenizedLog
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_ITEMS = 40
@@ -137,6 +134,13 @@ def test_temperatures_and_the_memory_are_fitted_and_saved(trained: Path) -> None
     assert ("model, balanced" in rankers) == any(config.action_weights)
 
 
+def leave_out_the_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Validations have the same log-loss, and the model is saved as it was trained."""
+    monkeypatch.setattr(loop, "fit_gate", lambda *_: 1.0)
+    monkeypatch.setattr(loop, "action_log_loss", lambda *_: 0.0)
+    monkeypatch.setattr(run, "fit_memory", lambda *_: None)
+
+
 def test_the_saved_model_is_the_best_and_not_the_last(
     events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -147,10 +151,8 @@ def test_the_saved_model_is_the_best_and_not_the_last(
         saved.append(model.get_submodule("action_head").state_dict()["weight"].clone())
         return next(scores)
 
-    monkeypatch.setattr(train_accelerate, "validation_ndcg", score)
-    monkeypatch.setattr(train_accelerate, "fit_gate", lambda *_: 1.0)
-    monkeypatch.setattr(train_accelerate, "action_log_loss", lambda *_: 0.0)
-    monkeypatch.setattr(train_accelerate, "fit_memory", lambda *_: None)
+    monkeypatch.setattr(loop, "validation_ndcg", score)
+    leave_out_the_fits(monkeypatch)
     train(events, tmp_path, "--max_epochs", "4")
     found = BertForNextBehavior.from_pretrained(tmp_path).state_dict()["action_head.weight"]
     assert torch.equal(found, saved[1])
@@ -160,12 +162,9 @@ def test_the_saved_model_is_the_best_and_not_the_last(
 def test_the_memory_is_fitted_on_as_many_users_as_the_time_allows() -> None:
     sequences = sequences_of([[(7, 3, TRAIN), (8, 3, VALIDATION), (9, 3, VALIDATION)]] * 1000, 12, 7)
     positions = target_positions(sequences, VALIDATION)
-    log: Any = SimpleNamespace(sequences=sequences)
-    settings = RunSettings(events="events.csv", output_dir="out")
 
     def fitted(seconds_left: float) -> np.ndarray:
-        trained = TrainedModel(Path(), positions, seconds_per_target=1e-3, seconds_before=0.0)
-        return affordable_validation(positions, log, settings, trained, seconds_left)
+        return affordable_fit(sequences, positions, 1e-3, seconds_left, seed=0)
 
     assert fitted(math.inf).tolist() == positions.tolist()
     some = fitted(80.0)
@@ -179,8 +178,8 @@ def test_with_a_time_limit_a_validation_ranks_what_a_small_part_of_it_is_enough_
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     sequences = sequences_of([[(7, 3, TRAIN), (8, 3, VALIDATION)]] * 2000, 12, 7)
-    log, sizes = SimpleNamespace(sequences=sequences), SimpleNamespace(validation_targets=1500)
-    accelerator = SimpleNamespace(gather=lambda tensor: tensor, device="cpu")
+    log = TokenizedLog(sequences, Split("none"), max_length=40)
+    accelerator: Any = SimpleNamespace(gather=lambda tensor: tensor, device="cpu")
     model, clock = torch.nn.Linear(1, 1), [0.0]
 
     def rank(_model: Any, _log: Any, positions: np.ndarray) -> float:
@@ -188,20 +187,21 @@ def test_with_a_time_limit_a_validation_ranks_what_a_small_part_of_it_is_enough_
         clock[0] += len(positions) * 2e-3
         return 0.5
 
-    monkeypatch.setattr(train_accelerate, "validation_ndcg", rank)
-    monkeypatch.setattr(train_accelerate, "time", SimpleNamespace(monotonic=lambda: clock[0]))
+    monkeypatch.setattr(time_limit, "validation_ndcg", rank)
+    monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
-    def chosen(**options: Any) -> int:
-        given: Any = (model, log, RunSettings(events="e.csv", output_dir="out", **options), sizes, accelerator)
-        found = affordable_validation_targets(*given)
+    def chosen(minutes: float | None, is_fixed: bool = False) -> int:
+        trained: Any = model
+        limit = TimeLimit(0.0, minutes)
+        found = affordable_validation_targets(trained, log, 1500, is_fixed, limit, seed=0, accelerator=accelerator)
         assert model.training
         return found
 
-    assert chosen() == 1500
-    assert chosen(max_minutes=60.0) == 1500
-    assert chosen(max_minutes=2.0) == 120 * 0.05 / (3 * 2e-3)
-    assert chosen(max_minutes=0.01) == FEWEST_FITTED
-    assert chosen(max_minutes=0.01, validation_targets=1500) == 1500, "as the user says"
+    assert chosen(None) == 1500
+    assert chosen(60.0) == 1500
+    assert chosen(2.0) == 120 * 0.05 / (3 * 2e-3)
+    assert chosen(0.01) == FEWEST_FITTED
+    assert chosen(0.01, is_fixed=True) == 1500, "as the user says"
 
 
 def test_where_rankings_draw_the_lower_log_loss_decides_and_a_higher_ranking_wins_over_any() -> None:
@@ -327,10 +327,8 @@ def test_the_time_limit_ends_a_run_with_a_saved_model(events: Path, tmp_path: Pa
 def test_training_stops_when_validation_no_longer_improves(
     events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(train_accelerate, "validation_ndcg", lambda *_: 0.25)
-    monkeypatch.setattr(train_accelerate, "fit_gate", lambda *_: 1.0)
-    monkeypatch.setattr(train_accelerate, "action_log_loss", lambda *_: 0.0)
-    monkeypatch.setattr(train_accelerate, "fit_memory", lambda *_: None)
+    monkeypatch.setattr(loop, "validation_ndcg", lambda *_: 0.25)
+    leave_out_the_fits(monkeypatch)
     train(events, tmp_path, "--patience", "2", "--max_epochs", "50", "--split", "none")
     state = torch.load(tmp_path / "checkpoints" / "last" / "custom_checkpoint_0.pkl")
     assert state["epoch"] == 3
@@ -448,7 +446,7 @@ def test_a_checkpoint_survives_a_stop_at_every_moment_of_its_replacement(moment:
     if moment == "after":
         os.replace(unfinished, final)
     kept: Any = RecordingAccelerator()
-    checkpoints = Checkpoints(kept, RunSettings(output_dir=str(tmp_path)), 200)
+    checkpoints = Checkpoints(kept, tmp_path, {}, 200)
     checkpoints.root = tmp_path
     checkpoints.restore_last()
     assert kept.loaded == ("second" if moment == "after" else "first")
@@ -507,10 +505,10 @@ def test_resuming_with_other_settings_names_them_and_other_stopping_rules_are_fr
 
 
 def test_the_learning_rate_warms_up_and_falls_only_when_asked() -> None:
-    constant = RunSettings(learning_rate=0.2, warmup_steps=4)
-    assert [learning_rate(constant, step, 0.5) for step in (0, 1, 3, 9)] == pytest.approx([0.05, 0.1, 0.2, 0.2])
-    linear = RunSettings(learning_rate=0.2, warmup_steps=0, schedule="linear")
-    assert [learning_rate(linear, 9, progress) for progress in (0, 0.5, 1)] == pytest.approx([0.2, 0.11, 0.02])
+    constant = [learning_rate(0.2, 4, "constant", step, 0.5) for step in (0, 1, 3, 9)]
+    assert constant == pytest.approx([0.05, 0.1, 0.2, 0.2])
+    linear = [learning_rate(0.2, 0, "linear", 9, progress) for progress in (0, 0.5, 1)]
+    assert linear == pytest.approx([0.2, 0.11, 0.02])
 
 
 # -- bad input ---------------------------------------------------------------------------------------------------------
@@ -563,8 +561,8 @@ def test_fewer_events_lose_their_item_in_training_where_items_repeat(tmp_path: P
         path = write_events(tmp_path / "log.csv", rows)
         settings = RunSettings(events=str(path), output_dir=str(tmp_path), split="none")
         reset_accelerate()
-        log = train_accelerate.prepare_log(settings, ReadOptions(), train_accelerate.make_accelerator(settings))
-        return train_accelerate.choose_sizes(settings, log).event_dropout
+        prepared = prepare_log(settings, ReadOptions(), run.make_accelerator(settings, on_gpu=False))
+        return choose_sizes(settings, prepared.log.sequences, on_gpu=False).event_dropout
 
     assert share([list("abcd")] * 60) == pytest.approx(0.2)
     held_out = 12  # of the sixty second i

@@ -1,0 +1,46 @@
+"""Counts the log into a model's associative memory.
+
+    fill_memory(model, sequences, TRAIN)          # before training
+    fill_memory(model, sequences, VALIDATION)     # in the end, where nothing is evaluated any more
+
+A large memory is pruned, so that a saved model stays small.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from next_behavior.data.sequences import TRAIN, Sequences
+from next_behavior.model.modeling_behavior import BertForNextBehavior
+
+# Item pairs a saved memory holds, about: 16 bytes each.
+MEMORY_PAIRS = 4_000_000
+# The memory's unit in shares of an item's mean sum of scores, until it is fitted on validation events.
+MEMORY_UNIT = 0.003
+# Recent popularity: an event counts half after this share of the training events.
+TREND_HALF_LIFE = 0.05
+
+
+def fill_memory(model: BertForNextBehavior, sequences: Sequences, part: int) -> None:
+    """Counts the events of `part` into the memory, and the recent popularity at its end: zeros where events have no
+    times. The weights are trained on the part TRAIN. Another part follows those that are counted already."""
+    memory = model.associate_path
+    items, users, positions = sequences.runs(sequences.parts <= part)
+    if part == TRAIN:
+        memory.count(torch.from_numpy(items).to(model.device), torch.from_numpy(users).to(model.device), trained=True)
+    else:
+        memory.count_events(items, users, np.flatnonzero(sequences.parts[positions] == part))
+    neighbors = int(np.clip(MEMORY_PAIRS // max(1, model.config.vocab_size), 16, model.config.memory_neighbors))
+    if len(memory.pair_keys) > MEMORY_PAIRS:
+        memory.prune(neighbors)
+    counted = np.flatnonzero((sequences.parts <= part) & sequences.known_items() & (sequences.timestamps >= 0))
+    counted = counted[np.argsort(sequences.timestamps[counted], kind="stable")]
+    memory.recent_counts.zero_()
+    model.config.memory_half_life = max(1, round(TREND_HALF_LIFE * len(counted)))
+    memory.follow(torch.from_numpy(sequences.items[counted].astype(np.int64)).to(model.device))
+
+
+def set_memory_unit(model: BertForNextBehavior) -> None:
+    """Sets the memory's unit by its counts: a start for the fit on validation events."""
+    model.config.memory_unit = max(1e-6, MEMORY_UNIT * model.associate_path.neighbors().mean_sum)

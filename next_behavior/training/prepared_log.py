@@ -1,0 +1,151 @@
+"""Everything that a run reads, before its sizes are chosen: the event log and, where they are given, the item table and
+the model to start from.
+
+    prepared = prepare_log(settings, options, accelerator)
+
+The log is read, cleaned, split and tokenized. The cleaning report, the rejected rows and the tokenized log lie in the
+output folder.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import datasets
+import numpy as np
+import polars as pl
+from accelerate import Accelerator
+
+from next_behavior.data.events import read_events
+from next_behavior.data.items import read_items
+from next_behavior.data.read_options import ReadOptions
+from next_behavior.data.sequences import TRAIN, VALIDATION, Sequences, save_dataset, tokenize_log
+from next_behavior.data.splits import Split, assign_parts, make_split
+from next_behavior.evaluation.item_neighbors import ItemNeighbors
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.training.item_text import EmbeddedText, check_items, embed_items, text_report
+from next_behavior.training.settings import RunSettings
+from next_behavior.training.start import Start, grown_tokenizer, load_start
+from next_behavior.training.tokenized_log import TokenizedLog
+from next_behavior.training.vocabulary import build_tokenizer
+
+# The default longest history: this quantile of the users' histories, in steps, within bounds.
+LENGTH_QUANTILE, LENGTH_STEP, LENGTH_BOUNDS = 0.99, 8, (16, 200)
+FEWEST_NEW_ITEMS = 64
+# What `--split none` holds out to decide when to stop: a tenth of the events of a fifth of the users, 4,000 at most.
+HELD_OUT_USERS, MOST_HELD_OUT_USERS, HELD_OUT_EVENTS = 0.2, 4000, 10
+
+
+@dataclass(frozen=True)
+class PreparedLog:
+    """A tokenized log, and what a model for it is built from."""
+
+    log: TokenizedLog
+    tokenizer: BehaviorTokenizer
+    start: Start
+    new_items: list[int]  # token ids that were added to the vocabulary of the model to start from
+    text: EmbeddedText | None  # of the vocabulary's items, for a new model
+    neighbors: ItemNeighbors  # its constants, chosen on validation events, are the memory's
+
+
+def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accelerator) -> PreparedLog:
+    """Reads, cleans, splits and tokenizes the log. The main process must come first: it writes what the others read."""
+    output = Path(settings.output_dir)
+    split, events = read_log(settings, options, output, accelerator)
+    # With --split none the held-out events are part of what the model knows.
+    known_events = events if settings.split == "none" else events.filter(pl.col("part") == TRAIN)
+    items = None if settings.items is None else read_items(settings.items)
+    start = load_start(settings.base_model, settings.use_positions, settings.convolution_size)
+    max_length = settings.max_length or default_length(known_events)
+    new_items, text = list[int](), None
+    if start.behavior is not None:
+        tokenizer, new_items = grown_tokenizer(start, known_events, items, settings.min_item_count)
+    else:
+        if start.bert is not None:
+            max_length = min(max_length, start.bert.max_position_embeddings)
+        tokenizer = build_tokenizer(
+            known_events,
+            items,
+            min_item_count=settings.min_item_count,
+            num_new_items=max(FEWEST_NEW_ITEMS, max_length),
+            max_length=max_length,
+        )
+    if items is not None:
+        check_items(str(settings.items), items, tokenizer)
+        if start.behavior is None:
+            text = read_text(settings, items, tokenizer, accelerator)
+    sequences = tokenized(events, tokenizer, output / "prepared", accelerator.is_main_process)
+    return PreparedLog(
+        log=TokenizedLog(sequences, split, min(max_length, tokenizer.model_max_length)),
+        tokenizer=tokenizer,
+        start=start,
+        new_items=new_items,
+        text=text,
+        neighbors=ItemNeighbors().fit(sequences),
+    )
+
+
+def read_log(
+    settings: RunSettings, options: ReadOptions, output: Path, accelerator: Accelerator
+) -> tuple[Split, pl.DataFrame]:
+    """The cleaned events with their parts, and their split."""
+    writes = accelerator.is_main_process
+    cleaned = read_events(settings.events, options, rejects_path=output / "rejects.parquet" if writes else None)
+    accelerator.print(str(cleaned.report))
+    if writes:
+        (output / "cleaning_report.json").write_text(json.dumps(cleaned.report.to_dict(), indent=1, default=str))
+    split = make_split(cleaned.events, settings.split)
+    events = assign_parts(cleaned.events, split)
+    return split, hold_out_last_events(events, settings.seed) if settings.split == "none" else events
+
+
+def default_length(events: pl.DataFrame) -> int:
+    """The longest history in events, such that it holds all events of nearly all users."""
+    lengths = events.group_by("user_id").len()["len"].to_numpy()
+    longest = math.ceil(np.quantile(lengths, LENGTH_QUANTILE) / LENGTH_STEP) * LENGTH_STEP
+    return int(np.clip(longest, *LENGTH_BOUNDS))
+
+
+def hold_out_last_events(
+    events: pl.DataFrame, seed: int, share: float = HELD_OUT_USERS, most: int = MOST_HELD_OUT_USERS
+) -> pl.DataFrame:
+    """Marks the last tenth of the events, at least one, of a random share of the users with two events and more as
+    validation: with `--split none` they decide when to stop, and calibration is fitted on them.
+
+    The model knows these users, as it will know those it is asked about. Whole users held out would measure how well
+    it predicts for strangers, for whom counts are worth less.
+    """
+    length = pl.len().over("user_id").cast(pl.Int64)
+    place = pl.int_range(pl.len(), dtype=pl.Int64).over("user_id")
+    users = events.filter(length > 1)["user_id"].unique(maintain_order=True)
+    count = min(most, math.ceil(share * len(users)))
+    drawn = users.gather(np.random.default_rng(seed).permutation(len(users))[:count])
+    is_last = place >= length - (length // HELD_OUT_EVENTS).clip(lower_bound=1)
+    held_out = pl.col("user_id").is_in(drawn.implode()) & is_last
+    return events.with_columns(pl.when(held_out).then(VALIDATION).otherwise(TRAIN).cast(pl.Int8).alias("part"))
+
+
+def read_text(
+    settings: RunSettings, items: pl.DataFrame, tokenizer: BehaviorTokenizer, accelerator: Accelerator
+) -> EmbeddedText | None:
+    """The embedded item text for a new model; says what is read."""
+    text = embed_items(
+        items,
+        tokenizer,
+        encoder=settings.text_encoder,
+        columns=settings.text_columns.split(",") if settings.text_columns else None,
+        template=settings.text_template,
+        size=settings.text_size,
+    )
+    accelerator.print(text_report(text, settings.text_encoder, len(tokenizer.item_vocabulary)))
+    return text
+
+
+def tokenized(events: pl.DataFrame, tokenizer: BehaviorTokenizer, folder: Path, writes: bool) -> Sequences:
+    """The token ids of the events, memory-mapped from `folder`; only the main process writes there."""
+    dataset = tokenize_log(events, tokenizer)
+    dataset = save_dataset(dataset, folder) if writes else datasets.Dataset.load_from_disk(str(folder))
+    return Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)

@@ -1,0 +1,224 @@
+"""A whole run, from its settings to the finished folder: prepare, train, fit on validation events, save, evaluate.
+
+    finished = run(settings, ReadOptions(), started=time.monotonic())
+
+What the settings leave open is chosen from the log (`choose_sizes`). The test events are evaluated beside the
+baselines; the result lies in the output folder as `evaluation.md` and `evaluation.json`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import logging
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import datasets
+import torch
+from accelerate import Accelerator
+from accelerate.utils import DistributedDataParallelKwargs, find_executable_batch_size
+from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
+
+from next_behavior.data.batches import target_positions
+from next_behavior.data.files import write_whole
+from next_behavior.data.read_options import ReadOptions
+from next_behavior.data.sequences import TEST, VALIDATION
+from next_behavior.evaluation.evaluator import evaluate_model
+from next_behavior.evaluation.tables import format_table
+from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.text.encoders import computes_in_bfloat16
+from next_behavior.training.calibration import fit_memory, fit_temperatures
+from next_behavior.training.checkpoints import Checkpoints, interrupted_batch_size
+from next_behavior.training.initial_model import build_model
+from next_behavior.training.loop import TrainedModel, Training
+from next_behavior.training.lora import lora_config, with_adapters
+from next_behavior.training.memory import fill_memory
+from next_behavior.training.prepared_log import PreparedLog, prepare_log
+from next_behavior.training.save import run_record, save_adapter, save_model
+from next_behavior.training.settings import RunSettings
+from next_behavior.training.sizes import Sizes, choose_sizes
+from next_behavior.training.state import BatchStream
+from next_behavior.training.time_limit import TimeLimit, affordable_fit, affordable_test_targets
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """What the user is told.
+
+    Attributes:
+        table: the evaluation on test events; None with `--split none`.
+        seconds: of this process.
+    """
+
+    folder: str
+    table: str | None
+    seconds: float
+
+
+def run(settings: RunSettings, options: ReadOptions, started: float) -> FinishedRun | None:
+    """Trains a model into `settings.output_dir`; None on all processes but the main one.
+
+    Args:
+        options: how the event log is read.
+        started: when the process started, by `time.monotonic`: `--max_minutes` counts from there.
+    """
+    output, limit = Path(settings.output_dir), TimeLimit(started, settings.max_minutes)
+    output.mkdir(parents=True, exist_ok=True)
+    keep_libraries_quiet()
+    on_gpu = torch.cuda.is_available() and not settings.cpu
+    accelerator = make_accelerator(settings, on_gpu)
+    if settings.tracker:
+        accelerator.init_trackers("logs", config={key: str(value) for key, value in asdict(settings).items()})
+    with accelerator.main_process_first():
+        prepared = prepare_log(settings, options, accelerator)
+    sizes = choose_sizes(settings, prepared.log.sequences, on_gpu)
+    trained = train_within_memory(settings, sizes, prepared, accelerator, limit)
+    finished = None
+    if accelerator.is_main_process:
+        model = BertForNextBehavior.from_pretrained(trained.folder, dtype=torch.float32)
+        model = model.to(accelerator.device).eval()
+        calibrate(model, settings, sizes, prepared, trained, limit)
+        record = run_record(settings, sizes, options, trained.seconds_before + limit.seconds_spent())
+        save_model(output, model, prepared.tokenizer, prepared.log.split, record)
+        if settings.lora_r:
+            save_adapter(output, trained.folder, model, prepared.tokenizer)
+        table = None
+        if settings.split != "none":
+            table = evaluate_on_test(model, settings.seed, sizes, prepared, trained, limit, output)
+        finished = FinishedRun(settings.output_dir, table, limit.seconds_spent())
+    accelerator.wait_for_everyone()
+    accelerator.end_training()
+    return finished
+
+
+def keep_libraries_quiet() -> None:
+    """One bar for the training; no notes on the tied head, which transformers restores."""
+    datasets.disable_progress_bars()
+    disable_transformers_bars()
+    logging.getLogger("accelerate.utils.other").setLevel(logging.ERROR)
+
+
+def make_accelerator(settings: RunSettings, on_gpu: bool) -> Accelerator:
+    """Accelerate in the precision that is asked for, or that the hardware computes in."""
+    precision = settings.precision
+    if precision == "auto":
+        has_bf16 = torch.cuda.is_bf16_supported() if on_gpu else computes_in_bfloat16(torch.device("cpu"))
+        precision = "bf16" if has_bf16 else "no"
+    return Accelerator(
+        cpu=settings.cpu,
+        mixed_precision=precision,
+        gradient_accumulation_steps=settings.gradient_accumulation_steps,
+        log_with=settings.tracker,
+        project_dir=settings.output_dir,
+        kwargs_handlers=[DistributedDataParallelKwargs(gradient_as_bucket_view=True, broadcast_buffers=False)],
+    )
+
+
+def train_within_memory(
+    settings: RunSettings, sizes: Sizes, prepared: PreparedLog, accelerator: Accelerator, limit: TimeLimit
+) -> TrainedModel:
+    """`train`. Where memory is short it starts again with batches of half the size, and twice as many in a step."""
+    first_size = sizes.tokens_per_batch
+    if settings.resume:
+        first_size = interrupted_batch_size(Path(settings.output_dir), asdict(settings))
+    smaller = (first_size >> halvings for halvings in itertools.count(1))
+
+    @find_executable_batch_size(starting_batch_size=first_size, reduce_batch_size_fn=lambda: next(smaller))
+    def attempt(tokens_per_batch: int) -> TrainedModel:
+        accelerator.free_memory()
+        accelerator._custom_objects.clear()  # what the attempt that failed has registered for checkpoints
+        shrink = sizes.tokens_per_batch // tokens_per_batch
+        accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps * shrink
+        return train(settings, sizes, prepared, accelerator, limit, tokens_per_batch)
+
+    return attempt()
+
+
+def train(
+    settings: RunSettings,
+    sizes: Sizes,
+    prepared: PreparedLog,
+    accelerator: Accelerator,
+    limit: TimeLimit,
+    tokens_per_batch: int,
+) -> TrainedModel:
+    """Builds the model and trains it; `tokens_per_batch` are the events of `gradient_accumulation_steps` batches."""
+    micro_batch = tokens_per_batch // settings.gradient_accumulation_steps
+    stream = BatchStream(prepared.log, micro_batch, settings.seed)
+    model = build_model(
+        prepared,
+        sizes,
+        use_positions=settings.use_positions,
+        label_smoothing=settings.label_smoothing,
+        item2vec=settings.item2vec,
+        seed=settings.seed,
+        say=accelerator.print,
+    )
+    with_lora = None
+    if settings.lora_r:
+        adapters = lora_config(settings.lora_r, prepared.new_items)
+        with_lora = with_adapters(model, adapters, train_the_rest=prepared.start.bert is not None)
+    checkpoints = Checkpoints(
+        accelerator, Path(settings.output_dir), asdict(settings), micro_batch * settings.gradient_accumulation_steps
+    )
+    training = Training(settings, accelerator, limit, prepared.log, stream, model, with_lora, checkpoints)
+    if settings.resume:
+        training.resume()
+    training.choose_validation_events(sizes.validation_targets, is_fixed=settings.validation_targets is not None)
+    return training.run()
+
+
+def calibrate(
+    model: BertForNextBehavior,
+    settings: RunSettings,
+    sizes: Sizes,
+    prepared: PreparedLog,
+    trained: TrainedModel,
+    limit: TimeLimit,
+) -> None:
+    """Fits the memory and the temperatures on validation events, as many as the time allows."""
+    log, seed = prepared.log, settings.seed
+    positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, seed)
+    fitted = affordable_fit(log.sequences, positions, trained.seconds_per_target, limit.seconds_left(), seed)
+    if len(fitted):
+        fit_memory(model, log, fitted)
+    if len(positions):
+        fit_temperatures(model, log, fitted if len(fitted) else trained.positions)
+    if settings.split == "none":
+        # Nothing is evaluated any more: the memory learns the held-out events, too.
+        fill_memory(model, log.sequences, VALIDATION)
+
+
+def evaluate_on_test(
+    model: BertForNextBehavior,
+    seed: int,
+    sizes: Sizes,
+    prepared: PreparedLog,
+    trained: TrainedModel,
+    limit: TimeLimit,
+    output: Path,
+) -> str:
+    """Writes the evaluation of the model and the baselines on test events; returns it as a table."""
+    log = prepared.log
+    sequences = log.sequences
+    max_targets = sizes.test_targets or None
+    if limit.minutes is not None:
+        planned = sizes.test_targets or len(target_positions(sequences, TEST))
+        num_items = sequences.vocab_size - sequences.first_item_id
+        max_targets = affordable_test_targets(planned, num_items, trained.seconds_per_target, limit.seconds_left())
+    result = evaluate_model(
+        model,
+        sequences,
+        TEST,
+        log.max_length,
+        max_targets=max_targets,
+        seed=seed,
+        split=log.split,
+        actions=prepared.tokenizer.action_vocabulary,
+        neighbors=prepared.neighbors,
+    )
+    table = format_table(result)
+    write_whole(output / "evaluation.json", json.dumps(result, indent=1))
+    write_whole(output / "evaluation.md", table)
+    return table

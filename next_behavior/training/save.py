@@ -1,0 +1,58 @@
+"""The finished folder: loadable, with a record of the run."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from next_behavior.data.provenance import provenance
+from next_behavior.data.read_options import ReadOptions
+from next_behavior.data.splits import Split
+from next_behavior.model.item_text import split_mark
+from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.training.settings import RunSettings
+from next_behavior.training.sizes import Sizes
+
+
+def run_record(settings: RunSettings, sizes: Sizes, options: ReadOptions, seconds: float) -> dict[str, Any]:
+    """What `run.json` holds."""
+    _, encoder = split_mark(settings.text_encoder or "")
+    names = {"events": settings.events, "base_model": settings.base_model, "text_encoder": encoder}
+    return {
+        "settings": asdict(settings),
+        "sizes": asdict(sizes),
+        "read_options": asdict(options),
+        "seconds": round(seconds, 1),
+        # These named files here, and nothing on the Hub, whatever lies here when the run is read again.
+        "files": [name for name, value in names.items() if value and Path(value).exists()],
+        **provenance(settings.events),
+    }
+
+
+def save_model(
+    output: Path, model: BertForNextBehavior, tokenizer: BehaviorTokenizer, split: Split, record: dict[str, Any]
+) -> None:
+    """Makes the output folder loadable; the weights come last, so that a folder with weights is complete."""
+    tokenizer.save_pretrained(output)
+    (output / "split.json").write_text(json.dumps(split.to_dict(), indent=1))
+    (output / "run.json").write_text(json.dumps(record, indent=1))
+    model.save_pretrained(output)
+
+
+def save_adapter(output: Path, best: Path, model: BertForNextBehavior, tokenizer: BehaviorTokenizer) -> None:
+    """Puts the adapter of the best checkpoint beside the merged model, and the base that it sits on."""
+    # What was fitted after training belongs to the base: the adapter holds weights alone.
+    base = BertForNextBehavior.from_pretrained(best / "base", dtype=torch.float32)
+    base.config = copy.deepcopy(model.config)
+    base.associate_path.load_tables(model.associate_path)
+    base.path_gate.load_state_dict(model.path_gate.state_dict())
+    base.save_pretrained(output / "base")
+    tokenizer.save_pretrained(output / "base")
+    shutil.copytree(best / "adapter", output / "adapter", dirs_exist_ok=True)
