@@ -276,7 +276,7 @@ def test_files_of_a_folder_may_hold_ids_of_different_types(tmp_path: Path) -> No
         ("session_id", "sku", "interaction", "datetime"),
     ],
 )
-def test_common_column_names_are_recognised_and_stated(
+def test_common_column_names_are_recognized_and_stated(
     user: str, item: str, action: str, time: str, tmp_path: Path
 ) -> None:
     log = read(tmp_path, LOG.replace("user_id,item_id,action,timestamp", f"{user},{item},{action},{time}", 1))
@@ -284,7 +284,7 @@ def test_common_column_names_are_recognised_and_stated(
     assert any(f"taken from the column {item}" in note for note in log.report.notes)
 
 
-def test_given_columns_win_over_recognised_ones(tmp_path: Path) -> None:
+def test_given_columns_win_over_recognized_ones(tmp_path: Path) -> None:
     text = "user_id,session,item_id\n1,a,x\n2,a,y\n"
     assert read(tmp_path, text, user_column="session").events["user_id"].to_list() == ["a", "a"]
 

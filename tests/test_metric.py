@@ -1,4 +1,4 @@
-"""The `evaluate` module in metric/: equal to behavior/metrics.py, alone in its folder, and loadable from a Hub."""
+"""The `evaluate` module in metric/: equal to evaluation/metrics.py, alone in its folder, and loadable from a Hub."""
 
 from __future__ import annotations
 

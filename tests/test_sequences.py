@@ -1,5 +1,5 @@
-"""behavior/sequences.py and behavior/batches.py: the corpus is tokenised as the tokenizer would, and cut into windows
-in which every training event is a target once."""
+"""Sequences and batches: a log gets the ids that the tokenizer gives, and windows in which every training event is a
+target once."""
 
 from __future__ import annotations
 

@@ -30,24 +30,24 @@ from next_behavior.text.tuning import (
     user_histories,
 )
 
-COLOURS, THINGS = WORDS[:3], WORDS[3:]
-TEXTS = [f"{colour} {thing}" for colour, thing in itertools.product(COLOURS, THINGS)]
+COLORS, THINGS = WORDS[:3], WORDS[3:]
+TEXTS = [f"{color} {thing}" for color, thing in itertools.product(COLORS, THINGS)]
 NOBODYS = [row for row, text in enumerate(TEXTS) if text.endswith("comb")]
 
 
-def one_colour_histories(users: int) -> list[np.ndarray]:
-    """Users who stay with a colour; nobody takes a comb."""
+def one_color_histories(users: int) -> list[np.ndarray]:
+    """Users who stay with a color; nobody takes a comb."""
     generator = np.random.default_rng(0)
-    of_colour = [[row for row, text in enumerate(TEXTS) if text.startswith(c) and row not in NOBODYS] for c in COLOURS]
-    return [generator.permutation(of_colour[user % 3])[:4] for user in range(users)]
+    of_color = [[row for row, text in enumerate(TEXTS) if text.startswith(c) and row not in NOBODYS] for c in COLORS]
+    return [generator.permutation(of_color[user % 3])[:4] for user in range(users)]
 
 
-def likeness_of_a_colour(encoder: TunedEncoder, rows: list[int]) -> float:
-    """How much more alike texts of one colour are than texts of two, by cosine, seen from `rows`."""
+def likeness_of_a_color(encoder: TunedEncoder, rows: list[int]) -> float:
+    """How much more alike texts of one color are than texts of two, by cosine, seen from `rows`."""
     embeddings = encoder.encoder.embed(TEXTS).astype(np.float32)
-    colour = np.array([COLOURS.index(text.split()[0]) for text in TEXTS])
+    color = np.array([COLORS.index(text.split()[0]) for text in TEXTS])
     cosines = embeddings[rows] @ embeddings.T
-    same = colour[rows][:, None] == colour
+    same = color[rows][:, None] == color
     same_but_itself = same & (np.array(rows)[:, None] != np.arange(len(TEXTS)))
     return float(cosines[same_but_itself].mean() - cosines[~same].mean())
 
@@ -57,10 +57,10 @@ def test_texts_become_alike_whose_items_users_take_together_and_so_do_those_of_i
 ) -> None:
     encoder = TunedEncoder(bert, layers=2, max_tokens=8)
     others = [row for row in range(len(TEXTS)) if row not in NOBODYS]
-    before = [likeness_of_a_colour(encoder, rows) for rows in (others, NOBODYS)]
+    before = [likeness_of_a_color(encoder, rows) for rows in (others, NOBODYS)]
     options: dict[str, Any] = {"steps": 240, "batch_items": 12, "learning_rate": 3e-3, "progress": False}
-    losses = tune(encoder, one_colour_histories(300), TEXTS, **options)
-    after = [likeness_of_a_colour(encoder, rows) for rows in (others, NOBODYS)]
+    losses = tune(encoder, one_color_histories(300), TEXTS, **options)
+    after = [likeness_of_a_color(encoder, rows) for rows in (others, NOBODYS)]
     assert np.mean(losses[-10:]) < np.mean(losses[:10])
     assert after[0] > before[0] + 0.15
     assert after[1] > before[1] + 0.15
@@ -68,7 +68,7 @@ def test_texts_become_alike_whose_items_users_take_together_and_so_do_those_of_i
 
 def test_only_the_last_layers_change_and_the_folder_is_a_text_encoder(bert: str, tmp_path: Path) -> None:
     encoder = TunedEncoder(bert, layers=1, max_tokens=8)
-    tune(encoder, one_colour_histories(60), TEXTS, steps=10, batch_items=12, progress=False)
+    tune(encoder, one_color_histories(60), TEXTS, steps=10, batch_items=12, progress=False)
     encoder.save(tmp_path / "tuned")
     old, new = BertModel.from_pretrained(bert).state_dict(), BertModel.from_pretrained(tmp_path / "tuned").state_dict()
     changed = {name.split(".")[2] for name in old if not torch.equal(old[name], new[name])}
@@ -109,7 +109,7 @@ def test_a_seed_decides_everything(bert: str) -> None:
     found = []
     for seed in (0, 0, 1):
         encoder = TunedEncoder(bert, layers=1, max_tokens=8)
-        found.append(tune(encoder, one_colour_histories(30), TEXTS, steps=5, batch_items=12, seed=seed, progress=False))
+        found.append(tune(encoder, one_color_histories(30), TEXTS, steps=5, batch_items=12, seed=seed, progress=False))
     assert found[0] == found[1] != found[2]
 
 
@@ -117,7 +117,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
     bert: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(text_tuning, "SAVED_STEPS", 3)
-    histories, checkpoint = one_colour_histories(30), tmp_path / "checkpoint"
+    histories, checkpoint = one_color_histories(30), tmp_path / "checkpoint"
     options: dict[str, Any] = {"steps": 8, "batch_items": 12, "progress": False}
     whole = TunedEncoder(bert, layers=1, max_tokens=8)
     expected = tune(whole, histories, TEXTS, **options)
@@ -143,7 +143,7 @@ def test_an_interrupted_run_goes_on_as_if_it_had_not_been(
 
 def test_the_time_limit_ends_it(bert: str) -> None:
     encoder = TunedEncoder(bert, layers=1, max_tokens=8)
-    assert tune(encoder, one_colour_histories(30), TEXTS, max_minutes=1e-9, batch_items=12, progress=False) == []
+    assert tune(encoder, one_color_histories(30), TEXTS, max_minutes=1e-9, batch_items=12, progress=False) == []
 
 
 def test_the_loss_is_that_of_a_plain_loop() -> None:
@@ -202,7 +202,7 @@ def test_recall_by_words_counts_ties_against_it() -> None:
 def test_the_command_writes_an_encoder_that_training_takes(
     bert: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    histories = one_colour_histories(60)
+    histories = one_color_histories(60)
     rows = [
         (f"u{user}", str(item), "view", place)
         for user, items in enumerate(histories)

@@ -45,7 +45,7 @@ def build() -> gr.Interface:
         ],
         outputs=gr.JSON(label="Metrics"),
         examples=EXAMPLES,
-        title="Next-behaviour ranking",
+        title="Next-behavior ranking",
         article=text,
         flagging_mode="never",
     )

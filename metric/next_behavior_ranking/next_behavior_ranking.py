@@ -1,14 +1,14 @@
-"""Recall@k, NDCG@k and MRR of next-item rankings, for `evaluate`: full catalogue, ties against the prediction.
+"""Recall@k, NDCG@k and MRR of next-item rankings, for `evaluate`: full catalog, ties against the prediction.
 
     ranking = evaluate.load("metric/next_behavior_ranking")               # this folder, or USER/next_behavior_ranking
     ranking.compute(predictions=[["84", "7", "9"]], references=["7"], k=[1, 3])
-    scores = evaluate.load("metric/next_behavior_ranking", "scores")      # a score for every item of the catalogue
+    scores = evaluate.load("metric/next_behavior_ranking", "scores")      # a score for every item of the catalog
     scores.compute(predictions=[[0.1, 0.9, 0.3]], references=[2], k=[1, 3])
 
 The definitions are those of `behavior/metrics.py` in the repository this file comes from, and a test holds the two
 equal. The file stands alone: it is also the Space that `evaluate.load("USER/next_behavior_ranking")` loads.
 
-Ranking a few sampled negatives instead of the whole catalogue would reorder rankers (Krichene and Rendle 2020, "On
+Ranking a few sampled negatives instead of the whole catalog would reorder rankers (Krichene and Rendle 2020, "On
 Sampled Metrics for Item Recommendation").
 """
 
@@ -26,7 +26,7 @@ CUTOFFS = (1, 5, 10, 20)
 UNRANKED = np.iinfo(np.int64).max
 
 DESCRIPTION = """
-Recall@k, NDCG@k and MRR of rankings with one right answer each, such as the next item of a user. The whole catalogue is
+Recall@k, NDCG@k and MRR of rankings with one right answer each, such as the next item of a user. The whole catalog is
 ranked, and an item with the target's score stands before the target, so that a ranker that scores everything alike
 gets nothing.
 """
@@ -43,10 +43,10 @@ CITATION = """
 INPUTS = """
 Args:
     predictions: by default, for each row the ids of the recommended items, best first, without repetition; with the
-        configuration "scores", for each row one score for every item of the catalogue, -inf for items that were no
+        configuration "scores", for each row one score for every item of the catalog, -inf for items that were no
         candidates. NaN counts as better than the target.
     references: the id of each row's target; with "scores", its column, or a negative number for a target that is not
-        in the catalogue. Ids are text, so that "007" stays "007".
+        in the catalog. Ids are text, so that "007" stays "007".
     k: the cutoffs, default 1, 5, 10 and 20. A list cannot say what stood beyond its end: no cutoff may be longer than
         the longest list.
 
@@ -123,7 +123,7 @@ def ranks_of_scores(scores: Sequence[Sequence[float]], targets: Sequence[int]) -
         if target >= len(values):
             raise ValueError(
                 f"got the target {target} for {len(values)} scores, in row {row}; expected a score for every item of "
-                "the catalogue and the target's column among them."
+                "the catalog and the target's column among them."
             )
         if target >= 0 and values[target] != -np.inf:
             # Not "less" instead of "greater or equal": a NaN on either side counts against the target.

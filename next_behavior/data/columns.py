@@ -52,13 +52,13 @@ def choose_column(
         )
     if role in columns:
         return role
-    found = []
+    recognized = []
     for alias in dict.fromkeys(plain(alias) for alias in ALIASES[role].split()):
-        found += [column for column in columns if plain(column) == alias]
-    if found:
-        others = f" (also there: {', '.join(found[1:])})" if found[1:] else ""
-        notes.append(f"{role}: taken from the column {found[0]}{others}; {flag} names another")
-        return found[0]
+        recognized += [column for column in columns if plain(column) == alias]
+    if recognized:
+        others = f" (also there: {', '.join(recognized[1:])})" if recognized[1:] else ""
+        notes.append(f"{role}: taken from the column {recognized[0]}{others}; {flag} names another")
+        return recognized[0]
     if not needed:
         return None
     names = {plain(alias) for other in ALIASES if other != role for alias in ALIASES[other].split()}

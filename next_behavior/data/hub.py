@@ -42,10 +42,10 @@ def load_hub_dataset(name: str) -> datasets.Dataset:
     """
     import datasets  # here, because importing them takes longer than reading most files
 
-    found = HUB_ID.fullmatch(name)
-    assert found is not None, name
+    parts = HUB_ID.fullmatch(name)
+    assert parts is not None, name
     try:
-        splits = datasets.load_dataset(found["name"], revision=found["revision"])
+        splits = datasets.load_dataset(parts["name"], revision=parts["revision"])
     except datasets.exceptions.DatasetNotFoundError as error:
         raise FileNotFoundError(
             f"got {name}, which is neither a file here nor a data set on the Hub that you may read; expected an event "

@@ -204,12 +204,12 @@ def describe(
 def summarize(rejects: pl.DataFrame, files: list[str]) -> list[Removed]:
     """One entry per rule that removed rows, in the order of `RULES`."""
     counts = dict(rejects.group_by("rule").len().iter_rows())
-    found = []
+    removed = []
     for rule, (what, _) in RULES.items():
         if rule in counts:
             first = rejects.filter(pl.col("rule") == rule).row(0, named=True)
-            found.append(Removed(rule, counts[rule], what, _example(first, len(files) > 1)))
-    return found
+            removed.append(Removed(rule, counts[rule], what, _example(first, len(files) > 1)))
+    return removed
 
 
 def _example(reject: dict[str, object], name_file: bool) -> str:
@@ -235,17 +235,17 @@ def _suspicious(per_user: pl.DataFrame, moments: pl.DataFrame | None) -> list[tu
     """Users that look like robots, shared accounts or missing ids; reported, never removed."""
     total, median = int(per_user["len"].sum()), float(per_user["len"].median() or 0)  # type: ignore[arg-type]
     heavy = per_user.filter((pl.col("len") >= HEAVY_SHARE * total) & (pl.col("len") >= HEAVY_TIMES * median))
-    found = [
+    suspicious = [
         (str(user), f"{count:,} events ({_percent(count, total)} of all, {count / median:.0f} times the median)")
         for user, count in heavy.sort(["len", "user_id"], descending=[True, False]).iter_rows()
     ]
     names = per_user.filter(pl.col("user_id").str.to_lowercase().is_in(PLACEHOLDERS)).sort("user_id")
-    found += [(str(user), f"{count:,} events under a placeholder id") for user, count in names.iter_rows()]
+    suspicious += [(str(user), f"{count:,} events under a placeholder id") for user, count in names.iter_rows()]
     if moments is not None:
         later = pl.col("timestamp").shift(-FAST_EVENTS) - pl.col("timestamp")
         fast = moments.filter(
             (pl.col("user_id") == pl.col("user_id").shift(-FAST_EVENTS)) & (later <= pl.duration(seconds=FAST_SECONDS))
         )
         reason = f"more than {FAST_EVENTS} events at different moments within {FAST_SECONDS} s"
-        found += [(str(user), reason) for user in fast["user_id"].unique().sort()]
-    return found
+        suspicious += [(str(user), reason) for user in fast["user_id"].unique().sort()]
+    return suspicious

@@ -120,19 +120,19 @@ def _number_unit(numbers: pl.Series, column: str, unit: str | None, latest: date
     if unit is not None:
         return unit, [f"unit of time: {UNIT_NAMES[unit]} since 1970, as given"]
     counts = {u: _likely(numbers, u, latest) for u in UNITS}
-    found = [u for u in UNITS if counts[u]]
-    if len(found) > 1:
+    likely = [u for u in UNITS if counts[u]]
+    if len(likely) > 1:
         examples = []
-        for u in found:
+        for u in likely:
             low, high = EARLIEST_LIKELY * UNITS[u], int(latest.timestamp() * UNITS[u])
             example = numbers.filter(numbers.is_between(low, high))[0]
             examples.append(f"{counts[u]:,} rows in {UNIT_NAMES[u]} (e.g. {example})")
         raise ValueError(
             f"got mixed units in the time column {column!r}: {' and '.join(examples)}; expected one unit: convert the "
-            f"column, or name the right one with --time_unit ({', '.join(found)}) and the other rows are rejected"
+            f"column, or name the right one with --time_unit ({', '.join(likely)}) and the other rows are rejected"
         )
-    if found:
-        return found[0], [f"unit of time: {UNIT_NAMES[found[0]]} since 1970, inferred from the size of the numbers"]
+    if likely:
+        return likely[0], [f"unit of time: {UNIT_NAMES[likely[0]]} since 1970, inferred from the size of the numbers"]
     middle = abs(float(numbers.median() or 0))  # type: ignore[arg-type]
     unit = "s" if middle < 1e11 else "ms" if middle < 1e14 else "us" if middle < 1e17 else "ns"
     return unit, [f"unit of time: {UNIT_NAMES[unit]}, a guess from the size of the numbers: --time_unit says it"]
