@@ -17,10 +17,10 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo test check bench bench-data peers peers-install clean
+.PHONY: help install demo test test-slow test-browser check bench bench-data peers peers-install clean
 
 help:  ## list the targets
-	@awk -F ':.*## ' '/^[a-z]+:.*## / {printf "  make %-8s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
 
 install: $(STAMP)  ## build .venv and install the project into it
 
@@ -43,6 +43,13 @@ demo: $(STAMP)  ## train on a grocery log, evaluate, print predictions for three
 
 test: $(STAMP)  ## run the whole test suite
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
+
+test-slow: $(STAMP)  ## run the slower tests, which `make test` leaves out
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'slow and not gpu and not peers'
+
+test-browser: $(STAMP)  ## run the Space's tests in a browser (needs Chromium)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
+	$(BIN)/python -m pytest -q -m browser tests/test_space.py
 
 check: $(STAMP)  ## linter and types
 	$(BIN)/ruff check .

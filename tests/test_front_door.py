@@ -33,6 +33,24 @@ def test_importing_the_package_is_light_and_registers_its_classes_once_transform
     run_python(tmp_path, "-c", LOADS, str(tmp_path / "model"), environment={"PYTHONPATH": str(ROOT)})
 
 
+# Children of one process that has imported torch, because that takes longest.
+EACH_FIRST = """
+import os, sys
+import torch
+for name in sys.argv[1:]:
+    child = os.fork()
+    if not child:
+        __import__(f"next_behavior.model.{name}")
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, name
+"""
+
+
+def test_model_files_can_be_imported_before_transformers(tmp_path: Path) -> None:
+    names = ("configuration_behavior", "item_text", "tokenization_behavior")
+    run_python(tmp_path, "-c", EACH_FIRST, *names, environment={"PYTHONPATH": str(ROOT)})
+
+
 def test_a_name_that_is_not_public_is_no_attribute() -> None:
     with pytest.raises(AttributeError, match="has no attribute 'BertForNextBehaviour'"):
         next_behavior.BertForNextBehaviour  # noqa: B018

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import os
 import re
@@ -252,12 +253,18 @@ def address_in(log: Any, server: subprocess.Popen[str]) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, or the one that BROWSER names, driven by Playwright."""
+    """Debian's Chromium, or the one that BROWSER names, driven by Playwright. Without them the tests are skipped, or
+    fail where BROWSER_REQUIRED is set."""
     chromium = os.environ.get("BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
+    missing = None
     if chromium is None:
-        pytest.skip("no Chromium: apt-get install chromium, or name one in BROWSER")
-    reason = "no Playwright: pip install '.[browser]' (its own browsers are not needed)"
-    playwright = pytest.importorskip("playwright.sync_api", reason=reason)
+        missing = "no Chromium: apt-get install chromium, or name one in BROWSER"
+    elif importlib.util.find_spec("playwright") is None:
+        missing = "no Playwright: pip install '.[browser]' (its own browsers are not needed)"
+    if missing is not None:
+        pytest.fail(missing) if os.environ.get("BROWSER_REQUIRED") else pytest.skip(missing)
+    import playwright.sync_api as playwright
+
     with playwright.sync_playwright() as driver:
         browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
         yield browser
