@@ -212,6 +212,14 @@ def test_an_adapter_on_its_base_equals_the_merged_model_and_holds_only_itself(
     assert any("lora_A" in key for key in sizes)
 
 
+def test_the_seed_decides_the_adapters_of_a_trained_model(trained: dict[str, Path], tmp_path: Path) -> None:
+    events = write_log(tmp_path / "log.csv", 12, 30, 1)
+    options = ("--base_model", str(trained["new"]), "--lora_r", "2", "--max_epochs", "1")
+    first, second = (run_training(events, tmp_path / name, *RUN, *options) for name in ("first", "second"))
+    weights = [(folder / "adapter" / "adapter_model.safetensors").read_bytes() for folder in (first, second)]
+    assert weights[0] == weights[1]
+
+
 def test_two_adapters_of_one_base_are_switched_at_run_time(trained: dict[str, Path]) -> None:
     folder = trained["bert+text+lora"]
     adapted: Any = PeftModel.from_pretrained(load(folder / "base")[0], str(folder / "adapter"), adapter_name="one")

@@ -47,10 +47,10 @@ def build_model(
 ) -> BertForNextBehavior:
     """The model of a run, before any training step; `say` tells the user what was taken from where."""
     start, log = prepared.start, prepared.log
+    torch.manual_seed(seed)
     if start.behavior is not None:
         return adapted(start.behavior, log.sequences, sizes, label_smoothing)
     config = new_config(prepared, sizes, use_positions or start.bert is not None, label_smoothing)
-    torch.manual_seed(seed)
     model = BertForNextBehavior(config) if start.bert is None else with_encoder_of(start.name, config, say)
     if item2vec:
         start_rows(model, log.sequences, seed)
