@@ -378,18 +378,12 @@ class BertForNextBehavior(ChangingCatalog):
         return self._action_logits(last_hidden(hidden, events.mask), calibrated=True).softmax(dim=-1)
 
     def _action_logits(self, hidden: torch.Tensor, calibrated: bool) -> torch.Tensor:
-        logits = self.action_head(hidden).float()
-        if calibrated:
-            logits = logits / self.config.action_temperature
-        special = torch.arange(self.config.num_actions, device=hidden.device) < FIRST_ACTION
-        return logits.masked_fill(special, MASKED)
+        temperature = self.config.action_temperature if calibrated else 1.0
+        return without_specials(self.action_head(hidden).float() / temperature, FIRST_ACTION)
 
     def _time_logits(self, hidden: torch.Tensor, calibrated: bool) -> torch.Tensor:
-        logits = self.time_head(hidden).float()
-        if calibrated:
-            logits = logits / self.config.time_temperature
-        special = torch.arange(self.config.num_time_gaps, device=hidden.device) < FIRST_GAP
-        return logits.masked_fill(special, MASKED)
+        temperature = self.config.time_temperature if calibrated else 1.0
+        return without_specials(self.time_head(hidden).float() / temperature, FIRST_GAP)
 
     @torch.no_grad()
     def path_shares(
@@ -442,6 +436,11 @@ class BertForNextBehavior(ChangingCatalog):
             origin, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
         )
         return None if found is None else Path(found)
+
+
+def without_specials(logits: torch.Tensor, first: int) -> torch.Tensor:
+    """Logits (..., C) with the ids before `first` masked."""
+    return logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) < first, MASKED)
 
 
 BertForNextBehavior.register_for_auto_class("AutoModel")
