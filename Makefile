@@ -51,8 +51,9 @@ test-browser: $(STAMP)  ## run the Space's tests in a browser (needs Chromium)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
 	$(BIN)/python -m pytest -q -m browser tests/test_space.py
 
-check: $(STAMP)  ## linter and types
+check: $(STAMP)  ## linter, format and types
 	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
 	$(BIN)/mypy .
 
 bench: bench-data $(STAMP)  ## measure the model and the baselines on a log: make bench DATA=events.parquet
