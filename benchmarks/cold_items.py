@@ -6,16 +6,16 @@
 
 A tenth of the items, drawn by seed, is taken out of every event but each user's last, as if they were born after
 training. The last events are the targets: cold where they name such an item, warm otherwise. Histories hold what was
-left; everything the user really had before, taken out or not, is no candidate. The baseline ranks the full catalogue
+left; everything the user really had before, taken out or not, is no candidate. The baseline ranks the full catalog
 by the cosine between an item's text and the mean of the history's texts; its best form ranks by a decayed mean: how
 long a history, how fast decaying and which embeddings is chosen on the last but one events that name another tenth of
 the items. What new items cost the others is seen beside the model that does not have them.
 
-Whatever else scores the catalogue is measured on the same targets:
+Whatever else scores the catalog is measured on the same targets:
 
     split = cold_split(events, seed=0)
     train(split.events)                                    # user_id, item_id, ..., part: 0 train, 1 validation
-    results = evaluate_cold(split, score)                  # score(histories, users) -> (B, len(split.catalogue))
+    results = evaluate_cold(split, score)                  # score(histories, users) -> (B, len(split.catalog))
 """
 
 from __future__ import annotations
@@ -48,7 +48,7 @@ BATCH = 256
 LENGTHS = (1, 2, 3, 5, 10, 50)
 DECAYS = (1.0, 0.9, 0.7, 0.5, 0.3, 0.15)
 
-# Histories (item ids, oldest first) and their users -> (B, N) scores in the order of the catalogue.
+# Histories (item ids, oldest first) and their users -> (B, N) scores in the order of the catalog.
 Score = Callable[[list[list[str]], list[str]], np.ndarray]
 
 
@@ -75,14 +75,14 @@ class ColdSplit:
     Attributes:
         events: what may be learnt from, without any event of a cold item; the columns of the log and part Int8: 0
             train, 1 validation (each user's last but one event).
-        catalogue: all item ids, sorted.
+        catalog: all item ids, sorted.
         cold_items: those that `events` never names, sorted.
         cold, warm: the users' last events.
         choice: last but one events that name one of another tenth of the items, to choose settings on.
     """
 
     events: pl.DataFrame
-    catalogue: list[str]
+    catalog: list[str]
     cold_items: list[str]
     cold: Targets
     warm: Targets
@@ -100,13 +100,13 @@ def cold_split(events: pl.DataFrame, share: float = 0.1, seed: int = 0) -> ColdS
         ValueError: a share that leaves no cold or no warm item, or no user with three events.
     """
     events = events.filter(pl.col("item_id").is_not_null())
-    catalogue = sorted(events["item_id"].unique().to_list())
-    drawn = round(share * len(catalogue))
-    if not 0 < drawn <= len(catalogue) // 2:
-        raise ValueError(f"got share={share} of {len(catalogue):,} items; expected at least one item and at most half")
-    order = np.random.default_rng(seed).permutation(len(catalogue))
-    cold = {catalogue[row] for row in order[:drawn]}
-    chosen_on = {catalogue[row] for row in order[drawn : 2 * drawn]}
+    catalog = sorted(events["item_id"].unique().to_list())
+    drawn = round(share * len(catalog))
+    if not 0 < drawn <= len(catalog) // 2:
+        raise ValueError(f"got share={share} of {len(catalog):,} items; expected at least one item and at most half")
+    order = np.random.default_rng(seed).permutation(len(catalog))
+    cold = {catalog[row] for row in order[:drawn]}
+    chosen_on = {catalog[row] for row in order[drawn : 2 * drawn]}
     parts = assign_parts(events, Split("leave_one_out"))
     if not (parts["part"] == TEST).any():
         raise ValueError("got no user with three events; expected some, of which the last is tested")
@@ -128,29 +128,29 @@ def cold_split(events: pl.DataFrame, share: float = 0.1, seed: int = 0) -> ColdS
             targets.histories.append(history)
             targets.seen.append(items[:place])
     kept = parts.filter(~pl.col("item_id").is_in(sorted(cold)) & pl.col("part").is_in([TRAIN, VALIDATION]))
-    return ColdSplit(kept, catalogue, sorted(cold), groups["cold"], groups["warm"], groups["choice"])
+    return ColdSplit(kept, catalog, sorted(cold), groups["cold"], groups["warm"], groups["choice"])
 
 
 @dataclass(frozen=True)
 class Result:
-    """Means over `count` targets, full catalogue, seen items removed, ties against the ranker."""
+    """Means over `count` targets, full catalog, seen items removed, ties against the ranker."""
 
     count: int
     recall: float
     ndcg: float
 
 
-def rank_targets(targets: Targets, catalogue: Sequence[str], score: Score, progress: bool = False) -> Result:
+def rank_targets(targets: Targets, catalog: Sequence[str], score: Score, progress: bool = False) -> Result:
     """Recall@10 and NDCG@10 of a scorer."""
-    column = {item: place for place, item in enumerate(catalogue)}
+    column = {item: place for place, item in enumerate(catalog)}
     ranks = []
     starts = range(0, len(targets.items), BATCH)
     for start in tqdm(starts, desc="ranking", unit="batch", disable=not progress):
         rows = slice(start, start + BATCH)
         scores = np.array(score(targets.histories[rows], targets.users[rows]), dtype=np.float32)  # a copy
-        if scores.shape[1] != len(catalogue):
+        if scores.shape[1] != len(catalog):
             raise ValueError(
-                f"got {scores.shape[1]:,} scores a history; expected one for each of {len(catalogue):,} items"
+                f"got {scores.shape[1]:,} scores a history; expected one for each of {len(catalog):,} items"
             )
         for row, seen in enumerate(targets.seen[rows]):
             scores[row, [column[item] for item in seen if item != targets.items[start + row]]] = -np.inf
@@ -164,8 +164,8 @@ def rank_targets(targets: Targets, catalogue: Sequence[str], score: Score, progr
 def evaluate_cold(split: ColdSplit, score: Score, progress: bool = False) -> dict[str, Result]:
     """A scorer on the targets `cold` and `warm`."""
     return {
-        "cold": rank_targets(split.cold, split.catalogue, score, progress),
-        "warm": rank_targets(split.warm, split.catalogue, score, progress),
+        "cold": rank_targets(split.cold, split.catalog, score, progress),
+        "warm": rank_targets(split.warm, split.catalog, score, progress),
     }
 
 
@@ -180,7 +180,7 @@ class TextScore:
 
     Attributes:
         rows: item id -> row of `embeddings`.
-        embeddings: (N, D) float32 of length one, in the order of the catalogue; zeros for an item without text.
+        embeddings: (N, D) float32 of length one, in the order of the catalog; zeros for an item without text.
         length: events from the end that count.
         decay: the k-th from the end weighs decay^k.
     """
@@ -208,12 +208,12 @@ def best_text_score(split: ColdSplit, embeddings: np.ndarray) -> tuple[TextScore
     """The form of the baseline that is best on `split.choice` by NDCG@10.
 
     Args:
-        embeddings: (N, D), rows in the order of `split.catalogue`.
+        embeddings: (N, D), rows in the order of `split.catalog`.
 
     Returns:
         The scorer, what was chosen, and what it reached there.
     """
-    rows = {item: place for place, item in enumerate(split.catalogue)}
+    rows = {item: place for place, item in enumerate(split.catalog)}
     plain = embeddings.astype(np.float32)
     has_text = plain.any(axis=1)
     centred = plain - plain[has_text].mean(0)
@@ -225,7 +225,7 @@ def best_text_score(split: ColdSplit, embeddings: np.ndarray) -> tuple[TextScore
         if length == 1 and decay < 1:  # one event has one mean
             continue
         score = TextScore(rows, forms[form], length, decay)
-        result = rank_targets(split.choice, split.catalogue, score)
+        result = rank_targets(split.choice, split.catalog, score)
         if best is None or result.ndcg > best[2].ndcg:
             best = score, f"{form} embeddings, the last {length} events, decay {decay:g}", result
     assert best is not None
@@ -242,12 +242,12 @@ class ModelScore:
 
     Args:
         folder: of a model trained on `split.events`.
-        rows: the catalogue's items with their text columns; none, and the model stays as it was trained.
+        rows: the catalog's items with their text columns; none, and the model stays as it was trained.
         text_strength: instead of the model's own.
     """
 
     def __init__(
-        self, folder: str, rows: list[dict[str, Any]], catalogue: Sequence[str], text_strength: float | None = None
+        self, folder: str, rows: list[dict[str, Any]], catalog: Sequence[str], text_strength: float | None = None
     ) -> None:
         self.model = BertForNextBehavior.from_pretrained(folder).eval()
         self.tokenizer = BehaviorTokenizer.from_pretrained(folder)
@@ -255,7 +255,7 @@ class ModelScore:
             self.model.config.text_strength = text_strength
         if rows:
             self.model.add_items(self.tokenizer, rows)
-        self.ids = torch.tensor([self.tokenizer.encode_item(item) for item in catalogue])  # [UNK] has probability 0
+        self.ids = torch.tensor([self.tokenizer.encode_item(item) for item in catalog])  # [UNK] has probability 0
 
     def __call__(self, histories: list[list[str]], users: list[str]) -> np.ndarray:
         batch = self.tokenizer([[{"item": item} for item in history] for history in histories], return_tensors="pt")
@@ -284,24 +284,24 @@ def main() -> None:
             columns.remove("timestamp")  # the order of rows is what such a log has
         split.events.sort("row").select(columns).write_parquet(part)
         os.replace(part, path)
-    texts = pl.DataFrame({"item_id": split.catalogue}).join(
+    texts = pl.DataFrame({"item_id": split.catalog}).join(
         item_texts(read_items(args.items)), on="item_id", how="left", maintain_order="left"
     )
     encoder = load_encoder(args.encoder or default_encoder())
     embeddings = cached_embeddings(texts["text"].to_list(), encoder)
     score, chosen, reached = best_text_score(split, embeddings)
     print(
-        f"{len(split.catalogue):,} items, {len(split.cold_items):,} of them cold; {split.events.height:,} events to "
+        f"{len(split.catalog):,} items, {len(split.cold_items):,} of them cold; {split.events.height:,} events to "
         f"learn from\ntext only: {chosen} (NDCG@10 {reached.ndcg:.4f} on {reached.count:,} targets it was chosen on)\n"
     )
     mean = TextScore(score.rows, unit_rows(embeddings.astype(np.float32)), max(LENGTHS), 1.0)
     scores: dict[str, Score] = {"text only, mean history": mean, "text only, best form": score}
     if args.model:
-        rows = pl.DataFrame({"item_id": split.catalogue}).join(read_items(args.items), on="item_id", how="left")
-        scores["model without the cold items"] = ModelScore(args.model, [], split.catalogue)
+        rows = pl.DataFrame({"item_id": split.catalog}).join(read_items(args.items), on="item_id", how="left")
+        scores["model without the cold items"] = ModelScore(args.model, [], split.catalog)
         for strength in args.text_strength:
             name = "model" if strength is None else f"model, text_strength {strength:g}"
-            scores[name] = ModelScore(args.model, rows.to_dicts(), split.catalogue, strength)
+            scores[name] = ModelScore(args.model, rows.to_dicts(), split.catalog, strength)
     print("| ranker | targets | count | Recall@10 | NDCG@10 |\n|:--|:--|--:|--:|--:|")
     for ranker, scored in scores.items():
         for name, result in evaluate_cold(split, scored, progress=True).items():

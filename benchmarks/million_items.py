@@ -1,4 +1,4 @@
-"""How fast a tokenizer of a large catalogue loads and encodes, in a process of its own.
+"""How fast a tokenizer of a large catalog loads and encodes, in a process of its own.
 
     python -m benchmarks.million_items [--items 1000000] [--repeats 3]
 
@@ -37,7 +37,7 @@ print(json.dumps({"load s": loaded - started, "first title s": titled - loaded,
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--items", type=int, default=1_000_000, help="size of the catalogue (default 1,000,000)")
+    parser.add_argument("--items", type=int, default=1_000_000, help="size of the catalog (default 1,000,000)")
     parser.add_argument("--repeats", type=int, default=3, help="processes to measure in (default 3)")
     args = parser.parse_args()
 

@@ -113,7 +113,7 @@ def commit() -> str | None:
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", required=True, help="event log, columns under names that are recognised")
+    parser.add_argument("--data", required=True, help="event log, columns under names that are recognized")
     parser.add_argument("--split", default="time", choices=["time", "leave_one_out"])
     parser.add_argument("--systems", nargs="+", default=list(ENVIRONMENTS), choices=list(ENVIRONMENTS), metavar="NAME")
     parser.add_argument("--output", default=".bench/peers", help="folder for task and results (default .bench/peers)")

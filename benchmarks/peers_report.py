@@ -151,7 +151,7 @@ def report(folder: Path) -> str:
     busy = [result["busy_share"] for result in every]
     counts = next((one["test"][way]["count"] for one in every if "test" in one), 0)
     lines = [
-        f"{Path(task['data']).name}, split {task['split']}, {counts:,} test targets, seen items {way}, full catalogue, "
+        f"{Path(task['data']).name}, split {task['split']}, {counts:,} test targets, seen items {way}, full catalog, "
         f"ties against the system. {first['machine']['cpu']}, one thread each, "
         f"{' to '.join(dict.fromkeys([dates[0], dates[-1]]))}; seed(s) {', '.join(map(str, seeds))}. Seconds are those "
         f"that a process computed; it had {min(busy):.0%} to {max(busy):.0%} of a core.",

@@ -1,11 +1,11 @@
 """What every compared system is given, and how it is scored and timed. numpy alone: it runs in any environment.
 
     task = Task.load("task.npz")
-    score(rows, task, task.test)       # rows(positions) -> (B, V) scores of the catalogue for the events at `positions`
+    score(rows, task, task.test)       # rows(positions) -> (B, V) scores of the catalog for the events at `positions`
 
-The catalogue is the items of the training events. Every target is ranked among all of it, ties against the system:
+The catalog is the items of the training events. Every target is ranked among all of it, ties against the system:
 once with the items that its user has seen as candidates (kept), once without (removed; then only targets new to the
-user count). A target outside the catalogue is a miss for everyone. With one target per ranking, Recall@10 is the hit
+user count). A target outside the catalog is a miss for everyone. With one target per ranking, Recall@10 is the hit
 rate and NDCG@10 is 1 / log2(rank + 1) within the first ten.
 """
 
@@ -39,7 +39,7 @@ class Task:
 
     Attributes:
         offsets: (U + 1,) int64; user u owns the events `offsets[u]:offsets[u + 1]`, in time order.
-        items: (E,) int64, 0 to V - 1 for the catalogue, from V on for items without a training event, -1 for no item.
+        items: (E,) int64, 0 to V - 1 for the catalog, from V on for items without a training event, -1 for no item.
         times: (E,) int64 microseconds, or the place in the file where the log has no times.
         parts: (E,) int8, 0 train, 1 validation, 2 test.
         user_ids, item_ids: U and V strings.
@@ -79,7 +79,7 @@ class Task:
         return np.searchsorted(self.offsets, positions, side="right") - 1
 
     def history(self, position: int) -> np.ndarray:
-        """The catalogue's items that the user of an event had before it, oldest first."""
+        """The catalog's items that the user of an event had before it, oldest first."""
         begin = self.offsets[np.searchsorted(self.offsets, position, side="right") - 1]
         items = self.items[begin:position]
         return items[(items >= 0) & (items < self.num_items)]

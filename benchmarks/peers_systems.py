@@ -3,7 +3,7 @@
 A system has
 
     fit(task, clock)        trains on the training events; reports epochs and targets to the clock
-    rows(positions)         (B, V) scores of the catalogue for the events at `positions`, given what came before them
+    rows(positions)         (B, V) scores of the catalog for the events at `positions`, given what came before them
     recommend(position)     ten items through the library's public call for one user, seen items left out: it is timed,
                             and compared with what `rows` ranks first
 
@@ -158,7 +158,7 @@ class RecToolsTransformer:
     def rows(self, positions: np.ndarray) -> np.ndarray:
         import torch
 
-        known = self.model.data_preparator.get_known_item_ids().astype(np.int64)  # catalogue ids by RecTools' ids
+        known = self.model.data_preparator.get_known_item_ids().astype(np.int64)  # catalog ids by RecTools' ids
         first = self.model.data_preparator.n_item_extra_tokens
         ids = np.zeros(self.task.num_items, dtype=np.int64)
         ids[known] = np.arange(len(known)) + first
@@ -521,7 +521,7 @@ def our_sequences(folder: Path, tokenizer: Any) -> Any:
 
 
 def ranker_rows(ranker: Any, sequences: Any, max_length: int, columns: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """`rows` of anything with `scores(EvaluationBatch)`; `columns` are the catalogue's token ids."""
+    """`rows` of anything with `scores(EvaluationBatch)`; `columns` are the catalog's token ids."""
     from next_behavior.data.batches import evaluation_batches
 
     scores = np.empty((len(positions), len(columns)), dtype=np.float32)

@@ -75,7 +75,7 @@ def prepare(data: str, split: str, folder: Path) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.split("\n")[0])
-    parser.add_argument("--data", required=True, help="event log, columns under names that are recognised")
+    parser.add_argument("--data", required=True, help="event log, columns under names that are recognized")
     parser.add_argument("--split", default="time", choices=["time", "leave_one_out"])
     parser.add_argument("--folder", required=True)
     args = parser.parse_args()

@@ -51,8 +51,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from next_behavior.data.items import read_items
+    from next_behavior.data.sequences import PREPARED
     from next_behavior.training.catalog import (
-        OF_THE_OLD_VOCABULARY,
         apply_change,
         load_trained,
         plan_change,
@@ -73,7 +73,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print(f"reading the text of {change.with_text:,} items with {args.text_encoder or config.text_encoder} ...",
               flush=True)  # fmt: skip
     apply_change(model, tokenizer, change, args.text_encoder)
-    had_log = (args.model / OF_THE_OLD_VOCABULARY).is_dir()
+    had_log = (args.model / PREPARED).is_dir()
     save_changed(model, tokenizer, args.model, args.output_dir, grown=bool(change.added))
 
     added, without_text = len(change.added), len(change.added) - change.with_text

@@ -24,6 +24,8 @@ from next_behavior.data.files import replace_directory
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NO_GAP, NONE, UNKNOWN_ACTION
 
 TRAIN, VALIDATION, TEST = 0, 1, 2
+# The folder of a run's tokenized log, in its output folder. It holds user ids, so it is never published.
+PREPARED = "prepared"
 NO_TIME = -1  # the timestamp of an event whose time is not known
 
 FEATURES = datasets.Features(

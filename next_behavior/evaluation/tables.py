@@ -138,7 +138,7 @@ def describe_split(result: Result) -> str:
         if result["sampled"]
         else f"all {result['targets']:,} {what} targets"
     )
-    lines = [f"Split: {split}; {drawn} of {result['users']:,} users; {result['items']:,} items in the catalogue."]
+    lines = [f"Split: {split}; {drawn} of {result['users']:,} users; {result['items']:,} items in the catalog."]
     first = next((result[name] for name in result["rankers"] if KEPT in result[name]), None)
     if first is not None:
         groups = {group: metrics["count"] for group, metrics in first[KEPT]["items"].items()}
@@ -205,7 +205,7 @@ def format_table(result: Result) -> str:
     if notes := notes_of(result):
         parts.append("Notes:\n\n" + "\n".join(notes))
     parts.append(
-        "The whole catalogue is ranked, ties against the ranker; intervals by bootstrap over users. NDCG columns are "
+        "The whole catalog is ranked, ties against the ranker; intervals by bootstrap over users. NDCG columns are "
         "NDCG@10; switch: the target is not the item before it; coverage, novelty (bits) and popularity bias of the "
         "first ten."
     )

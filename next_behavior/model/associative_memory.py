@@ -18,7 +18,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -31,8 +30,6 @@ from .special_ids import PAD
 
 # Lists of neighbors are made anew if more than one in so many pairs is counted at once.
 FEW_PAIRS = 1000
-# Events of a log that are counted at once at most.
-COUNTED_EVENTS = 2**18
 # Recent events of an item from which on its recent popularity counts.
 TREND_UNIT = 0.3
 # How sharply an item prefers the most similar texts, by cosine. They are looked for among the most counted items.
@@ -141,22 +138,6 @@ class AssociativeMemory(nn.Module):
             keys.append(merged)
             counts.append(occurrences * weight)
         return summed(torch.cat(keys), torch.cat(counts))
-
-    def count_events(self, items: np.ndarray, users: np.ndarray, chosen: np.ndarray) -> None:
-        """Counts what some events of a log add to the history before them, as `update_memory` does for one.
-
-        Args:
-            items, users: (R,) int64, the runs of items of a log, a user's together and in order.
-            chosen: (N,) int64, which of the runs are counted.
-        """
-        back = np.arange(self.config.memory_distance, -1, -1)
-        device = self.pair_keys.device
-        for begin in range(0, len(chosen), COUNTED_EVENTS):
-            last = chosen[begin : begin + COUNTED_EVENTS, None]
-            history = np.maximum(last - back, 0)  # (N, distance + 1), the oldest first
-            inside = (last >= back) & (users[history] == users[last])
-            known, owner = torch.from_numpy(items[history][inside]), torch.from_numpy(np.nonzero(inside)[0])
-            self.count(known.to(device), owner.to(device), only_last=True)
 
     @torch.no_grad()
     def follow(self, items: torch.Tensor) -> None:

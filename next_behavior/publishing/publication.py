@@ -10,7 +10,7 @@ import torch
 
 from next_behavior.data.events import read_events
 from next_behavior.data.read_options import ReadOptions
-from next_behavior.data.sequences import Sequences, tokenize_log
+from next_behavior.data.sequences import PREPARED, Sequences, tokenize_log
 from next_behavior.data.splits import Split, assign_parts
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
@@ -49,8 +49,8 @@ def load_publication(folder: Path, split: Split, events: str | None, options: Re
     tokenizer = BehaviorTokenizer.from_pretrained(folder)
     if events is not None:
         dataset = tokenize_log(assign_parts(read_events(events, options).events, split), tokenizer)
-    elif (folder / "prepared").is_dir():
-        dataset = datasets.Dataset.load_from_disk(str(folder / "prepared"))
+    elif (folder / PREPARED).is_dir():
+        dataset = datasets.Dataset.load_from_disk(str(folder / PREPARED))
     else:
         raise ValueError(
             f"got {folder} without its prepared/ folder; expected the training log, to count users in: pass --events."

@@ -121,7 +121,7 @@ def computes_in_bfloat16(device: torch.device) -> bool:
 
 
 class StaticTextEncoder:
-    """A Model2Vec model, by Hub id or folder: the mean of its tokens' vectors. For big catalogues on a CPU."""
+    """A Model2Vec model, by Hub id or folder: the mean of its tokens' vectors. For big catalogs on a CPU."""
 
     def __init__(self, name: str, max_tokens: int = 64) -> None:
         if importlib.util.find_spec("model2vec") is None:

@@ -19,6 +19,7 @@ import polars as pl
 import torch
 
 from next_behavior.data.files import whole_folder
+from next_behavior.data.sequences import PREPARED
 from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.model.item_text import text_of_item
 from next_behavior.model.modeling_behavior import BertForNextBehavior
@@ -26,8 +27,6 @@ from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 
 # What evaluating and publishing read beside a model.
 RECORDS = ("split.json", "run.json")
-# The log in the token ids of the vocabulary that it was read with. Ids above it stand for unknown items.
-OF_THE_OLD_VOCABULARY = "prepared"
 
 
 @dataclass(frozen=True)
@@ -147,7 +146,8 @@ def save_changed(
         tokenizer.save_pretrained(unfinished)
         model.save_pretrained(unfinished)
         if source == output:
-            outdated = shutil.ignore_patterns(OF_THE_OLD_VOCABULARY) if grown else None
+            # The prepared log is in the ids of the old vocabulary, where ids above it stand for unknown items.
+            outdated = shutil.ignore_patterns(PREPARED) if grown else None
             shutil.copytree(source, unfinished, symlinks=True, ignore=outdated, copy_function=keep, dirs_exist_ok=True)
         else:
             for name in RECORDS:

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from next_behavior.data.sequences import TRAIN, Sequences
+from next_behavior.evaluation.rankers import count_events
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 
 # Item pairs a saved memory holds, about: 16 bytes each.
@@ -30,7 +31,7 @@ def fill_memory(model: BertForNextBehavior, sequences: Sequences, part: int) -> 
     if part == TRAIN:
         memory.count(torch.from_numpy(items).to(model.device), torch.from_numpy(users).to(model.device), trained=True)
     else:
-        memory.count_events(items, users, np.flatnonzero(sequences.parts[positions] == part))
+        count_events(memory, items, users, np.flatnonzero(sequences.parts[positions] == part))
     neighbors = int(np.clip(MEMORY_PAIRS // max(1, model.config.vocab_size), 16, model.config.memory_neighbors))
     if len(memory.pair_keys) > MEMORY_PAIRS:
         memory.prune(neighbors)
