@@ -66,10 +66,10 @@ def serve(model: BertForNextBehavior, log: Sequences, positions: np.ndarray) -> 
     of neighbors were made anew."""
     ranker, memory, spent = ModelRanker(model), model.associate_path, dict[str, list[float]]()
     for batch in evaluation_batches(log, TEST, model.config.max_position_embeddings, 1, positions=positions):
-        tensors: dict[str, Any] = ranker.tensors(batch)
-        answer, events = partial(model.predict, **tensors, top_k=10), int(memory.item_counts.sum())
+        asked = ranker.events(batch)
+        answer, events = partial(model.predict, *asked, top_k=10), int(memory.item_counts.sum())
         before = seconds_of(answer, 1)
-        counting = seconds_of(partial(model.update_memory, **tensors), 1)
+        counting = seconds_of(partial(model.update_memory, *asked), 1)
         if int(memory.item_counts.sum()) == events:  # the event repeats the one before it, or its item is unknown
             continue
         for name, seconds in (("answer", before), ("count", counting), ("answer after", seconds_of(answer, 1))):

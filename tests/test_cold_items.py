@@ -39,7 +39,7 @@ def test_no_event_to_learn_from_and_no_history_names_a_cold_item_and_no_target_i
     events = random_log(seed=seed)
     split = cold_split(events, share, seed)
     cold = set(split.cold_items)
-    assert len(cold) == round(share * len(split.catalogue))
+    assert len(cold) == round(share * len(split.catalog))
     assert not cold & set(split.events["item_id"])
     assert set(split.events["part"]) <= {TRAIN, VALIDATION}
     learnt = set(split.events.select("user_id", "item_id").rows())
@@ -96,7 +96,7 @@ def test_where_texts_say_what_comes_next_the_baseline_finds_cold_items() -> None
     of_topic = {t: [item for item, topic in topics.items() if topic == t] for t in range(5)}
     events = log_of({f"u{u:03d}": rng.choice(of_topic[u % 5], 6, replace=False).tolist() for u in range(200)})
     split: ColdSplit = cold_split(events)
-    centres = np.eye(5)[[topics[item] for item in split.catalogue]]
+    centres = np.eye(5)[[topics[item] for item in split.catalog]]
     score, chosen, _ = best_text_score(split, centres + 0.05 * rng.normal(size=centres.shape))
     found, blind = evaluate_cold(split, score), evaluate_cold(split, lambda h, u: np.zeros((len(h), len(topics))))
     assert found["cold"].recall > 0.8

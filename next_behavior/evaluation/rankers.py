@@ -17,6 +17,7 @@ from transformers import PreTrainedModel
 from next_behavior.data.batches import EvaluationBatch
 from next_behavior.data.sequences import TRAIN, Sequences
 from next_behavior.data.splits import Split
+from next_behavior.model.encoder import Events
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW
 
 # Names of the model's rows in a result.
@@ -54,20 +55,15 @@ class ModelRanker:
     def __init__(self, model: PreTrainedModel) -> None:
         self.model = model.eval()
 
-    def tensors(self, batch: EvaluationBatch) -> dict[str, torch.Tensor]:
-        """The batch's channels for the model: (B, T) int64 each, on its device."""
-        channels = {
-            "input_ids": batch.input_ids,
-            "token_type_ids": batch.token_type_ids,
-            "time_gap_ids": batch.time_gap_ids,
-            "attention_mask": batch.attention_mask,
-        }
-        return {name: torch.from_numpy(array).to(self.model.device) for name, array in channels.items()}
+    def events(self, batch: EvaluationBatch) -> Events:
+        """The batch's histories, on the model's device."""
+        channels = (batch.input_ids, batch.token_type_ids, batch.time_gap_ids, batch.attention_mask)
+        return Events(*(torch.from_numpy(channel).to(self.model.device) for channel in channels))
 
     @torch.no_grad()
     def scores(self, batch: EvaluationBatch) -> torch.Tensor:
         """(B, V) float32: log p(item | history, the next event names an item)."""
-        scores = self.model.item_log_probabilities(**self.tensors(batch)).float()
+        scores = self.model.item_log_probabilities(*self.events(batch)).float()
         scores[:, :FIRST_NEW] = -torch.inf
         return scores
 
@@ -75,7 +71,7 @@ class ModelRanker:
     def action_probabilities(self, batch: EvaluationBatch) -> np.ndarray:
         """(B, A) float64, rows sum to one."""
         size = self.model.config.num_actions
-        ranked = self.model.predict(**self.tensors(batch), top_k=size, of="action")
+        ranked = self.model.predict(*self.events(batch), top_k=size, of="action")
         probabilities = torch.zeros((len(batch), size), dtype=torch.float64)
         probabilities.scatter_(1, ranked.action_ids.cpu(), ranked.probabilities.double().cpu())
         probabilities[:, :FIRST_ACTION] = 0

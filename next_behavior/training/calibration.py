@@ -114,7 +114,7 @@ def fits_of_targets(
         is_known = torch.from_numpy((batch.target_item > PAD) & (batch.target_action >= FIRST_ACTION)).to(device)
         if not is_known.any():
             continue
-        events = Events(*ranker.tensors(batch).values()).rows(is_known)
+        events = ranker.events(batch).rows(is_known)
         item_ids = torch.from_numpy(batch.target_item).to(device)[is_known]
         action_ids = torch.from_numpy(batch.target_action).to(device)[is_known]
         collected.append((item_ids, new_item_fits(model, events, item_ids, action_ids, *candidates)))
@@ -256,7 +256,7 @@ def fit_temperatures(model: BertForNextBehavior, log: TokenizedLog, positions: n
     ranker = ModelRanker(model)
     rows = rows_per_batch(log.sequences.vocab_size * config.num_actions)
     for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
-        output = model(**ranker.tensors(batch))
+        output = model(*ranker.events(batch))
         action = torch.from_numpy(batch.target_action).to(device)
         item = torch.from_numpy(batch.target_item).to(device)
         gap = torch.from_numpy(batch.target_time_gap).to(device)
