@@ -1,12 +1,11 @@
-"""Train on the README's logs and write its tables of results, from nothing or from the runs there are.
+"""Train on three public logs and write the tables of docs/results.md, from nothing or from finished runs.
 
     python -m benchmarks.readme_table --retailrocket R --trivago T --beauty B --beauty_items I
     python -m benchmarks.readme_table --report          # only write the tables again
 
 Every run is what a user runs: `train_accelerate.py` with its defaults, then `evaluate_behavior.py --update_memory` on
 all test targets. A finished run is not repeated, and logs without a path are left out. Cells are medians over seeds; ±
-is half of what lies between the lowest and the highest seed. The tables replace what stands between the markers in
-README.md.
+is half the distance from the lowest to the highest seed. The tables replace what stands between the markers.
 """
 
 from __future__ import annotations
@@ -24,7 +23,7 @@ from next_behavior.evaluation.rankers import UPDATED
 from next_behavior.evaluation.tables import number, table
 
 ROOT = Path(__file__).resolve().parent.parent
-README = ROOT / "README.md"
+RESULTS = ROOT / "docs" / "results.md"
 BEGIN, END = "<!-- measured: begin -->", "<!-- measured: end -->"
 RESULT = "all_targets.json"
 
@@ -68,41 +67,40 @@ def run(name: str, options: list[str], output: Path, seed: int) -> None:
 
 def figure(result: Result, ranker: str, place: tuple[str, ...]) -> float | None:
     """One number of an evaluation; None where the ranker or the group is not in it."""
-    found: Any = result.get(ranker, {})
-    way, *rest = place
-    found = found.get(way, {}) if way == "actions" else found.get(way, {}).get("items", {})
-    for key in rest:
-        found = found.get(key, {})
-    return None if found == {} or found is None else float(found)
+    way, *keys = place
+    value: Any = result.get(ranker, {}).get(way, {})
+    for key in keys if way == "actions" else ("items", *keys):
+        value = value.get(key, {})
+    return None if value == {} or value is None else float(value)
 
 
 def median(results: list[Result], ranker: str, place: tuple[str, ...]) -> tuple[float, float] | None:
     """The median over seeds and half the distance from the lowest to the highest; None where a seed lacks it."""
-    values = [figure(result, ranker, place) for result in results]
-    found = [value for value in values if value is not None]
-    if not found or len(found) < len(values):
+    figures = [figure(result, ranker, place) for result in results]
+    values = [value for value in figures if value is not None]
+    if not values or len(values) < len(figures):
         return None
-    return statistics.median(found), (max(found) - min(found)) / 2
+    return statistics.median(values), (max(values) - min(values)) / 2
 
 
 def row(name: str, cells: list[tuple[float, float] | None], own: int, lower_is_better: bool = False) -> list[str]:
     """Cells as text, the best in bold unless it is shared; the first `own` are the model's and get their spread."""
-    shown = [None if cell is None else number(cell[0], 3) for cell in cells]
-    given = [float(text) for text in shown if text is not None]
-    best = min(given) if lower_is_better else max(given)
+    rounded = [None if cell is None else number(cell[0], 3) for cell in cells]
+    values = [float(text) for text in rounded if text is not None]
+    best = min(values) if lower_is_better else max(values)
     texts = []
-    for index, (cell, text) in enumerate(zip(cells, shown, strict=True)):
+    for index, (cell, text) in enumerate(zip(cells, rounded, strict=True)):
         if cell is None or text is None:
             texts.append("–")
             continue
-        bold = float(text) == best and given.count(best) == 1
+        is_bold = float(text) == best and values.count(best) == 1
         spread = f" ±{number(cell[1])}" if index < own else ""
-        texts.append(f"**{text}**{spread}" if bold else f"{text}{spread}")
+        texts.append(f"**{text}**{spread}" if is_bold else f"{text}{spread}")
     return [name, *texts]
 
 
 def tables(results: dict[str, list[Result]]) -> str:
-    """The two tables, of the logs that there are results of."""
+    """The two tables, of the logs with results."""
     header = ["next item", "this model", "memory updated", *(name.replace("_", " ") for name in BASELINES)]
     header[-1] = "repeat + neighbours"
     rankers = ("model", UPDATED, *BASELINES)
@@ -141,8 +139,8 @@ def origin(folders: list[Path]) -> str:
     )
 
 
-def write(output: Path, readme: Path) -> str:
-    """Replaces the tables in `readme` by those of the finished runs below `output`; returns them."""
+def write(output: Path, page: Path) -> str:
+    """Replaces the tables in `page` by those of the finished runs below `output`; returns them."""
     finished = sorted(path.parent for path in output.glob(f"*-seed*/{RESULT}"))
     if not finished:
         raise ValueError(f"got no finished run in {output}; give the logs' paths, or --output.")
@@ -151,11 +149,11 @@ def write(output: Path, readme: Path) -> str:
         result = json.loads((folder / RESULT).read_text())
         results.setdefault(folder.name.rsplit("-seed", 1)[0], []).append(result)
     text = f"{tables(results)}\n\n{origin(finished)}"
-    before, _, rest = readme.read_text().partition(BEGIN)
+    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, marker, after = rest.partition(END)
     if not marker:
-        raise ValueError(f"got no {BEGIN} ... {END} in {readme}; expected both, around the tables.")
-    readme.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}")
+        raise ValueError(f"got no {BEGIN} ... {END} in {page}; expected both, around the tables.")
+    page.write_text(f"{before}{BEGIN}\n{text}\n{END}{after}", encoding="utf-8")
     return text
 
 
@@ -165,7 +163,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", help="path of the log" if name != "beauty_items" else "path of the item table")
     parser.add_argument("--seeds", type=int, default=3, help="runs of each log, with seeds 0, 1 ... (default 3)")
     parser.add_argument("--output", type=Path, default=Path(".bench/readme"), help="folder of the runs")
-    parser.add_argument("--report", action="store_true", help="only write the tables, from the runs there are")
+    parser.add_argument("--report", action="store_true", help="only write the tables, from finished runs")
     args = parser.parse_args()
     logs = {"retailrocket": ["--events", args.retailrocket], "trivago": ["--events", args.trivago]}
     logs["beauty"] = ["--events", args.beauty, "--split", "leave_one_out"]
@@ -174,7 +172,7 @@ def main() -> None:
         for name, options in logs.items():
             if None not in options:
                 run(name, options, args.output, seed)
-    print(write(args.output, README))
+    print(write(args.output, RESULTS))
 
 
 if __name__ == "__main__":

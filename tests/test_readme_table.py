@@ -1,4 +1,4 @@
-"""The README's tables from evaluations: medians, spread, what is bold, and where they stand."""
+"""The tables of docs/results.md from evaluations: medians, spread, what is bold, and where they stand."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from benchmarks.readme_table import BEGIN, END, RESULT, row, tables, write
+from benchmarks.readme_table import BEGIN, END, RESULT, RESULTS, row, tables, write
 from next_behavior.evaluation.rankers import UPDATED
 
 
@@ -48,24 +48,29 @@ def test_the_tables_replace_what_stands_between_the_markers_with_machine_date_an
             "seconds": 90 + 300 * seed,
         }
         (folder / "run.json").write_text(json.dumps(run))
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
-    text = write(tmp_path, readme)
-    assert readme.read_text() == f"before\n{BEGIN}\n{text}\n{END}\nafter\n"
+    page = tmp_path / "results.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    text = write(tmp_path, page)
+    assert page.read_text() == f"before\n{BEGIN}\n{text}\n{END}\nafter\n"
     assert "Measured on a CPU, 2 cores, 1 thread, " in text
     assert "seeds 0, 1; a training took at most 6 minutes." in text
 
 
-def test_a_readme_without_markers_and_a_folder_without_runs_are_errors(tmp_path: Path) -> None:
+def test_a_page_without_markers_and_a_folder_without_runs_are_errors(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="got no finished run"):
-        write(tmp_path, tmp_path / "README.md")
+        write(tmp_path, tmp_path / "results.md")
     folder = tmp_path / "beauty-seed0"
     folder.mkdir()
     (folder / RESULT).write_text(json.dumps(evaluation(0.06)))
     (folder / "run.json").write_text(
         json.dumps({"machine": {"description": "a CPU"}, "settings": {"seed": 0}, "seconds": 60})
     )
-    (tmp_path / "README.md").write_text("no markers")
+    (tmp_path / "results.md").write_text("no markers")
     with pytest.raises(ValueError, match="expected both, around the tables"):
-        write(tmp_path, tmp_path / "README.md")
-    assert (tmp_path / "README.md").read_text() == "no markers"
+        write(tmp_path, tmp_path / "results.md")
+    assert (tmp_path / "results.md").read_text() == "no markers"
+
+
+def test_the_page_of_results_has_the_markers() -> None:
+    page = RESULTS.read_text(encoding="utf-8")
+    assert 0 < page.index(BEGIN) < page.index(END)
