@@ -13,7 +13,7 @@ from transformers import PreTrainedModel
 from .associative_memory import AssociativeMemory
 from .configuration_behavior import BehaviorConfig
 from .encoder import BehaviorEncoder
-from .item_text import PROBE_TEXT, ItemText, embed_texts, text_of_item
+from .item_text import PROBE_TEXT, ItemText, embed_texts, is_missing, text_of_item
 from .special_ids import PAD
 
 
@@ -55,7 +55,7 @@ class ChangingCatalog(PreTrainedModel):
         """
         rows = [item if isinstance(item, Mapping) else {"item_id": item} for item in items]
         for row in rows:
-            if row.get("item_id") is None:
+            if is_missing(row.get("item_id")):
                 raise ValueError(f"the item {row!r:.100} has no item_id, expected an id and text columns.")
         known = len(tokenizer)
         if known != self.config.vocab_size:
@@ -67,7 +67,8 @@ class ChangingCatalog(PreTrainedModel):
         texts = {} if item_text is None else self._new_texts(tokenizer, rows)
         if item_text is not None and texts:
             embeddings = self._embedded(item_text, list(texts.values()), text_encoder, embed)
-        ids = tokenizer.add_items([row["item_id"] for row in rows], [row.get("title") for row in rows])
+        titles = [None if is_missing(title := row.get("title")) else str(title) for row in rows]
+        ids = tokenizer.add_items([row["item_id"] for row in rows], titles)
         self.config.retired_items = sorted(set(self.config.retired_items) - set(ids))
         self._resize(len(tokenizer))
         table = self.bert.embeddings.embed_tokens.weight
@@ -118,6 +119,20 @@ class ChangingCatalog(PreTrainedModel):
             sizes = f"{embeddings.shape[1]}; expected {self.config.text_encoder_size}"
             raise ValueError(f"got embeddings of size {sizes}, that of {encoder}, which this model reads with")
         return embeddings
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """As in transformers; added items have no text."""
+        embed_tokens = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        item_text = self.bert.embeddings.item_text
+        if item_text is not None:
+            missing = self.config.vocab_size - len(item_text.vectors)
+            item_text.vectors = F.pad(item_text.vectors, (0, 0, 0, missing))
+        return embed_tokens
 
     @torch.no_grad()
     def _resize(self, vocab_size: int) -> None:

@@ -12,9 +12,11 @@ from __future__ import annotations
 
 import difflib
 import math
+import numbers
+import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from typing import Any, NamedTuple
 
@@ -28,6 +30,8 @@ Event = Mapping[str, Any]
 EVENT_KEYS = frozenset({"item", "action", "timestamp"})
 # Seconds beyond the year 5138 are milliseconds.
 LARGEST_TIMESTAMP = 1e11
+# Unknown actions that are warned of, at most.
+MOST_WARNED = 5
 
 
 class HistoryIds(NamedTuple):
@@ -48,6 +52,7 @@ class HistoryReader:
         time_edges: ascending edges, in seconds, of the time-gap buckets; a gap equal to an edge lies above it.
         has_time: whether gaps are told apart; if not, every gap id is 1.
         num_new_items: slots [NEW_j] for unknown items.
+        warned: unknown actions that were warned of: each is once, the first few.
     """
 
     lookup: Callable[[str], int | None]
@@ -55,6 +60,7 @@ class HistoryReader:
     time_edges: Sequence[float]
     has_time: bool
     num_new_items: int
+    warned: set[str] = field(default_factory=set)
 
     def ids(
         self, history: Sequence[Event], length: int, row: int = 0, seen: dict[str, int] | None = None
@@ -125,9 +131,23 @@ class HistoryReader:
             action = event.get("action")
             if action is None:
                 ids.append(unsaid)
-            else:
-                ids.append(known.get(action if type(action) is str else as_text(action, "action"), UNKNOWN_ACTION))
+                continue
+            index = known.get(action if type(action) is str else as_text(action, "action"))
+            if index is None:
+                self._warn_of(str(action))
+                index = UNKNOWN_ACTION
+            ids.append(index)
         return ids
+
+    def _warn_of(self, action: str) -> None:
+        if action in self.warned or len(self.warned) >= MOST_WARNED:
+            return
+        self.warned.add(action)
+        warnings.warn(
+            f"a history has the action {action!r:.80}, which is unknown and read as such, expected one of "
+            f"{', '.join(map(repr, self.action_ids))}: spelling counts.",
+            stacklevel=6,
+        )
 
     def _time_gaps(self, events: Sequence[Event]) -> list[int]:
         edges, has_time = self.time_edges, self.has_time
@@ -219,11 +239,16 @@ def check_event(event: Any, position: int, row: int) -> None:
             raise ValueError(f"{where} has the key {key!r}, expected item, action and timestamp: {remedy}")
 
 
+def is_whole(value: object) -> bool:
+    """Whether a value is a whole number; True and False are none."""
+    return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
 def as_text(value: Any, name: str) -> str:
     """An item or an action as text; whole numbers become their digits."""
     if isinstance(value, str):
         return str(value)
-    if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
+    if is_whole(value):
         return str(int(value))
     raise ValueError(
         f"{name} is {value!r:.80} ({type(value).__name__}), expected text or a whole number: write it as text, as in "

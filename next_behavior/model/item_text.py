@@ -51,10 +51,21 @@ def text_of_item(item: Mapping[str, Any], columns: Sequence[str], template: str 
 
 
 def text_of_value(value: Any) -> str:
-    """A column's value as text; nothing for None."""
+    """A column's value as text; nothing for a missing one, lists and arrays joined by ", "."""
+    if isinstance(value, np.ndarray):
+        value = value.tolist()
     if isinstance(value, (list, tuple)):
-        value = ", ".join(str(part) for part in value if part is not None)
-    return "" if value is None else " ".join(str(value).split())
+        value = ", ".join(str(part) for part in value if not is_missing(part))
+    return "" if is_missing(value) else " ".join(str(value).split())
+
+
+def is_missing(value: Any) -> bool:
+    """Whether a cell is empty: None, a float nan, or pandas' NA and NaT, whose library this file does not import."""
+    if value is None or type(value).__name__ in ("NAType", "NaTType"):
+        return True
+    if isinstance(value, (np.datetime64, np.timedelta64)):
+        return bool(np.isnat(value))
+    return isinstance(value, (float, np.floating)) and bool(np.isnan(value))
 
 
 def split_mark(name: str) -> tuple[str, str]:

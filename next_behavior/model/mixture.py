@@ -153,7 +153,7 @@ class NamedItems:
         probabilities[..., NONE] = gate[..., GATE_NONE, 0].exp()
         probabilities[..., config.retired_items] = 0
         if config.retired_items or temperature != 1.0:
-            probabilities /= probabilities.sum(dim=-1, keepdim=True)
+            probabilities /= probabilities.sum(dim=-1, keepdim=True).clamp(min=TINY)
         return probabilities
 
     def path_log_weights(self) -> torch.Tensor:

@@ -21,6 +21,8 @@ from __future__ import annotations
 
 import os
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -43,6 +45,7 @@ from .mixture import GATE, ItemHead, ItemQuery
 from .ranking import (
     Question,
     RankedBehaviors,
+    check_finite,
     check_question,
     checked_items,
     chunks,
@@ -57,6 +60,9 @@ from .repeat_path import BIAS_SCALE, COUNT_BUCKET_MEANS, MASKED, NUM_RECENCIES, 
 from .special_ids import FIRST_ACTION, FIRST_GAP, IGNORED, NO_GAP, PAD, UNKNOWN_ACTION
 
 __all__ = ["BehaviorConfig", "BehaviorEmbeddings", "BertForNextBehavior", "NextBehaviorOutput", "RankedBehaviors"]
+
+# The names of `Events` in a batch.
+CHANNELS = ("input_ids", "token_type_ids", "time_gap_ids", "attention_mask")
 
 
 @dataclass
@@ -277,7 +283,8 @@ class BertForNextBehavior(ChangingCatalog):
                 given that the next event names one; "action" ranks actions.
             action: an action id: the answer is given that this is the next action.
             exclude_seen: leave out the items in `input_ids`.
-            allowed_items: item ids; only these are ranked. Actions without an item stay in "pair".
+            allowed_items: item ids; only these are ranked. Actions without an item stay in "pair". Retired items are
+                never ranked.
             balanced: with of="action", rank by probability times the weights of `config.action_weights`, so that rare
                 actions are named first more often; the probabilities stay calibrated.
 
@@ -288,19 +295,32 @@ class BertForNextBehavior(ChangingCatalog):
         check_question(self.config, top_k, of, action, exclude_seen, allowed_items is not None, balanced)
         events = self._complete(input_ids, token_type_ids, time_gap_ids, attention_mask)
         allowed = checked_items(self.config, allowed_items, events.items.device)
-        hidden = self.bert(*events)  # (B, T, H)
-        if of == "action":
-            by_action = self._action_probabilities(hidden, events)
-            return rank_actions(self.config, by_action, top_k, balanced)
-        device = hidden.device
-        actions = real_actions(self.config, device) if action is None else torch.tensor([action], device=device)
-        question = Question(of, top_k, actions, action is not None, exclude_seen, allowed)
-        answers = []
-        for part in chunks(len(hidden), len(actions), self.config.vocab_size, device):
-            rows = events.rows(part)
-            by_action = self._action_probabilities(hidden[part], rows)
-            answers.append(rank_items(self.item_head, hidden[part], rows, by_action, question))
-        return stacked(answers)
+        with self.without_dropout():
+            hidden = self.bert(*events)  # (B, T, H)
+            if of == "action":
+                by_action = self._action_probabilities(hidden, events)
+                return check_finite(rank_actions(self.config, by_action, top_k, balanced))
+            device = hidden.device
+            actions = real_actions(self.config, device) if action is None else torch.tensor([action], device=device)
+            question = Question(of, top_k, actions, action is not None, exclude_seen, allowed)
+            answers = []
+            for part in chunks(len(hidden), len(actions), self.config.vocab_size, device):
+                rows = events.rows(part)
+                by_action = self._action_probabilities(hidden[part], rows)
+                answers.append(rank_items(self.item_head, hidden[part], rows, by_action, question))
+        return check_finite(stacked(answers))
+
+    @contextmanager
+    def without_dropout(self) -> Iterator[None]:
+        """Evaluation mode for a while; every module goes back to the mode that it was in."""
+        trained = [module for module in self.modules() if module.training]
+        for module in trained:
+            module.training = False
+        try:
+            yield
+        finally:
+            for module in trained:
+                module.training = True
 
     @torch.no_grad()
     def item_log_probabilities(
@@ -313,8 +333,9 @@ class BertForNextBehavior(ChangingCatalog):
         """(B, V) float32: log p(item | history, the next event names an item), summed over actions; -inf for ids
         that are no candidates. Holds (B, V), and all actions for a few rows at a time."""
         events = self._complete(input_ids, token_type_ids, time_gap_ids, attention_mask)
-        hidden = self.bert(*events)  # (B, T, H)
-        return item_marginal(self.item_head, hidden, events, self._action_probabilities(hidden, events)).log_()
+        with self.without_dropout():
+            hidden = self.bert(*events)  # (B, T, H)
+            return item_marginal(self.item_head, hidden, events, self._action_probabilities(hidden, events)).log_()
 
     @torch.no_grad()
     def update_memory(
@@ -365,13 +386,17 @@ class BertForNextBehavior(ChangingCatalog):
                 f"{self.config.max_position_embeddings}: let the tokenizer truncate (it does, unless max_length is "
                 "raised)."
             )
-        if attention_mask is None:
-            attention_mask = torch.ones_like(input_ids)
-        if token_type_ids is None:
-            token_type_ids = torch.full_like(input_ids, UNKNOWN_ACTION) * attention_mask
-        if time_gap_ids is None:
-            time_gap_ids = torch.full_like(input_ids, NO_GAP) * attention_mask
-        return Events(input_ids, token_type_ids, time_gap_ids, attention_mask)
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        actions = torch.full_like(input_ids, UNKNOWN_ACTION) * mask if token_type_ids is None else token_type_ids
+        time_gaps = torch.full_like(input_ids, NO_GAP) * mask if time_gap_ids is None else time_gap_ids
+        channels = dict(zip(CHANNELS, (input_ids, actions, time_gaps, mask), strict=True))
+        for name, channel in channels.items():
+            if channel.is_floating_point() or channel.shape != input_ids.shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(channel.shape)} and type {channel.dtype}, expected whole numbers in the "
+                    f"shape of input_ids, {tuple(input_ids.shape)}: pass what the tokenizer returns."
+                )
+        return Events(*(channel.long() for channel in channels.values()))
 
     def _action_probabilities(self, hidden: torch.Tensor, events: Events) -> torch.Tensor:
         """(B, A) calibrated p(action | history) for the states (B, T, H) of the events."""
@@ -408,9 +433,10 @@ class BertForNextBehavior(ChangingCatalog):
             of probability zero.
         """
         events = Events(input_ids, token_type_ids, time_gap_ids, attention_mask)
-        hidden = self.bert(*events)  # (B, T, H)
-        by_action = self._action_probabilities(hidden, events)
-        return shares_of_paths(self.item_head, hidden, events, by_action, item_ids, action_ids)
+        with self.without_dropout():
+            hidden = self.bert(*events)  # (B, T, H)
+            by_action = self._action_probabilities(hidden, events)
+            return shares_of_paths(self.item_head, hidden, events, by_action, item_ids, action_ids)
 
     # -- files ---------------------------------------------------------------------------------------------------------
 

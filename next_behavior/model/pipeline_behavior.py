@@ -19,6 +19,7 @@ import torch
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .histories import is_whole
 from .special_ids import FIRST_GAP, FIRST_NEW, PAD, PATHS
 
 DEFAULT_BATCH_SIZE = 32
@@ -96,7 +97,14 @@ class NextBehaviorPipeline(Pipeline):
             ValueError: an input, an event or the value of an option is not what is documented.
             TypeError: an option does not exist.
         """
-        size = batch_size or self._batch_size or DEFAULT_BATCH_SIZE
+        size = self._batch_size or DEFAULT_BATCH_SIZE if batch_size is None else batch_size
+        if not is_whole(size) or size < 1:
+            raise ValueError(
+                f"batch_size is {batch_size!r:.80} ({type(batch_size).__name__}), expected a whole number of at least "
+                "1."
+            )
+        if isinstance(inputs, (str, bytes)) or not isinstance(inputs, Iterable):
+            raise ValueError(f'got {inputs!r:.80}, expected {{"events": [...]}} or several of such.')
         given = self._sanitize_parameters(**options)
         defaults = (self._preprocess_params, self._forward_params, self._postprocess_params)
         parameters = [{**default, **call} for default, call in zip(defaults, given, strict=True)]
@@ -219,19 +227,19 @@ class NextBehaviorPipeline(Pipeline):
             raise ValueError(f"allowed_items is {items!r:.80}, expected a list of item ids.")
         ids = {item: self.tokenizer.encode_item(item) for item in items}
         unknown = [item for item, index in ids.items() if index < self.tokenizer.first_item_id]
-        if unknown or not ids:
-            got = f"holds {unknown[:10]}, {len(unknown)} unknown to this model" if unknown else "is empty"
-            raise ValueError(f"allowed_items {got}, expected items of the training log: see tokenizer.item_vocabulary.")
-        return torch.tensor(sorted(ids.values()), device=self.device)
+        if unknown:
+            raise ValueError(
+                f"allowed_items holds {unknown[:10]}, {len(unknown)} unknown to this model, expected items of the "
+                "training log: see tokenizer.item_vocabulary."
+            )
+        return torch.tensor(sorted(ids.values()), dtype=torch.long, device=self.device)
 
     def _without(self, allowed: torch.Tensor | None, seen: list[int]) -> torch.Tensor:
         """`allowed`, or all items, without the ids `seen`."""
         first_item = self.tokenizer.first_item_id
         if allowed is None:
             allowed = torch.arange(first_item, len(self.tokenizer), device=self.device)
-        left = allowed[~torch.isin(allowed, torch.tensor(seen, device=self.device))]
-        # `predict` wants at least one id. A [NEW_j] slot is excluded as seen, or not in the history.
-        return left if len(left) else torch.tensor([first_item - 1], device=self.device)
+        return allowed[~torch.isin(allowed, torch.tensor(seen, device=self.device))]
 
     def _path_shares(
         self, batch: dict[str, torch.Tensor], ranked: list[tuple[list[int], list[int], list[float]]]
@@ -246,8 +254,9 @@ class NextBehaviorPipeline(Pipeline):
 
     def _time_probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
         """Calibrated p(bucket of the time to the next event), (B, buckets) float32."""
-        hidden = self.model.bert(**batch)[:, -1]  # (B, H): padding stands on the left
-        logits = self.model.time_head(hidden)[:, FIRST_GAP:].float()
+        with self.model.without_dropout():
+            hidden = self.model.bert(**batch)[:, -1]  # (B, H): padding stands on the left
+            logits = self.model.time_head(hidden)[:, FIRST_GAP:].float()
         return (logits / self.model.config.time_temperature).softmax(dim=-1)
 
 
@@ -255,6 +264,8 @@ def events_of(one: Any, row: int) -> list[Any]:
     """The events of an input `{"events": [...]}`."""
     if not isinstance(one, Mapping) or set(one) != {"events"} or not isinstance(one["events"], (list, tuple)):
         got = f"a dict with the keys {', '.join(map(repr, one))}" if isinstance(one, Mapping) else f"{one!r:.80}"
+        if isinstance(one, Mapping) and set(one) == {"events"}:
+            got = f"a dict whose events are {one['events']!r:.80} ({type(one['events']).__name__})"
         raise ValueError(
             f'input {row} is {got}, expected {{"events": [...]}} with a list of events, oldest first. Options such as '
             "top_k are arguments of the call."

@@ -10,6 +10,7 @@ from transformers.utils import ModelOutput
 
 from .configuration_behavior import BehaviorConfig
 from .encoder import Events
+from .histories import is_whole
 from .mixture import TINY, ItemHead
 from .special_ids import FIRST_ACTION, FIRST_NEW, NONE, PAD
 
@@ -66,8 +67,13 @@ def check_question(
     """ValueError for a question that cannot be answered; `restricted` says that `allowed_items` are named."""
     if of not in ("pair", "item", "action"):
         raise ValueError(f'of={of!r} is not a question: use "pair", "item" or "action".')
-    if top_k < 1:
-        raise ValueError(f"top_k={top_k}, expected at least 1.")
+    if not is_whole(top_k) or top_k < 1:
+        raise ValueError(f"top_k is {top_k!r:.80} ({type(top_k).__name__}), expected a whole number of at least 1.")
+    if action is not None and not is_whole(action):
+        raise ValueError(
+            f"action is {action!r:.80} ({type(action).__name__}), expected an action id: use "
+            "tokenizer.encode_action(name)."
+        )
     if action is not None and not FIRST_ACTION <= action < config.num_actions:
         raise ValueError(
             f"action={action} is not an action id, expected {FIRST_ACTION} to {config.num_actions - 1}: "
@@ -87,16 +93,27 @@ def check_question(
 def checked_items(
     config: BehaviorConfig, allowed_items: torch.Tensor | list[int] | None, device: torch.device
 ) -> torch.Tensor | None:
-    """`allowed_items` as (N,) int64 on the device; ValueError unless they are item ids, at least one."""
+    """`allowed_items` as (N,) int64 on the device; ValueError unless they are item ids."""
     if allowed_items is None:
         return None
     allowed = torch.as_tensor(allowed_items, device=device, dtype=torch.long)
-    if allowed.numel() == 0 or allowed.min() < FIRST_NEW or allowed.max() >= config.vocab_size:
+    if allowed.numel() and (allowed.min() < FIRST_NEW or allowed.max() >= config.vocab_size):
         raise ValueError(
-            f"allowed_items must be item ids from {FIRST_NEW} to {config.vocab_size - 1} and at least "
-            f"one, got {allowed.tolist()[:10]}: use tokenizer.encode_item(item)."
+            f"allowed_items must be item ids from {FIRST_NEW} to {config.vocab_size - 1}, got "
+            f"{allowed.tolist()[:10]}: use tokenizer.encode_item(item)."
         )
     return allowed
+
+
+def check_finite(answers: RankedBehaviors) -> RankedBehaviors:
+    """The answers; ValueError if a probability is not finite."""
+    assert answers.probabilities is not None
+    if not answers.probabilities.isfinite().all():
+        raise ValueError(
+            "got a probability that is not finite, expected numbers from 0 to 1: the weights or the memory of this "
+            "model are damaged, or were trained with too high a learning rate. Load a good copy."
+        )
+    return answers
 
 
 def real_actions(config: BehaviorConfig, device: torch.device) -> torch.Tensor:
@@ -145,12 +162,12 @@ def item_marginal(
         items = named.probabilities(head.config, events.items[part])  # (b, Q, V)
         total[part] = (action_probabilities[part, None, FIRST_ACTION:] @ items)[:, 0]
     total[:, NONE] = 0
-    return total.div_(total.sum(dim=-1, keepdim=True))
+    return total.div_(total.sum(dim=-1, keepdim=True).clamp(min=TINY))
 
 
 def candidates_of(config: BehaviorConfig, items: torch.Tensor, question: Question) -> torch.Tensor:
-    """(B, V) bool: the ids that may be named after histories with the items (B, T): items of the vocabulary, and the
-    [NEW_j] of the history."""
+    """(B, V) bool: the ids that may be named after histories with the items (B, T): items of the vocabulary that are
+    not retired, and the [NEW_j] of the history."""
     nameable = torch.zeros((len(items), config.vocab_size), dtype=torch.bool, device=items.device)
     nameable[:, config.first_item_id :] = True
     nameable.scatter_(1, items, True)
@@ -161,6 +178,7 @@ def candidates_of(config: BehaviorConfig, items: torch.Tensor, question: Questio
     if question.exclude_seen:
         nameable.scatter_(1, items, False)
     nameable[:, :FIRST_NEW] = False
+    nameable[:, config.retired_items] = False
     return nameable
 
 

@@ -104,6 +104,11 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
     def _action_ids(self) -> dict[str, int]:
         return {action: index for index, action in enumerate(self.action_vocabulary, start=FIRST_ACTION)}
 
+    @cached_property
+    def _warned(self) -> set[str]:
+        """Unknown actions of histories that were warned of."""
+        return set()
+
     def encode_item(self, item: str | int) -> int:
         """The item's token id; 1 ([UNK]) if the vocabulary does not hold it."""
         index = known_item(self.backend_tokenizer.token_to_id, as_text(item, "item"))
@@ -145,7 +150,7 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
     @property
     def _reader(self) -> HistoryReader:
         lookup = self.backend_tokenizer.token_to_id
-        return HistoryReader(lookup, self._action_ids, self.time_edges, self.has_time, self.num_new_items)
+        return HistoryReader(lookup, self._action_ids, self.time_edges, self.has_time, self.num_new_items, self._warned)
 
     def _key(self, index: int) -> str:
         return cast(str, self.backend_tokenizer.id_to_token(index))
