@@ -19,7 +19,10 @@ from transformers.models.bert.modeling_bert import BertEncoder
 
 from .configuration_behavior import BehaviorConfig
 from .item_text import ItemText
-from .special_ids import PAD, UNK
+from .special_ids import NO_GAP, PAD, UNK, UNKNOWN_ACTION
+
+# What a batch calls the channels of `Events`, in their order.
+CHANNELS = ("input_ids", "token_type_ids", "time_gap_ids", "attention_mask")
 
 
 class Events(NamedTuple):
@@ -30,6 +33,39 @@ class Events(NamedTuple):
     actions: torch.Tensor
     time_gaps: torch.Tensor
     mask: torch.Tensor
+
+    @classmethod
+    def complete(
+        cls,
+        config: BehaviorConfig,
+        input_ids: torch.Tensor,
+        token_type_ids: torch.Tensor | None,
+        time_gap_ids: torch.Tensor | None,
+        attention_mask: torch.Tensor | None,
+    ) -> Events:
+        """A batch with the channels that were left out filled in: unknown actions, no gap known, no padding.
+
+        Raises:
+            ValueError: the channels are no whole numbers of one shape, or histories are too long for the model.
+        """
+        if input_ids.ndim != 2:
+            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, expected (batch, events).")
+        if input_ids.shape[1] > config.max_position_embeddings:
+            raise ValueError(
+                f"histories of {input_ids.shape[1]} events, but this model holds {config.max_position_embeddings}: let "
+                "the tokenizer truncate (it does, unless max_length is raised)."
+            )
+        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
+        actions = torch.full_like(input_ids, UNKNOWN_ACTION) * mask if token_type_ids is None else token_type_ids
+        time_gaps = torch.full_like(input_ids, NO_GAP) * mask if time_gap_ids is None else time_gap_ids
+        channels = (input_ids, actions, time_gaps, mask)
+        for name, channel in zip(CHANNELS, channels, strict=True):
+            if channel.is_floating_point() or channel.shape != input_ids.shape:
+                raise ValueError(
+                    f"{name} has shape {tuple(channel.shape)} and type {channel.dtype}, expected whole numbers in the "
+                    f"shape of input_ids, {tuple(input_ids.shape)}: pass what the tokenizer returns."
+                )
+        return cls(*(channel.long() for channel in channels))
 
     def rows(self, chosen: torch.Tensor) -> Events:
         return Events(*(channel[chosen] for channel in self))

@@ -57,12 +57,9 @@ from .ranking import (
     stacked,
 )
 from .repeat_path import BIAS_SCALE, COUNT_BUCKET_MEANS, MASKED, NUM_RECENCIES, RepeatPath
-from .special_ids import FIRST_ACTION, FIRST_GAP, IGNORED, NO_GAP, PAD, UNKNOWN_ACTION
+from .special_ids import FIRST_ACTION, FIRST_GAP, IGNORED, PAD
 
 __all__ = ["BehaviorConfig", "BehaviorEmbeddings", "BertForNextBehavior", "NextBehaviorOutput", "RankedBehaviors"]
-
-# The names of `Events` in a batch.
-CHANNELS = ("input_ids", "token_type_ids", "time_gap_ids", "attention_mask")
 
 
 @dataclass
@@ -215,7 +212,7 @@ class BertForNextBehavior(ChangingCatalog):
         """
         if inputs_embeds is not None:
             raise ValueError("inputs_embeds cannot stand for events: pass input_ids.")
-        events = self._complete(input_ids, token_type_ids, time_gap_ids, attention_mask)
+        events = Events.complete(self.config, input_ids, token_type_ids, time_gap_ids, attention_mask)
         hidden = self.bert(*events)  # (B, T, H)
         if labels is None and action_labels is None and time_labels is None:
             last = last_hidden(hidden, events.mask)  # (B, H)
@@ -293,7 +290,7 @@ class BertForNextBehavior(ChangingCatalog):
             all of them.
         """
         check_question(self.config, top_k, of, action, exclude_seen, allowed_items is not None, balanced)
-        events = self._complete(input_ids, token_type_ids, time_gap_ids, attention_mask)
+        events = Events.complete(self.config, input_ids, token_type_ids, time_gap_ids, attention_mask)
         allowed = checked_items(self.config, allowed_items, events.items.device)
         with self.without_dropout():
             hidden = self.bert(*events)  # (B, T, H)
@@ -332,7 +329,7 @@ class BertForNextBehavior(ChangingCatalog):
     ) -> torch.Tensor:
         """(B, V) float32: log p(item | history, the next event names an item), summed over actions; -inf for ids
         that are no candidates. Holds (B, V), and all actions for a few rows at a time."""
-        events = self._complete(input_ids, token_type_ids, time_gap_ids, attention_mask)
+        events = Events.complete(self.config, input_ids, token_type_ids, time_gap_ids, attention_mask)
         with self.without_dropout():
             hidden = self.bert(*events)  # (B, T, H)
             return item_marginal(self.item_head, hidden, events, self._action_probabilities(hidden, events)).log_()
@@ -358,7 +355,7 @@ class BertForNextBehavior(ChangingCatalog):
         """
         if pairs not in ("last", "all"):
             raise ValueError(f'pairs={pairs!r}, expected "last" or "all".')
-        events = self._complete(input_ids, token_type_ids, time_gap_ids, attention_mask)
+        events = Events.complete(self.config, input_ids, token_type_ids, time_gap_ids, attention_mask)
         run, items = self.associate_path.runs(events.items, events.mask)
         if pairs == "last":
             # An event that continues a run, or names no known item, adds nothing.
@@ -369,34 +366,6 @@ class BertForNextBehavior(ChangingCatalog):
         self.associate_path.count(items[items > 0], owner, only_last=pairs == "last", trained=trained)
 
     # -- pieces --------------------------------------------------------------------------------------------------------
-
-    def _complete(
-        self,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor | None,
-        time_gap_ids: torch.Tensor | None,
-        attention_mask: torch.Tensor | None,
-    ) -> Events:
-        """Checks the batch and fills in the channels that were left out."""
-        if input_ids.ndim != 2:
-            raise ValueError(f"input_ids has shape {tuple(input_ids.shape)}, expected (batch, events).")
-        if input_ids.shape[1] > self.config.max_position_embeddings:
-            raise ValueError(
-                f"histories of {input_ids.shape[1]} events, but this model holds "
-                f"{self.config.max_position_embeddings}: let the tokenizer truncate (it does, unless max_length is "
-                "raised)."
-            )
-        mask = torch.ones_like(input_ids) if attention_mask is None else attention_mask
-        actions = torch.full_like(input_ids, UNKNOWN_ACTION) * mask if token_type_ids is None else token_type_ids
-        time_gaps = torch.full_like(input_ids, NO_GAP) * mask if time_gap_ids is None else time_gap_ids
-        channels = dict(zip(CHANNELS, (input_ids, actions, time_gaps, mask), strict=True))
-        for name, channel in channels.items():
-            if channel.is_floating_point() or channel.shape != input_ids.shape:
-                raise ValueError(
-                    f"{name} has shape {tuple(channel.shape)} and type {channel.dtype}, expected whole numbers in the "
-                    f"shape of input_ids, {tuple(input_ids.shape)}: pass what the tokenizer returns."
-                )
-        return Events(*(channel.long() for channel in channels.values()))
 
     def _action_probabilities(self, hidden: torch.Tensor, events: Events) -> torch.Tensor:
         """(B, A) calibrated p(action | history) for the states (B, T, H) of the events."""
