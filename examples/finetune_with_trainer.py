@@ -32,7 +32,7 @@ def example(window: list[dict]) -> dict[str, list[int]]:
     return {name: row[:-1] for name, row in ids.items()} | {name: row[1:] for name, row in labels.items()}
 
 
-# Which items follow each other is counted, not trained; in training every target leaves its own counts out.
+# Which items follow each other is counted, not trained: the network learns without the memory.
 model.update_memory(**tokenizer(windows, return_tensors="pt"), pairs="all", trained=True)
 labels = ["labels", "action_labels", "time_labels"]
 arguments = TrainingArguments(

@@ -4,7 +4,7 @@
     python publish.py --model out/shop --repo_id ana/shop                             # private; one commit
     python publish.py --model out/shop --repo_id ana/shop --public --tag v1
     python publish.py --model out/shop --repo_id ana/shop --push_dataset              # the sequences too
-    python publish.py --model out/lora --repo_id ana/shop-lora --base_repo_id ana/shop
+    python publish.py --model out/lora/adapter --repo_id ana/shop-lora --base_repo_id ana/shop
     next-behavior publish ...                       the same, once the package is installed
 
 The repository holds weights, configuration, tokenizer, the code files, requirements.txt, the card (README.md),
