@@ -36,6 +36,7 @@ from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.training import loop, run, time_limit
 from next_behavior.training.checkpoints import Checkpoints
+from next_behavior.training.phases import Phases
 from next_behavior.training.prepared_log import hold_out_last_events, prepare_log
 from next_behavior.training.settings import RunSettings
 from next_behavior.training.sizes import choose_sizes
@@ -334,6 +335,36 @@ def test_training_stops_when_validation_no_longer_improves(
     assert state["epoch"] == 3
 
 
+def test_the_time_limit_cuts_no_pass_short_that_is_asked_for(events: Path, tmp_path: Path) -> None:
+    """The time is up before the first step."""
+    options = ("--max_minutes", "0.0001", "--validation_steps", "1000")
+
+    def stopped(folder: Path) -> tuple[int, int]:
+        state = torch.load(folder / "checkpoints" / "last" / "custom_checkpoint_0.pkl")
+        return state["epoch"], state["step_in_epoch"]
+
+    assert stopped(train(events, tmp_path, *options)) == (0, 1)
+    assert stopped(train(events, tmp_path, *options, "--min_epochs", "1", "--resume")) == (1, 0)
+    assert stopped(train(events, tmp_path, *options, "--min_epochs", "2", "--resume")) == (2, 0)
+
+
+def test_every_phase_is_announced_with_how_long_it_took(
+    events: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(events, tmp_path, "--max_minutes", "90", "--min_epochs", "1", "--max_epochs", "2")
+    printed = capsys.readouterr().out
+    begun = re.findall(r"^\[ \d:\d\d\] (.*) \.\.\.$", printed, flags=re.MULTILINE)
+    targets = json.loads((tmp_path / "evaluation.json").read_text())["targets"]
+    (fitted,) = [phase for phase in begun if phase.startswith("Fitting")]
+    assert re.fullmatch(r"Fitting memory and probabilities on [\d,]+ validation events", fitted)
+    assert begun == [
+        f"Reading the log {events}", "Counting which items follow which", "Building the model and its memory",
+        "Training: at least 1, at most 2 epochs, until 67:30", fitted,
+        f"Evaluating on {targets:,} test events, beside the baselines",
+    ]  # fmt: skip
+    assert len(re.findall(r"^\[ \d:\d\d\]   done in \d:\d\d$", printed, flags=re.MULTILINE)) == len(begun)
+
+
 def test_twenty_steps_overfit_one_batch(events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     losses = watch_losses(monkeypatch)
     train(events, tmp_path, "--max_epochs", "20", "--tokens_per_batch", "100000", "--dropout", "0", "--split", "none",
@@ -522,6 +553,8 @@ def test_the_learning_rate_warms_up_and_falls_only_when_asked() -> None:
         (["--precision", "fp8"], "--precision fp8 is unknown, expected auto, bf16 or no"),
         (["--tracker", "wandb"], "--tracker wandb is unknown, expected tensorboard"),
         (["--max_epochs", "0"], "--max_epochs is 0, expected at least 1"),
+        (["--min_epochs", "-1"], "--min_epochs is -1, expected at least 0"),
+        (["--min_epochs", "9", "--max_epochs", "5"], "--min_epochs is 9, expected at most --max_epochs 5"),
         (["--tokens_per_batch", "-5"], "--tokens_per_batch is -5, expected at least 1"),
         (["--item_column", "sku"], "sku"),
     ],
@@ -561,7 +594,8 @@ def test_fewer_events_lose_their_item_in_training_where_items_repeat(tmp_path: P
         path = write_events(tmp_path / "log.csv", rows)
         settings = RunSettings(events=str(path), output_dir=str(tmp_path), split="none")
         reset_accelerate()
-        prepared = prepare_log(settings, ReadOptions(), run.make_accelerator(settings, on_gpu=False))
+        accelerator = run.make_accelerator(settings, on_gpu=False)
+        prepared = prepare_log(settings, ReadOptions(), accelerator, Phases(0.0, accelerator.print))
         return choose_sizes(settings, prepared.log.sequences, on_gpu=False).event_dropout
 
     assert share([list("abcd")] * 60) == pytest.approx(0.2)

@@ -1,6 +1,6 @@
 """Item text in training (`--items`): read and embed it, give it to a new model, weigh the links between similar texts.
 
-    text = embed_items(items, tokenizer, settings.text_encoder, columns, template, settings.text_size)
+    text = embed_items(items, tokenizer, settings.text_encoder, columns, template, settings.text_size, phases)
     fill_text(model, text)
     fit_text_links(model, log)
 
@@ -32,6 +32,7 @@ from next_behavior.text.encoders import TextEncoder, default_encoder, load_encod
 from next_behavior.text.item_texts import item_texts, template_columns, text_columns
 from next_behavior.text.reduction import Reduction, fit_reduction, reduce_embeddings
 from next_behavior.training.calibration import take_best
+from next_behavior.training.phases import Phases
 from next_behavior.training.tokenized_log import TokenizedLog
 
 NO_ENCODER = "none"
@@ -73,6 +74,7 @@ def embed_items(
     columns: list[str] | None,
     template: str | None,
     size: int,
+    phases: Phases,
 ) -> EmbeddedText | None:
     """Embeds the texts of the vocabulary's items, or takes them from the cache; None if there is nothing to read.
 
@@ -94,12 +96,14 @@ def embed_items(
     )
     if known["text"].n_unique() < 3:
         return None
-    loaded = load_encoder(encoder or default_encoder())
-    embeddings = cached_embeddings(known["text"].to_list(), loaded)
+    name = absolute_name(encoder or DEFAULT_ENCODER)
+    with phases(f"Reading item text: {known['text'].drop_nulls().n_unique():,} texts with {name}"):
+        loaded = load_encoder(encoder or default_encoder())
+        embeddings = cached_embeddings(known["text"].to_list(), loaded)
     if columns is None:
         columns = template_columns(template or "")
     return EmbeddedText(
-        encoder=absolute_name(encoder or DEFAULT_ENCODER),
+        encoder=name,
         columns=columns,
         template=template,
         embeddings=np.pad(embeddings, ((tokenizer.first_item_id, 0), (0, 0))),

@@ -46,6 +46,7 @@ class LoopSettings(Protocol):
     """What the loop reads of `RunSettings`."""
 
     seed: int
+    min_epochs: int
     max_epochs: int
     patience: int
     learning_rate: float
@@ -228,8 +229,8 @@ class Training:
             self.accelerator.log({"loss": loss, "epoch": self.state.epoch}, step=self.state.step)
 
     def is_out_of_time(self) -> bool:
-        """Whether the time for training is spent in any process."""
-        if self.limit.minutes is None:
+        """Whether the time for training is spent in any process, and may end it."""
+        if self.limit.minutes is None or self.state.epoch < self.settings.min_epochs:
             return False
         is_over = torch.tensor(float(self.limit.progress() > 1), device=self.accelerator.device)
         return bool(self.accelerator.reduce(is_over) > 0)

@@ -1,7 +1,7 @@
 """Everything that a run reads, before its sizes are chosen: the event log and, where they are given, the item table and
 the model to start from.
 
-    prepared = prepare_log(settings, options, accelerator)
+    prepared = prepare_log(settings, options, accelerator, phases)
 
 The log is read, cleaned, split and tokenized. The cleaning report, the rejected rows and the tokenized log lie in the
 output folder.
@@ -22,11 +22,12 @@ from accelerate import Accelerator
 from next_behavior.data.events import read_events
 from next_behavior.data.items import read_items
 from next_behavior.data.read_options import ReadOptions
-from next_behavior.data.sequences import TRAIN, VALIDATION, Sequences, save_dataset, tokenize_log
+from next_behavior.data.sequences import PREPARED, TRAIN, VALIDATION, Sequences, save_dataset, tokenize_log
 from next_behavior.data.splits import Split, assign_parts, make_split
 from next_behavior.evaluation.item_neighbors import ItemNeighbors
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.training.item_text import EmbeddedText, check_items, embed_items, text_report
+from next_behavior.training.phases import Phases
 from next_behavior.training.settings import RunSettings
 from next_behavior.training.start import Start, grown_tokenizer, load_start
 from next_behavior.training.tokenized_log import TokenizedLog
@@ -51,10 +52,11 @@ class PreparedLog:
     neighbors: ItemNeighbors  # its constants, chosen on validation events, are the memory's
 
 
-def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accelerator) -> PreparedLog:
+def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accelerator, phases: Phases) -> PreparedLog:
     """Reads, cleans, splits and tokenizes the log. The main process must come first: it writes what the others read."""
     output = Path(settings.output_dir)
-    split, events = read_log(settings, options, output, accelerator)
+    with phases(f"Reading the log {settings.events}"):
+        split, events = read_log(settings, options, output, accelerator)
     # With --split none the held-out events are part of what the model knows.
     known_events = events if settings.split == "none" else events.filter(pl.col("part") == TRAIN)
     items = None if settings.items is None else read_items(settings.items)
@@ -76,15 +78,17 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
     if items is not None:
         check_items(str(settings.items), items, tokenizer)
         if start.behavior is None:
-            text = read_text(settings, items, tokenizer, accelerator)
-    sequences = tokenized(events, tokenizer, output / "prepared", accelerator.is_main_process)
+            text = read_text(settings, items, tokenizer, accelerator, phases)
+    with phases("Counting which items follow which"):
+        sequences = tokenized(events, tokenizer, output / PREPARED, accelerator.is_main_process)
+        neighbors = ItemNeighbors().fit(sequences)
     return PreparedLog(
         log=TokenizedLog(sequences, split, min(max_length, tokenizer.model_max_length)),
         tokenizer=tokenizer,
         start=start,
         new_items=new_items,
         text=text,
-        neighbors=ItemNeighbors().fit(sequences),
+        neighbors=neighbors,
     )
 
 
@@ -129,7 +133,11 @@ def hold_out_last_events(
 
 
 def read_text(
-    settings: RunSettings, items: pl.DataFrame, tokenizer: BehaviorTokenizer, accelerator: Accelerator
+    settings: RunSettings,
+    items: pl.DataFrame,
+    tokenizer: BehaviorTokenizer,
+    accelerator: Accelerator,
+    phases: Phases,
 ) -> EmbeddedText | None:
     """The embedded item text for a new model; says what is read."""
     text = embed_items(
@@ -139,6 +147,7 @@ def read_text(
         columns=settings.text_columns.split(",") if settings.text_columns else None,
         template=settings.text_template,
         size=settings.text_size,
+        phases=phases,
     )
     accelerator.print(text_report(text, settings.text_encoder, len(tokenizer.item_vocabulary)))
     return text

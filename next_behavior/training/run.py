@@ -34,6 +34,7 @@ from next_behavior.training.initial_model import build_model
 from next_behavior.training.loop import TrainedModel, Training
 from next_behavior.training.lora import lora_config, with_adapters
 from next_behavior.training.memory import fill_memory
+from next_behavior.training.phases import Phases, clock
 from next_behavior.training.prepared_log import PreparedLog, prepare_log
 from next_behavior.training.save import run_record, save_adapter, save_model
 from next_behavior.training.settings import RunSettings
@@ -68,24 +69,25 @@ def run(settings: RunSettings, options: ReadOptions, started: float) -> Finished
     keep_libraries_quiet()
     on_gpu = torch.cuda.is_available() and not settings.cpu
     accelerator = make_accelerator(settings, on_gpu)
+    phases = Phases(started, accelerator.print)
     if settings.tracker:
         accelerator.init_trackers("logs", config={key: str(value) for key, value in asdict(settings).items()})
     with accelerator.main_process_first():
-        prepared = prepare_log(settings, options, accelerator)
+        prepared = prepare_log(settings, options, accelerator, phases)
     sizes = choose_sizes(settings, prepared.log.sequences, on_gpu)
-    trained = train_within_memory(settings, sizes, prepared, accelerator, limit)
+    trained = train_within_memory(settings, sizes, prepared, accelerator, limit, phases)
     finished = None
     if accelerator.is_main_process:
         model = BertForNextBehavior.from_pretrained(trained.folder, dtype=torch.float32)
         model = model.to(accelerator.device).eval()
-        calibrate(model, settings, sizes, prepared, trained, limit)
+        calibrate(model, settings, sizes, prepared, trained, limit, phases)
         record = run_record(settings, sizes, options, trained.seconds_before + limit.seconds_spent())
         save_model(output, model, prepared.tokenizer, prepared.log.split, record)
         if settings.lora_r:
             save_adapter(output, trained.folder, model, prepared.tokenizer)
         table = None
         if settings.split != "none":
-            table = evaluate_on_test(model, settings.seed, sizes, prepared, trained, limit, output)
+            table = evaluate_on_test(model, settings.seed, sizes, prepared, trained, limit, phases, output)
         finished = FinishedRun(settings.output_dir, table, limit.seconds_spent())
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -116,7 +118,12 @@ def make_accelerator(settings: RunSettings, on_gpu: bool) -> Accelerator:
 
 
 def train_within_memory(
-    settings: RunSettings, sizes: Sizes, prepared: PreparedLog, accelerator: Accelerator, limit: TimeLimit
+    settings: RunSettings,
+    sizes: Sizes,
+    prepared: PreparedLog,
+    accelerator: Accelerator,
+    limit: TimeLimit,
+    phases: Phases,
 ) -> TrainedModel:
     """`train`. Where memory is short it starts again with batches of half the size, and twice as many in a step."""
     first_size = sizes.tokens_per_batch
@@ -130,7 +137,7 @@ def train_within_memory(
         accelerator._custom_objects.clear()  # what the attempt that failed has registered for checkpoints
         shrink = sizes.tokens_per_batch // tokens_per_batch
         accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps * shrink
-        return train(settings, sizes, prepared, accelerator, limit, tokens_per_batch)
+        return train(settings, sizes, prepared, accelerator, limit, phases, tokens_per_batch)
 
     return attempt()
 
@@ -141,20 +148,22 @@ def train(
     prepared: PreparedLog,
     accelerator: Accelerator,
     limit: TimeLimit,
+    phases: Phases,
     tokens_per_batch: int,
 ) -> TrainedModel:
     """Builds the model and trains it; `tokens_per_batch` are the events of `gradient_accumulation_steps` batches."""
     micro_batch = tokens_per_batch // settings.gradient_accumulation_steps
     stream = BatchStream(prepared.log, micro_batch, settings.seed)
-    model = build_model(
-        prepared,
-        sizes,
-        use_positions=settings.use_positions,
-        label_smoothing=settings.label_smoothing,
-        item2vec=settings.item2vec,
-        seed=settings.seed,
-        say=accelerator.print,
-    )
+    with phases("Building the model and its memory"):
+        model = build_model(
+            prepared,
+            sizes,
+            use_positions=settings.use_positions,
+            label_smoothing=settings.label_smoothing,
+            item2vec=settings.item2vec,
+            seed=settings.seed,
+            say=accelerator.print,
+        )
     with_lora = None
     if settings.lora_r:
         adapters = lora_config(settings.lora_r, prepared.new_items)
@@ -165,8 +174,16 @@ def train(
     training = Training(settings, accelerator, limit, prepared.log, stream, model, with_lora, checkpoints)
     if settings.resume:
         training.resume()
-    training.choose_validation_events(sizes.validation_targets, is_fixed=settings.validation_targets is not None)
-    return training.run()
+    with phases(f"Training: {stopping_rules(settings, limit)}"):
+        training.choose_validation_events(sizes.validation_targets, is_fixed=settings.validation_targets is not None)
+        return training.run()
+
+
+def stopping_rules(settings: RunSettings, limit: TimeLimit) -> str:
+    """For the user: the passes over the training events, and when the time is up."""
+    least = f"at least {settings.min_epochs}, " if settings.min_epochs else ""
+    end = "" if limit.minutes is None else f", until {clock(limit.training_end()).strip()}"
+    return f"{least}at most {settings.max_epochs} epochs{end}"
 
 
 def calibrate(
@@ -176,15 +193,19 @@ def calibrate(
     prepared: PreparedLog,
     trained: TrainedModel,
     limit: TimeLimit,
+    phases: Phases,
 ) -> None:
     """Fits the memory and the temperatures on validation events, as many as the time allows."""
     log, seed = prepared.log, settings.seed
     positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, seed)
     fitted = affordable_fit(log.sequences, positions, trained.seconds_per_target, limit.seconds_left(), seed)
-    if len(fitted):
-        fit_memory(model, log, fitted)
     if len(positions):
-        fit_temperatures(model, log, fitted if len(fitted) else trained.positions)
+        calibrated = fitted if len(fitted) else trained.positions
+        what = "memory and probabilities" if len(fitted) else "probabilities"
+        with phases(f"Fitting {what} on {len(calibrated):,} validation events"):
+            if len(fitted):
+                fit_memory(model, log, fitted)
+            fit_temperatures(model, log, calibrated)
     if settings.split == "none":
         # Nothing is evaluated any more: the memory learns the held-out events, too.
         fill_memory(model, log.sequences, VALIDATION)
@@ -197,6 +218,7 @@ def evaluate_on_test(
     prepared: PreparedLog,
     trained: TrainedModel,
     limit: TimeLimit,
+    phases: Phases,
     output: Path,
 ) -> str:
     """Writes the evaluation of the model and the baselines on test events; returns it as a table."""
@@ -207,17 +229,19 @@ def evaluate_on_test(
         planned = sizes.test_targets or len(target_positions(sequences, TEST))
         num_items = sequences.vocab_size - sequences.first_item_id
         max_targets = affordable_test_targets(planned, num_items, trained.seconds_per_target, limit.seconds_left())
-    result = evaluate_model(
-        model,
-        sequences,
-        TEST,
-        log.max_length,
-        max_targets=max_targets,
-        seed=seed,
-        split=log.split,
-        actions=prepared.tokenizer.action_vocabulary,
-        neighbors=prepared.neighbors,
-    )
+    count = len(target_positions(sequences, TEST, max_targets, seed))
+    with phases(f"Evaluating on {count:,} test events, beside the baselines"):
+        result = evaluate_model(
+            model,
+            sequences,
+            TEST,
+            log.max_length,
+            max_targets=max_targets,
+            seed=seed,
+            split=log.split,
+            actions=prepared.tokenizer.action_vocabulary,
+            neighbors=prepared.neighbors,
+        )
     table = format_table(result)
     write_whole(output / "evaluation.json", json.dumps(result, indent=1))
     write_whole(output / "evaluation.md", table)

@@ -20,7 +20,7 @@ TRAINING, MODEL, VALIDATION = "training", "model", "validation and test"
 # Settings that decide when to stop and what is shown, not what is learned.
 MAY_CHANGE_ON_RESUME = {
     *("resume", "output_dir", "events", "items", "tracker"),
-    *("max_minutes", "max_epochs", "patience", "test_targets", "cpu"),
+    *("max_minutes", "min_epochs", "max_epochs", "patience", "test_targets", "cpu"),
 }
 
 
@@ -71,6 +71,9 @@ class RunSettings:
 
     max_minutes: float | None = option(
         TRAINING, None, "Time limit of the whole process, reading and evaluation included. Default: none."
+    )
+    min_epochs: int = option(
+        TRAINING, 0, "Passes over the training events that --max_minutes does not cut short.", least=0
     )
     max_epochs: int = option(TRAINING, 60, "Most passes over the training events.", least=1)
     patience: int = option(
@@ -156,6 +159,8 @@ class RunSettings:
         if self.convolution_size is not None and self.convolution_size < 0:
             raise ValueError(f"--convolution_size is {self.convolution_size}, expected 0 for none, or more.")
         self._check_least()
+        if self.min_epochs > self.max_epochs:
+            raise ValueError(f"--min_epochs is {self.min_epochs}, expected at most --max_epochs {self.max_epochs}.")
 
     def _check_choices(self) -> None:
         for entry in fields(self):

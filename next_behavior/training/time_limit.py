@@ -47,9 +47,13 @@ class TimeLimit:
         """Of the whole process; infinite without a limit."""
         return math.inf if self.minutes is None else 60 * self.minutes - self.seconds_spent()
 
+    def training_end(self) -> float:
+        """When training has to stop, in seconds after the start; infinite without a limit."""
+        return math.inf if self.minutes is None else 60 * self.minutes * (1 - FINAL_SHARE)
+
     def progress(self) -> float:
         """The share of the training time that is spent; 0 without a limit, above 1 when it is over."""
-        return 0.0 if self.minutes is None else self.seconds_spent() / (60 * self.minutes * (1 - FINAL_SHARE))
+        return self.seconds_spent() / self.training_end()
 
 
 def affordable_validation_targets(

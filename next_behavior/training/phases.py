@@ -1,0 +1,44 @@
+"""The phases of a run as its user sees them: a line when one begins, and how long it took when it ends.
+
+    phases = Phases(started, accelerator.print)
+    with phases("Reading the log events.csv"):
+        ...
+
+    [ 0:06] Reading the log events.csv ...
+    [ 0:09]   done in 0:03
+
+The time in brackets counts from the start of the process, as `--max_minutes` does.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Phases:
+    """Announces phases by `say`; `started` is the start of the process by `time.monotonic`."""
+
+    started: float
+    say: Callable[[str], None]
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        """One phase. A phase that fails has no end line."""
+        begin = time.monotonic()
+        self.say(f"[{clock(begin - self.started)}] {what} ...")
+        yield
+        end = time.monotonic()
+        self.say(f"[{clock(end - self.started)}]   done in {clock(end - begin).strip()}")
+
+
+def clock(seconds: float) -> str:
+    """Minutes and seconds, aligned up to 99 minutes.
+
+    >>> clock(7.6), clock(754), clock(6_000)
+    (' 0:07', '12:34', '100:00')
+    """
+    return f"{int(seconds) // 60:2d}:{int(seconds) % 60:02d}"
