@@ -149,6 +149,43 @@ def test_no_text_in_a_model_file_looks_like_an_import_to_the_hubs_loader(path: P
     assert set(seen) == {module for level, module, _ in imports_of(source) if level}
 
 
+@pytest.mark.parametrize("name", ["special_ids", "vocabulary", "histories"])
+def test_reading_histories_needs_neither_torch_nor_transformers(name: str) -> None:
+    light = {"special_ids", "vocabulary", "histories"}
+    for level, module, _ in imports_of((PACKAGE / "model" / f"{name}.py").read_text(encoding="utf-8")):
+        assert module in light if level else module.split(".")[0] in {*sys.stdlib_module_names, "numpy"}
+
+
+# -- one home for each fact --------------------------------------------------------------------------------------------
+
+
+def assigned_names(path: Path) -> set[str]:
+    """What a file defines at its top by assignment."""
+    found = set()
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        targets = (
+            node.targets if isinstance(node, ast.Assign) else [node.target] if isinstance(node, ast.AnnAssign) else []
+        )
+        for target in targets:
+            found |= {part.id for part in ast.walk(target) if isinstance(part, ast.Name)}
+    return found
+
+
+def test_special_ids_and_the_names_of_paths_are_defined_once() -> None:
+    home = PACKAGE / "model" / "special_ids.py"
+    reserved = assigned_names(home)
+    assert {"PAD", "NONE", "FIRST_NEW", "FIRST_ACTION", "FIRST_GAP", "IGNORED", "PATHS"} <= reserved
+    for path in product_files():
+        assert path == home or not assigned_names(path) & reserved, path.relative_to(ROOT)
+
+
+def test_nothing_writes_the_number_of_an_ignored_label() -> None:
+    for path in product_files():
+        numbers = [node.operand.value for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
+                   if isinstance(node, ast.UnaryOp) and isinstance(node.operand, ast.Constant)]  # fmt: skip
+        assert 100 not in numbers or path.name == "special_ids.py", path.relative_to(ROOT)
+
+
 # -- the rooms ---------------------------------------------------------------------------------------------------------
 
 
@@ -159,6 +196,15 @@ def test_each_room_imports_only_what_flows_into_it(room: str) -> None:
             inside = module.removeprefix("next_behavior.")
             allowed = any(inside == name or inside.startswith(f"{name}.") for name in MAY_IMPORT[room])
             assert allowed, f"{path.relative_to(ROOT)} imports {module}"
+
+
+def test_no_import_goes_round_in_a_circle() -> None:
+    names = {module_name(path): path for path in product_files()}
+    follows = {name: ours_imported_by(path) & names.keys() - {name} for name, path in names.items()}
+    done: set[str] = set()
+    while ready := {name for name in follows.keys() - done if follows[name] <= done}:
+        done |= ready
+    assert not {name: sorted(follows[name] - done) for name in follows.keys() - done}
 
 
 @pytest.mark.parametrize("name", ROOT_MODULES)
