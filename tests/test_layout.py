@@ -267,3 +267,19 @@ def test_no_star_import_and_no_change_of_the_module_path() -> None:
                 assert all(alias.name != "*" for alias in node.names), f"star import in {path.relative_to(ROOT)}"
             if isinstance(node, ast.Attribute) and ast.unparse(node.value) == "sys.path":
                 assert node.attr not in ("append", "insert", "extend"), f"{path.relative_to(ROOT)} changes sys.path"
+
+
+def test_nothing_is_unpickled() -> None:
+    for path in product_files():
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        modules = {module.split(".")[0] for _, module, _ in imports_of(path.read_text(encoding="utf-8"))}
+        assert not modules & {"pickle", "cloudpickle", "dill", "joblib", "shelve"}, path.relative_to(ROOT)
+        for node in ast.walk(tree):
+            if not isinstance(node, ast.Call):
+                continue
+            keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+            called = ast.unparse(node.func)
+            assert keywords.get("weights_only") != "False", path.relative_to(ROOT)
+            assert keywords.get("allow_pickle") != "True", path.relative_to(ROOT)
+            assert not called.endswith((".load_state", ".save_state", ".register_for_checkpointing")), path.name
+            assert called != "torch.load" or keywords.get("weights_only") == "True", path.relative_to(ROOT)

@@ -35,7 +35,7 @@ from next_behavior.model.configuration_behavior import CODE_FILES, BehaviorConfi
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.training import loop, run, time_limit
-from next_behavior.training.checkpoints import Checkpoints
+from next_behavior.training.checkpoints import last_checkpoint
 from next_behavior.training.phases import Phases
 from next_behavior.training.prepared_log import hold_out_last_events, prepare_log
 from next_behavior.training.settings import RunSettings
@@ -76,6 +76,11 @@ def train(events: Path, output: Path, *options: str) -> Path:
 
 def command(events: Path, output: Path, *options: str) -> list[str]:
     return [str(ROOT / "train_accelerate.py"), "--events", str(events), "--output_dir", str(output), *SMALL, *options]
+
+
+def run_state(folder: Path) -> dict[str, Any]:
+    """Where the last checkpoint of a run stands."""
+    return json.loads((folder / "checkpoints" / "last" / "state.json").read_text())["run"]
 
 
 def weights(folder: Path) -> bytes:
@@ -331,7 +336,7 @@ def test_training_stops_when_validation_no_longer_improves(
     monkeypatch.setattr(loop, "validation_ndcg", lambda *_: 0.25)
     leave_out_the_fits(monkeypatch)
     train(events, tmp_path, "--patience", "2", "--max_epochs", "50", "--split", "none")
-    state = torch.load(tmp_path / "checkpoints" / "last" / "custom_checkpoint_0.pkl")
+    state = run_state(tmp_path)
     assert state["epoch"] == 3
 
 
@@ -340,7 +345,7 @@ def test_the_time_limit_cuts_no_pass_short_that_is_asked_for(events: Path, tmp_p
     options = ("--max_minutes", "0.0001", "--validation_steps", "1000")
 
     def stopped(folder: Path) -> tuple[int, int]:
-        state = torch.load(folder / "checkpoints" / "last" / "custom_checkpoint_0.pkl")
+        state = run_state(folder)
         return state["epoch"], state["step_in_epoch"]
 
     assert stopped(train(events, tmp_path, *options)) == (0, 1)
@@ -422,7 +427,7 @@ def test_out_of_memory_halves_the_batch_and_accumulates(
     train(events, tmp_path, "--max_epochs", "1", "--split", "none")
     assert sizes
     assert 90 < max(sizes) <= 110, "half of 200, and start positions"
-    state = torch.load(tmp_path / "checkpoints" / "last" / "custom_checkpoint_0.pkl")
+    state = run_state(tmp_path)
     assert 2 * state["step"] - 1 <= len(sizes) <= 2 * state["step"], "a step still holds 200 events"
     first = weights(tmp_path)
     # Later the same machine goes on from the checkpoint of the smaller batch.
@@ -460,7 +465,7 @@ def test_a_finished_run_resumes_to_itself(trained: Path, events: Path, tmp_path:
     spent = json.loads((again / "run.json").read_text())["seconds"]
     train(events, again, "--max_epochs", "25", "--resume")
     assert weights(again) == weights(trained)
-    state = torch.load(again / "checkpoints" / "last" / "custom_checkpoint_0.pkl")
+    state = run_state(again)
     now = json.loads((again / "run.json").read_text())["seconds"]
     assert 0 < state["seconds"] < spent
     assert now > state["seconds"], "what was spent before counts"
@@ -476,20 +481,22 @@ def test_a_checkpoint_survives_a_stop_at_every_moment_of_its_replacement(moment:
         os.replace(final, old)
     if moment == "after":
         os.replace(unfinished, final)
-    kept: Any = RecordingAccelerator()
-    checkpoints = Checkpoints(kept, tmp_path, {}, 200)
-    checkpoints.root = tmp_path
-    checkpoints.restore_last()
-    assert kept.loaded == ("second" if moment == "after" else "first")
+    assert (last_checkpoint(tmp_path) / "state").read_text() == ("second" if moment == "after" else "first")
 
 
-class RecordingAccelerator:
-    """Stands in for Accelerator where only the folder that is loaded matters."""
-
-    loaded: str | None = None
-
-    def load_state(self, folder: str) -> None:
-        self.loaded = (Path(folder) / "state").read_text()
+def test_a_checkpoint_of_an_earlier_version_is_refused_and_nothing_in_it_is_unpickled(
+    trained: Path, events: Path, tmp_path: Path
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(trained, again)
+    last = again / "checkpoints" / "last"
+    (last / "state.safetensors").unlink()
+    bomb = b"cos\nmkdir\n(V" + str(tmp_path / "harm").encode() + b"\ntR."
+    for name in ("custom_checkpoint_0.pkl", "random_states_0.pkl", "optimizer.bin", "scheduler.bin"):
+        (last / name).write_bytes(bomb)
+    with pytest.raises(ValueError, match="held pickles, which can run code"):
+        train(events, again, "--max_epochs", "25", "--resume")
+    assert not (tmp_path / "harm").exists()
 
 
 def test_the_only_good_checkpoint_is_never_deleted_before_the_next_is_in_place(
@@ -530,9 +537,9 @@ def test_resuming_with_other_settings_names_them_and_other_stopping_rules_are_fr
     train(events, tmp_path, "--max_epochs", "1")
     with pytest.raises(ValueError, match=r"learning_rate: 0.01 then, 0.5 now.* start without --resume"):
         train(events, tmp_path, "--resume", "--learning_rate", "0.5")
-    best = (tmp_path / "checkpoints" / "last" / "custom_checkpoint_0.pkl").read_bytes()
+    best = run_state(tmp_path)
     train(events, tmp_path, "--resume", "--max_epochs", "2")
-    assert (tmp_path / "checkpoints" / "last" / "custom_checkpoint_0.pkl").read_bytes() != best
+    assert run_state(tmp_path) != best
 
 
 def test_the_learning_rate_warms_up_and_falls_only_when_asked() -> None:

@@ -17,6 +17,7 @@ from peft import PeftModel
 from next_behavior.data.files import replace_directory
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.training.lora import save_with_adapter
+from next_behavior.training.saved_state import TrainingState
 from next_behavior.training.settings import MAY_CHANGE_ON_RESUME
 
 CHECKPOINTS = "checkpoints"
@@ -68,16 +69,15 @@ class Checkpoints:
         self.output, self.root = output, output / CHECKPOINTS
         self.record = {"settings": dict(settings), "tokens_per_batch": tokens_per_batch}
 
-    def save_last(self) -> None:
-        unfinished = self.root / "last.unfinished"
+    def save_last(self, state: TrainingState) -> None:
+        """Writes the state, which is the same in all processes."""
         if self.accelerator.is_main_process:
+            unfinished = self.root / "last.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-        self.accelerator.wait_for_everyone()
-        self.accelerator.save_state(str(unfinished))
-        self.accelerator.wait_for_everyone()
-        if self.accelerator.is_main_process:
+            state.save(unfinished)
             (unfinished / "settings.json").write_text(json.dumps(self.record, indent=1))
             replace_directory(unfinished, self.root / "last")
+        self.accelerator.wait_for_everyone()
 
     def save_best(self, model: BertForNextBehavior, with_lora: PeftModel | None) -> None:
         if self.accelerator.is_main_process:
@@ -90,8 +90,8 @@ class Checkpoints:
             replace_directory(unfinished, self.root / "best")
         self.accelerator.wait_for_everyone()
 
-    def restore_last(self) -> None:
-        self.accelerator.load_state(str(last_checkpoint(self.root)))
+    def restore_last(self, state: TrainingState) -> None:
+        state.load(last_checkpoint(self.root))
 
     def best(self) -> Path:
         """The folder of the best model."""

@@ -31,6 +31,7 @@ from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.special_ids import IGNORED, NONE
 from next_behavior.training.calibration import fit_gate
 from next_behavior.training.checkpoints import Checkpoints
+from next_behavior.training.saved_state import TrainingState
 from next_behavior.training.state import AveragedWeights, BatchStream, RunState, learning_rate
 from next_behavior.training.time_limit import TimeLimit, affordable_validation_targets
 from next_behavior.training.tokenized_log import TokenizedLog
@@ -103,7 +104,7 @@ class Training:
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.bare: BertForNextBehavior = accelerator.unwrap_model(self.model)
         self.state, self.averaged = RunState(), AveragedWeights(self.bare, settings.ema_decay)
-        accelerator.register_for_checkpointing(self.state, self.averaged)
+        self.everything = TrainingState(self.bare, self.averaged, self.optimizer, self.state)
         self.seconds_before = 0.0
         self.positions = np.zeros(0, dtype=np.int64)  # validation events
         self.seconds_per_target: list[float] = []
@@ -111,7 +112,7 @@ class Training:
 
     def resume(self) -> None:
         """Goes on from the last checkpoint."""
-        self.checkpoints.restore_last()
+        self.checkpoints.restore_last(self.everything)
         self.state.check_end(self.settings.patience, self.settings.max_epochs)
         self.seconds_before = self.state.seconds
         self.accelerator.print(f"Resumed at step {self.state.step} (epoch {self.state.epoch}).")
@@ -272,7 +273,7 @@ class Training:
 
     def save_checkpoint(self) -> None:
         self.state.seconds = self.seconds_before + self.limit.seconds_spent()
-        self.checkpoints.save_last()
+        self.checkpoints.save_last(self.everything)
 
 
 def make_optimizer(weights: list[torch.nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:

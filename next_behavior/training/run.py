@@ -134,7 +134,6 @@ def train_within_memory(
     @find_executable_batch_size(starting_batch_size=first_size, reduce_batch_size_fn=lambda: next(smaller))
     def attempt(tokens_per_batch: int) -> TrainedModel:
         accelerator.free_memory()
-        accelerator._custom_objects.clear()  # what the attempt that failed has registered for checkpoints
         shrink = sizes.tokens_per_batch // tokens_per_batch
         accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps * shrink
         return train(settings, sizes, prepared, accelerator, limit, phases, tokens_per_batch)

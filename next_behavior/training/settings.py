@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
 # Headings of `--help`.
-LOG, TEXT, BEGINNING, RUN = "log and output folder", "item text", "what the model starts from", "run"
+LOG, TEXT, BASE, RUN = "log and output folder", "item text", "what the model starts from", "run"
 TRAINING, MODEL, VALIDATION = "training", "model", "validation and test"
 
 # Settings that decide when to stop and what is shown, not what is learned.
@@ -54,13 +54,13 @@ class RunSettings:
     text_size: int = option(TEXT, 256, "Principal components kept of the text embeddings.")
 
     base_model: str | None = option(
-        BEGINNING,
+        BASE,
         None,
         "Hub id or folder of a BERT checkpoint, whose encoder is taken, or of a trained behavior model, whose "
         "vocabulary grows. Default: a new model.",
     )
-    lora_r: int = option(BEGINNING, 0, "Train LoRA adapters of this rank instead of the encoder's weights; 0 trains all.")
-    item2vec: bool = option(BEGINNING, False, "Start item rows from skip-gram over the histories (needs gensim).")
+    lora_r: int = option(BASE, 0, "Train LoRA adapters of this rank instead of the encoder's own; 0 trains all.")
+    item2vec: bool = option(BASE, False, "Start item rows from skip-gram over the histories (needs gensim).")
 
     split: str = option(
         RUN, "time", "time, leave_one_out or none: what is held out for validation and test.",

@@ -7,8 +7,7 @@ Every random draw comes from (seed, epoch, batch), so that an interrupted run co
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
-from typing import Any
+from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -93,13 +92,6 @@ class RunState:
         """Notes whether training is over, the time limit aside."""
         self.finished = self.bad_validations >= patience or self.epoch >= max_epochs
 
-    def state_dict(self) -> dict[str, Any]:
-        return asdict(self)
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, value in state.items():
-            setattr(self, name, value)
-
 
 class AveragedWeights:
     """Exponential moving average of the weights; it makes a decay of the learning rate unnecessary.
@@ -128,10 +120,3 @@ class AveragedWeights:
             held = weight.detach().clone()
             weight.copy_(self.weights[name])
             self.weights[name].copy_(held)
-
-    def state_dict(self) -> dict[str, Any]:
-        return self.weights
-
-    def load_state_dict(self, state: dict[str, Any]) -> None:
-        for name, weight in state.items():
-            self.weights[name].copy_(weight)
