@@ -21,7 +21,7 @@ PACKAGE = ROOT / "next_behavior"
 # What a room may import from the package: whole rooms, or single modules of one.
 MAY_IMPORT = {
     "model": set(),  # siblings by one dot, checked apart
-    "data": {"data", "model.special_ids"},
+    "data": {"data", "model.special_ids", "model.times"},
     "text": {"text", "data", "model"},
     "evaluation": {"evaluation", "text", "data", "model"},
     "training": {"training", "evaluation", "text", "data", "model"},
@@ -149,9 +149,9 @@ def test_no_text_in_a_model_file_looks_like_an_import_to_the_hubs_loader(path: P
     assert set(seen) == {module for level, module, _ in imports_of(source) if level}
 
 
-@pytest.mark.parametrize("name", ["special_ids", "vocabulary", "histories"])
+@pytest.mark.parametrize("name", ["special_ids", "vocabulary", "times", "histories"])
 def test_reading_histories_needs_neither_torch_nor_transformers(name: str) -> None:
-    light = {"special_ids", "vocabulary", "histories"}
+    light = {"special_ids", "vocabulary", "times", "histories"}
     for level, module, _ in imports_of((PACKAGE / "model" / f"{name}.py").read_text(encoding="utf-8")):
         assert module in light if level else module.split(".")[0] in {*sys.stdlib_module_names, "numpy"}
 

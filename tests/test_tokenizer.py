@@ -272,9 +272,14 @@ def test_padding_can_be_longest_fixed_or_absent(tokenizer: BehaviorTokenizer) ->
         datetime.datetime(2023, 11, 14, 22, 13, 20, 250000),
         datetime.datetime(2023, 11, 14, 22, 13, 20, 250000, tzinfo=datetime.timezone.utc),
         np.datetime64("2023-11-14T22:13:20.250"),
+        1_700_000_000_250,
+        "1700000000.25",
+        "1700000000250",
+        " 2023-11-14 22:13:20,25 UTC ",
+        "2023-11-14 23:13:20.25 +01",
     ],
 )
-def test_timestamps_may_be_seconds_datetimes_or_iso_text(moment: Any) -> None:
+def test_timestamps_may_be_numbers_datetimes_or_text(moment: Any) -> None:
     assert histories.as_seconds(moment) == 1_700_000_000.25
 
 
@@ -297,7 +302,8 @@ def test_a_gap_on_an_edge_lies_above_it_and_one_backwards_in_time_counts_as_zero
         ([[{"item": "84"}], [{"item": 84.0}]], "history 1: item is 84.0"),
         ([{"item": True}], "item is True"),
         ([{"action": ["buy"]}], "action is"),
-        ([{"timestamp": 1_700_000_000_000}], "divide milliseconds by 1000"),
+        ([{"timestamp": 20_240_501_083_000}], "a date in digits alone"),
+        ([{"timestamp": "20240501"}], "write 2024-05-17"),
         ([{"timestamp": "yesterday"}], "'yesterday', expected ISO text"),
         ([{"timestamp": float("nan")}], "timestamp is nan"),
         ([{"timestamp": True}], "timestamp is True"),

@@ -23,7 +23,8 @@ BAD_ROWS = {
     "missing_time": ("rows without a time", "fill the time column or name another one with --time_column"),
     "unparsable_time": (
         "times that are neither a number nor ISO text",
-        "write times as 2024-05-17T08:30:00+02:00 or as seconds since 1970",
+        "say how they are written, e.g. --time_format '%m/%d/%Y %I:%M:%S %p' or %d.%m.%Y, or name two columns with "
+        "--time_column date,time; else write them as 2024-05-17T08:30:00+02:00 or as seconds since 1970",
     ),
     "impossible_time": ("times too early to be real", "check the time column, or name its unit with --time_unit"),
     "future_time": ("times in the future", "check the unit (--time_unit); simulated logs: --latest_time 2100-01-01"),

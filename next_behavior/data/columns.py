@@ -71,19 +71,33 @@ def choose_column(
     )
 
 
+def named_columns(asked: str, columns: list[str], flag: str) -> list[str]:
+    """The columns that a name stands for: one, or those it lists with commas between."""
+    if asked in columns:
+        return [asked]
+    names = [name.strip() for name in asked.split(",")]
+    return [str(choose_column(TIME, columns, name, needed=True, notes=[], flag=flag)) for name in names]
+
+
 def choose_columns(columns: list[str], asked: Mapping[str, str | None], notes: list[str]) -> dict[str, str | None]:
     """The column for every role of an event log; None for a role that the log lacks and does not need.
+
+    A time in two columns is both names with a comma between.
 
     Args:
         columns: names in the file.
         asked: for each role a name given by the user, or None.
         notes: told when an alias was used.
     """
-    free = [column for column in columns if column not in asked.values()]
+    time = asked[TIME]
+    times = named_columns(time, columns, f"--{FLAGS[TIME]}") if time is not None else []
+    free = [column for column in columns if column not in asked.values() and column not in times]
     chosen = {
         role: choose_column(
             role, free if asked[role] is None else columns, asked[role], needed=role in (USER, ITEM), notes=notes
         )
+        if role != TIME or not times
+        else ",".join(times)
         for role in FLAGS
     }
     taken: dict[str, str] = {}

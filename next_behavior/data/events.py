@@ -20,15 +20,16 @@ import numpy as np
 import polars as pl
 
 from next_behavior.data.cleaning import BAD_ROWS, REJECT_SCHEMA, RULES, bad_rows, requested_rules
-from next_behavior.data.columns import ACTION, ITEM, TIME, USER, choose_columns
+from next_behavior.data.columns import ACTION, ITEM, TIME, USER, choose_column, choose_columns, named_columns
 from next_behavior.data.files import whole_file
 from next_behavior.data.hub import is_hub_dataset, load_hub_dataset
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.report import CleaningReport, describe, summarize
 from next_behavior.data.tables import Rows, columns_of, from_table, id_text, list_files, one_row_per_event, read_file
-from next_behavior.data.times import TIMESTAMP, parse_times
+from next_behavior.data.times import TIMESTAMP, one_time, parse_times
 
 DEFAULT_ACTION = "interact"
+ORDER = "order"  # the name of the order column while a log is read
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def read_events(
     options = options or ReadOptions()
     notes: list[str] = []
     log = _open(source, options, notes)
-    raw, malformed, ends = _gather(log.parts, log.columns, log.files or [log.name], notes)
+    raw, malformed, ends = _gather(log, notes)
     if ends[-1] == 0:
         raise ValueError(f"got {log.name} with a header and no rows; expected events: check how the log was written")
     events, bad, time_unit = _usable(raw, log.columns, options, notes)
@@ -108,6 +109,7 @@ def read_events(
         columns=log.columns,
         notes=list(dict.fromkeys(notes)),
         time_unit=time_unit,
+        order=log.order,
         rejects=rejected,
     )
     _check_users(report)
@@ -116,12 +118,44 @@ def read_events(
 
 @dataclass(frozen=True)
 class _Source:
-    """A log before it is read: what to call it, its files (none for a table), the column of each role, its rows."""
+    """A log before it is read.
+
+    Attributes:
+        name: what to call it; files: names of its files, none for a table.
+        columns: the column of each role; times: the one or two columns that hold the time; order: the column that
+            orders events of one moment.
+        present: all columns that it has.
+        parts: its rows, file by file.
+    """
 
     name: str
     files: list[str]
     columns: dict[str, str | None]
+    times: list[str]
+    order: str | None
+    present: list[str]
     parts: Iterator[Rows]
+
+
+@dataclass(frozen=True)
+class _Chosen:
+    """Which columns of a log are read."""
+
+    columns: dict[str, str | None]
+    times: list[str]
+    order: str | None
+
+    @classmethod
+    def among(cls, present: list[str], options: ReadOptions, notes: list[str]) -> _Chosen:
+        columns = choose_columns(present, options.roles(), notes)
+        time, order = columns[TIME], options.order_column
+        if order is not None:
+            order = choose_column(TIME, present, order, needed=True, notes=notes, flag="--order_column")
+        return cls(columns, named_columns(time, present, "--time_column") if time is not None else [], order)
+
+    def names(self) -> list[str]:
+        ids = [column for role, column in self.columns.items() if column is not None and role != TIME]
+        return list(dict.fromkeys([*ids, *self.times, *([self.order] if self.order is not None else [])]))
 
 
 def _open(source: object, options: ReadOptions, notes: list[str]) -> _Source:
@@ -132,45 +166,58 @@ def _open(source: object, options: ReadOptions, notes: list[str]) -> _Source:
         name = os.fspath(source)
         files = list_files(Path(name))
         root = Path(name) if Path(name).is_dir() else Path(name).parent
-        chosen = choose_columns(columns_of(files[0]), options.columns(), notes)
-        named = [column for column in chosen.values() if column is not None]
-        parts = (read_file(file, named) for file in files)
-        return _Source(name, [file.relative_to(root).as_posix() for file in files], chosen, parts)
+        present = columns_of(files[0])
+        chosen = _Chosen.among(present, options, notes)
+        parts = (read_file(file, chosen.names()) for file in files)
+        names = [file.relative_to(root).as_posix() for file in files]
+        return _Source(name, names, chosen.columns, chosen.times, chosen.order, present, parts)
     empty, kind, _ = from_table(source, None)
-    chosen = choose_columns(empty.columns, options.columns(), notes)
-    frame, _, table_notes = from_table(source, [column for column in chosen.values() if column is not None])
+    chosen = _Chosen.among(empty.columns, options, notes)
+    frame, _, table_notes = from_table(source, chosen.names())
     notes += table_notes
-    frame = one_row_per_event(frame, chosen[USER], notes)
-    return _Source(hub_name or kind, [], chosen, iter([Rows(frame, np.arange(frame.height), [])]))
+    frame = one_row_per_event(frame, chosen.columns[USER], notes)
+    rows = Rows(frame, np.arange(frame.height), [])
+    return _Source(hub_name or kind, [], chosen.columns, chosen.times, chosen.order, empty.columns, iter([rows]))
 
 
-def _gather(
-    parts: Iterator[Rows], chosen: dict[str, str | None], names: list[str], notes: list[str]
-) -> tuple[pl.DataFrame, pl.DataFrame, list[int]]:
-    """All files in one frame (ids and action as text, time as it is, row); malformed rows; where each file ends."""
+def _gather(log: _Source, notes: list[str]) -> tuple[pl.DataFrame, pl.DataFrame, list[int]]:
+    """All files in one frame (ids and action as text, time as it is, order, row); malformed rows; where each file
+    ends."""
     frames: list[pl.DataFrame] = []
     malformed: list[tuple[int, str, str]] = []
     ends: list[int] = []
-    for part, name in zip(parts, names, strict=True):
+    names = log.files or [log.name]
+    for part, name in zip(log.parts, names, strict=True):
         start = ends[-1] if ends else 0
-        columns = {role: part.frame[column] for role, column in chosen.items() if column is not None}
-        texts = {role: id_text(values, role, notes) for role, values in columns.items() if role != TIME}
-        frame = pl.DataFrame(texts).with_columns(pl.col(ITEM).replace("", None))
-        if ACTION not in columns:
+        ids = {role: part.frame[column] for role, column in log.columns.items() if column is not None and role != TIME}
+        frame = pl.DataFrame({role: id_text(values, role, notes) for role, values in ids.items()})
+        frame = frame.with_columns(pl.col(ITEM).replace("", None))
+        if ACTION not in ids:
             frame = frame.with_columns(pl.lit(DEFAULT_ACTION).alias(ACTION))
-        if TIME in columns:
-            frame = frame.with_columns(columns[TIME].alias(TIME))
+        if log.times:
+            frame = frame.with_columns(one_time([part.frame[column] for column in log.times]).alias(TIME))
             if frames and frames[0].schema[TIME] != frame.schema[TIME] and not _same_kind(frames[0][TIME], frame[TIME]):
                 raise ValueError(
-                    f"got {frames[0].schema[TIME]} in the time column {chosen[TIME]!r} of {names[0]} but "
+                    f"got {frames[0].schema[TIME]} in the time column {log.columns[TIME]!r} of {names[0]} but "
                     f"{frame.schema[TIME]} in {name}; expected one type in every file: rewrite one of them"
                 )
+        if log.order is not None:
+            frame = frame.with_columns(part.frame[log.order].alias(ORDER))
         frames.append(frame.with_columns(pl.Series("row", part.positions + start, dtype=pl.Int64)))
         malformed += [(position + start, reason, text) for position, reason, text in part.malformed]
         ends.append(start + part.total)
     schema = {"row": pl.Int64, "reason": pl.String, "text": pl.String}
     aside = pl.DataFrame(malformed, schema=schema, orient="row").with_columns(pl.lit("malformed_row").alias("rule"))
     return pl.concat(frames, how="vertical_relaxed"), aside, ends
+
+
+def _sort_key(values: pl.Series) -> pl.Series:
+    """Text as numbers where all of it is numbers."""
+    if values.dtype != pl.String:
+        return values
+    text = values.str.strip_chars().replace("", None)
+    numbers = text.cast(pl.Float64, strict=False)
+    return numbers if numbers.null_count() == text.null_count() else text
 
 
 def _same_kind(a: pl.Series, b: pl.Series) -> bool:
@@ -186,24 +233,30 @@ def _usable(
     """Raw rows -> events in order, unusable rows with their rule (times as the file has them), unit of time."""
     unit = None
     order = [USER, "row"]
+    if ORDER in raw.columns:
+        raw, order = raw.with_columns(_sort_key(raw[ORDER])), [USER, ORDER, "row"]
     if chosen[TIME] is None:
-        if options.time_unit is not None:
-            raise ValueError(
-                f"got time_unit={options.time_unit!r} for a log without a time column; expected none, or name the "
-                "column with --time_column"
-            )
+        for name in ("time_unit", "time_format"):
+            if getattr(options, name) is not None:
+                raise ValueError(
+                    f"got {name}={getattr(options, name)!r} for a log without a time column; expected none, or name "
+                    "the column with --time_column"
+                )
         raw = raw.with_columns(pl.lit(None, dtype=TIMESTAMP).alias(TIME))
         times, rules = raw[TIME], pl.repeat(None, raw.height, dtype=pl.String, eager=True)
     else:
-        times, rules, unit, more = parse_times(raw[TIME], str(chosen[TIME]), options.time_unit, options.latest())
+        times, rules, unit, more = parse_times(
+            raw[TIME], str(chosen[TIME]), options.time_unit, options.latest(), options.time_format
+        )
         notes += more
-        order = [USER, TIME, "row"]
+        order.insert(1, TIME)
     marked = raw.with_columns(rules.alias("time_rule"))
     bad = bad_rows(marked, has_action=chosen[ACTION] is not None).drop("time_rule")
-    events = raw.with_columns(times.alias(TIME)).select(USER, ITEM, ACTION, TIME, "row")
+    events = raw.with_columns(times.alias(TIME))
     if bad.height:
         events = events.join(bad.select("row"), on="row", how="anti")
-    return events.sort(order), bad.with_columns(pl.col(TIME).cast(pl.String)), unit
+    events = events.select({*order, USER, ITEM, ACTION, TIME, "row"}).sort(order)
+    return events.select(USER, ITEM, ACTION, TIME, "row"), bad.with_columns(pl.col(TIME).cast(pl.String)), unit
 
 
 def _rejects(frame: pl.DataFrame, ends: list[int], files: list[str]) -> pl.DataFrame:

@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import re
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 
 from next_behavior.data.columns import ACTION, ALIASES, FLAGS, ITEM, TIME, USER
+from next_behavior.model.times import UNITS
 
 SPLITS = ("time", "leave_one_out", "none")  # ways to hold out events; `splits.py` has what they mean
-UNITS = {"s": 1, "ms": 1_000, "us": 1_000_000, "ns": 1_000_000_000}  # ticks per second
+FORMATS = ("csv", "tsv", "parquet", "jsonl")
+TIME_UNITS = (*UNITS, "days", "iso")
 
 
 @dataclass(frozen=True)
@@ -25,7 +28,14 @@ class ReadOptions:
 
     Attributes:
         user_column, item_column, action_column, time_column: names in the file; None finds a recognized name.
-        time_unit: "s", "ms", "us", "ns" (since 1970) or "iso" (text); None infers and reports it.
+            The time may be in two columns, "date,clock".
+        time_unit: "s", "ms", "us", "ns" (since 1970), "days" (of a spreadsheet, since 1899-12-30) or "iso" (text);
+            None infers and reports it.
+        time_format: how times are written, as in `strptime` ("%m/%d/%Y %I:%M:%S %p"); None reads numbers and ISO text.
+        order_column: events of one user at one time are in its order; None takes the order of the file.
+        columns: names of the columns of files without a header, "user_id,item_id"; None takes the first line.
+        format: "csv", "tsv", "parquet" or "jsonl", whatever a file is called; None takes the file's extension.
+        missing_values: texts that mean an empty field, "NA,?"; None: no text but the empty one does.
         duplicates: "keep" counts later copies of an event, "drop" removes them.
         min_user_events, min_item_events: users and items with fewer events are removed, repeatedly until none is left.
         max_user_events: keep only each user's newest events; None keeps all.
@@ -39,6 +49,11 @@ class ReadOptions:
     action_column: str | None = None
     time_column: str | None = None
     time_unit: str | None = None
+    time_format: str | None = None
+    order_column: str | None = None
+    columns: str | None = None
+    format: str | None = None
+    missing_values: str | None = None
     duplicates: str = "keep"
     min_user_events: int = 1
     min_item_events: int = 1
@@ -47,8 +62,12 @@ class ReadOptions:
     latest_time: str | None = None
 
     def __post_init__(self) -> None:
-        if self.time_unit not in (None, "iso", *UNITS):
-            raise ValueError(f"got time_unit={self.time_unit!r}; expected one of {', '.join(UNITS)}, iso, or None")
+        if self.time_unit not in (None, *TIME_UNITS):
+            raise ValueError(f"got time_unit={self.time_unit!r}; expected one of {', '.join(TIME_UNITS)}, or None")
+        if self.format not in (None, *FORMATS):
+            raise ValueError(f"got format={self.format!r}; expected one of {', '.join(FORMATS)}, or None")
+        self._check_time_format()
+        self._check_column_names()
         if self.duplicates not in ("keep", "drop"):
             raise ValueError(f"got duplicates={self.duplicates!r}; expected 'keep' or 'drop'")
         for name in ("min_user_events", "min_item_events"):
@@ -62,7 +81,37 @@ class ReadOptions:
             raise ValueError(f"got max_reject_ratio={self.max_reject_ratio}; expected a share between 0 and 1")
         self.latest()
 
-    def columns(self) -> dict[str, str | None]:
+    def _check_time_format(self) -> None:
+        if self.time_format is None:
+            return
+        if not re.search(r"%-?[YyDFxscGg]", self.time_format):
+            raise ValueError(
+                f"got time_format={self.time_format!r}; expected a format with a year, such as '%d.%m.%Y' or "
+                "'%m/%d/%Y %I:%M:%S %p'"
+            )
+        if self.time_unit is not None:
+            raise ValueError(
+                f"got time_format={self.time_format!r} and time_unit={self.time_unit!r}; expected one of them: a "
+                "format says how text is written, a unit what numbers count"
+            )
+
+    def _check_column_names(self) -> None:
+        names = self.column_names()
+        if names is not None and (len(set(names)) < len(names) or not all(names)):
+            raise ValueError(
+                f"got columns={self.columns!r}; expected one name for each column of the file, all different: for "
+                "example user_id,item_id,rating,timestamp"
+            )
+
+    def column_names(self) -> list[str] | None:
+        """The names in `columns`."""
+        return None if self.columns is None else [name.strip() for name in self.columns.split(",")]
+
+    def missing(self) -> list[str]:
+        """The texts in `missing_values`."""
+        return [text.strip() for text in self.missing_values.split(",")] if self.missing_values else []
+
+    def roles(self) -> dict[str, str | None]:
         """The column that was named for each role, None for one that is to be found."""
         return {USER: self.user_column, ITEM: self.item_column, ACTION: self.action_column, TIME: self.time_column}
 
@@ -86,10 +135,19 @@ def add_event_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_argument_group("event log")
     for role, flag in FLAGS.items():
         examples = ", ".join(ALIASES[role].split()[:4])
-        group.add_argument(f"--{flag}", help=f"column of the {flag.split('_')[0]} (default: {examples} ... if present)")
+        more = "; a date and a time of day in two: date,time" if role == TIME else ""
+        group.add_argument(
+            f"--{flag}", help=f"column of the {flag.split('_')[0]} (default: {examples} ... if present){more}"
+        )
+    group.add_argument("--time_unit", choices=TIME_UNITS, help="unit of the time column (default: inferred, reported)")
     group.add_argument(
-        "--time_unit", choices=[*UNITS, "iso"], help="unit of the time column (default: inferred, reported)"
+        "--time_format",
+        help="how times are written, as in strptime: '%%d.%%m.%%Y %%H:%%M' (default: numbers or ISO text)",
     )
+    group.add_argument("--order_column", help="orders events of a user at the same time (default: order of the file)")
+    group.add_argument("--columns", help="names of the columns of a file without a header: user_id,item_id,...")
+    group.add_argument("--format", choices=FORMATS, help="what the files are (default: by their extension)")
+    group.add_argument("--missing_values", help="texts that mean an empty field, such as NA,? (default: none)")
     group.add_argument(
         "--duplicates", choices=["keep", "drop"], default="keep", help="exact copies (default: keep, counted)"
     )

@@ -54,6 +54,7 @@ class CleaningReport:
         exact_duplicates: later copies of an event; 0 without times, where a copy is a repeat.
         without_item: events that name no item.
         suspicious_users: user, reason.
+        order: the column that orders events of one user at one time, before file order does; None without one.
     """
 
     source: str
@@ -76,6 +77,7 @@ class CleaningReport:
     exact_duplicates: int
     without_item: int
     suspicious_users: list[tuple[str, str]] = field(default_factory=list)
+    order: str | None = None
 
     def to_dict(self) -> dict[str, object]:
         """The report as plain dicts, lists, numbers and strings."""
@@ -128,7 +130,7 @@ class CleaningReport:
         if self.first_time:
             share = _percent(self.ties, self.events)
             tied = f"{_count(self.ties, 'event')} ({share}) at the same time as the user's previous one"
-            lines.append(("  ties", f"{tied}; file order decides"))
+            lines.append(("  ties", f"{tied}; {self.order or 'file order'} decides"))
             copies = f"{self.exact_duplicates:,} ({_percent(self.exact_duplicates, self.events)})"
             hint = " kept; --duplicates drop removes them" if self.exact_duplicates else ""
             lines.append(("  exact copies", copies + hint))
@@ -161,6 +163,7 @@ def describe(
     columns: dict[str, str | None],
     notes: list[str],
     time_unit: str | None,
+    order: str | None,
     rejects: pl.DataFrame,
 ) -> CleaningReport:
     """Count what is left of the log and what each rule removed."""
@@ -198,6 +201,7 @@ def describe(
         exact_duplicates=copies,
         without_item=events.height - named.height,
         suspicious_users=_suspicious(per_user, moments if has_time else None),
+        order=order,
     )
 
 

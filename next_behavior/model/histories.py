@@ -11,25 +11,26 @@ uses it, and so can a process without torch and transformers.
 from __future__ import annotations
 
 import difflib
-import math
 import numbers
 import warnings
 from bisect import bisect_right
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import datetime, timezone
+from datetime import date, datetime, timezone
+from decimal import Decimal
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from .special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NO_GAP, NONE, PAD, START, START_ACTION, UNK, UNKNOWN_ACTION
+from .times import TOO_LARGE, micros_of_number, micros_of_text
 from .vocabulary import known_item
 
 Event = Mapping[str, Any]
 
 EVENT_KEYS = frozenset({"item", "action", "timestamp"})
-# Seconds beyond the year 5138 are milliseconds.
-LARGEST_TIMESTAMP = 1e11
+# Larger numbers are no seconds.
+LARGEST_TIMESTAMP = TOO_LARGE["s"]
 # Unknown actions that are warned of, at most.
 MOST_WARNED = 5
 
@@ -257,26 +258,29 @@ def as_text(value: Any, name: str) -> str:
 
 
 def as_seconds(value: Any) -> float:
-    """A timestamp as seconds since 1970 UTC."""
+    """A timestamp as seconds since 1970 UTC, by the rules of `times.py`, which a log is read by as well."""
+    remedy = 'ISO text such as "2024-05-17T08:30:00+00:00", a datetime or seconds since 1970 as a number'
     if isinstance(value, np.datetime64):
         value = value.astype("datetime64[us]").item()
     if isinstance(value, str):
-        try:
-            value = datetime.fromisoformat(value.strip().replace("Z", "+00:00"))
-        except ValueError as error:
-            raise ValueError(
-                f'timestamp is {value!r:.80}, expected ISO text such as "2024-05-17T08:30:00+00:00", a datetime or '
-                "seconds since 1970 as a number."
-            ) from error
-    if isinstance(value, datetime):
+        micros = micros_of_text(value)
+        if micros is None:
+            hint = " (a date in digits alone may be a number: write 2024-05-17)" if value.strip().isdigit() else ""
+            raise ValueError(f"timestamp is {value!r:.80}, expected {remedy}{hint}.")
+        return micros / 1_000_000
+    if isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if isinstance(value, datetime) and value == value:  # pandas' NaT is a datetime, and not equal to itself
         return (value if value.tzinfo else value.replace(tzinfo=timezone.utc)).timestamp()
-    if isinstance(value, (int, float, np.integer, np.floating)) and not isinstance(value, bool):
-        seconds = float(value)
-        if abs(seconds) <= LARGEST_TIMESTAMP:
-            return seconds
-        if not math.isnan(seconds):
-            raise ValueError(f"timestamp is {value!r}, expected seconds since 1970: divide milliseconds by 1000.")
+    if isinstance(value, (numbers.Real, Decimal)) and not isinstance(value, bool):
+        number = int(value) if isinstance(value, numbers.Integral) else float(value)
+        if abs(number) <= LARGEST_TIMESTAMP:
+            return float(number)
+        micros = micros_of_number(number)
+        if micros is not None:
+            return micros / 1_000_000
+        if isinstance(number, int):
+            raise ValueError(f"timestamp is {value!r:.80}, a date in digits alone, expected {remedy}.")
     raise ValueError(
-        f"timestamp is {value!r:.80} ({type(value).__name__}), expected seconds since 1970, a datetime or ISO text: "
-        "write an unknown time as None."
+        f"timestamp is {value!r:.80} ({type(value).__name__}), expected {remedy}: write an unknown time as None."
     )
