@@ -10,15 +10,17 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path
 
+import clean_processes
 import pytest
-import torch
 from hub_server import HubServer
-from tiny import save_bert
 
-torch.set_num_threads(1)
+# Of torch and the like: the process that hands out the tests (pytest-xdist) needs none of them.
+os.environ["OMP_NUM_THREADS"] = "1"
 
 # Three users, five items, three actions, one event without an item. Times are in seconds since 1970; u1 has two events
 # at the same second, u2 returns to the item it saw first, u3 buys a second time.
@@ -36,6 +38,14 @@ _TINY_LOG: tuple[tuple[str, str | None, str, int], ...] = (
     ("u3", "a", "buy", 1_700_172_800),
     ("u1", "a", "view", 1_700_259_200),
 )
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """One server of clean processes for all workers, which inherit the environment. Linux forks safely after torch."""
+    if sys.platform == "linux" and not hasattr(config, "workerinput"):
+        stack = ExitStack()
+        stack.enter_context(clean_processes.serving())
+        config.add_cleanup(stack.close)
 
 
 @pytest.fixture
@@ -62,6 +72,8 @@ def tiny_log_csv(tmp_path: Path) -> Path:
 @pytest.fixture(scope="session")
 def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a tiny BERT (`tiny.save_bert`), which no test changes."""
+    from tiny import save_bert
+
     return save_bert(tmp_path_factory.mktemp("bert"))
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from processes import run_python
+from processes import end_of_command
 from safetensors.torch import load_file, save_file
 from tiny import WORDS, load, save_bert, tiny_model
 from transformers import AutoModel, AutoTokenizer, pipeline
@@ -25,8 +25,6 @@ from next_behavior.text.reduction import fit_reduction
 from next_behavior.training import catalog
 from next_behavior.training.item_text import EmbeddedText, fill_text
 from next_behavior.training.vocabulary import assemble
-
-ROOT = Path(__file__).resolve().parent.parent
 
 TITLES = [f"{color} {thing}" for color in WORDS[:3] for thing in WORDS[3:]]
 HISTORY = [{"item": "item 0", "action": "view"}, {"item": "item 4", "action": "view"}]
@@ -399,12 +397,12 @@ def test_what_cannot_be_done_is_refused_and_nothing_is_written(
     assert (contents(Path(arguments["--output_dir"])), sorted(tmp_path.iterdir())) == before
 
 
-def test_the_command_says_what_is_wrong_in_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--model", "nowhere", "--output_dir", "out", "--items", "new.csv"]
-    done = run_python(tmp_path, str(ROOT / "add_items.py"), *options, status=1)
-    assert done.stderr.splitlines() == [
-        "add_items.py: got --model nowhere; expected the folder of a trained model: there is none"
-    ]
+def test_the_command_says_what_is_wrong_in_one_line(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    end = end_of_command("add_items.py", "--model", "nowhere", "--output_dir", "out", "--items", "new.csv")
+    assert end == "add_items.py: got --model nowhere; expected the folder of a trained model: there is none"
     with pytest.raises(SystemExit):
         main(["--model", "nowhere", "--output_dir", "out"])
     assert "there is nothing to do" in capsys.readouterr().err

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
+from processes import run_python
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -167,10 +168,9 @@ def test_continuous_integration_runs_the_tests_and_then_the_checks() -> None:
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
-def test_every_command_explains_itself(command: tuple[str, ...]) -> None:
+def test_every_command_explains_itself(command: tuple[str, ...], tmp_path: Path) -> None:
     name = command[-1]
     if not (ROOT / name).exists():
         pytest.skip(f"{name} is still to come")
-    result = subprocess.run([sys.executable, *command, "--help"], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert result.returncode == 0, result.stderr
+    result = run_python(ROOT, *command, "--help", environment={"HF_HOME": str(tmp_path)})
     assert result.stdout.startswith("usage:")
