@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -19,7 +20,14 @@ from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.publishing.dataset import as_rows
 from next_behavior.publishing.measures import by_action
 from next_behavior.publishing.membership import membership_inference
-from next_behavior.publishing.privacy import Privacy, learned_events, look_for_people, users_per_item, users_per_pair
+from next_behavior.publishing.privacy import (
+    Privacy,
+    learned_events,
+    look_for_people,
+    personal_traces,
+    users_per_item,
+    users_per_pair,
+)
 from next_behavior.publishing.publication import Publication, read_item_facts
 from next_behavior.publishing.scores import score_targets
 from next_behavior.publishing.shrink import check_tables, shrink
@@ -245,3 +253,12 @@ def test_rows_of_the_data_set_hold_the_events_and_no_user(trained: Publication) 
     assert sorted(exact) == sorted(trained.sequences.timestamps.tolist())
     again = read_events(rows).events
     assert again.height == len(trained.sequences.items)
+
+
+@pytest.mark.parametrize(
+    "text", ["a" * 2**20, "a." * 2**19, "@" * 2**20, "+1 " * 2**18, "(12) 1" * 2**17, "www." * 2**18]
+)
+def test_a_megabyte_of_text_is_searched_in_a_second(text: str) -> None:
+    started = time.process_time()
+    personal_traces([(text, text)])
+    assert time.process_time() - started < 1

@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from next_behavior.data.sequences import TEST, TRAIN, VALIDATION
+from next_behavior.data.shown import shown
 from next_behavior.data.splits import Split
 from next_behavior.evaluation.comparison import ACTIONS, Result
 from next_behavior.evaluation.metrics import LIST_LENGTH
@@ -125,7 +126,7 @@ def actions_table(result: Result) -> str:
         [plain(name), *(number(row["recall"][action], 3) for action in occurring)]
         for name, row in zip(names, metrics, strict=True)
     ]
-    return text + "\n\n" + table(["recall of", *(action.replace("|", "\\|") for action in occurring)], recalls)
+    return text + "\n\n" + table(["recall of", *(shown(action).replace("|", "\\|") for action in occurring)], recalls)
 
 
 def describe_split(result: Result) -> str:

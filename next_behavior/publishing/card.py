@@ -16,6 +16,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from next_behavior.data.shown import shown
 from next_behavior.evaluation.rankers import MODEL
 from next_behavior.evaluation.ranking import KEPT, REMOVED
 from next_behavior.model.configuration_behavior import BehaviorConfig
@@ -31,10 +32,10 @@ from next_behavior.publishing.run_text import (
     day,
     listed,
     moment,
-    plain,
     privacy_text,
     text_columns,
     training_rows,
+    unfenced,
 )
 
 TEMPLATE = Path(__file__).with_name("model_card.md")
@@ -50,6 +51,9 @@ INDEXED = [
     ("actions", None, "log_loss", "Log-loss of the next action"),
     ("actions", None, "ece", "Expected calibration error of the next action"),
 ]
+
+# Code is shown uncut.
+WHOLE = 10**6
 
 
 @dataclass(frozen=True)
@@ -97,16 +101,19 @@ def model_card(facts: CardFacts) -> str:
         repo_id=facts.repo_id,
         revision=facts.revision,
         name=facts.name,
-        actions=[plain(action) for action in actions],
+        actions=[unfenced(action) for action in actions],
         actions_listed=listed([code(action) for action in actions]),
         num_items=f"{facts.num_items:,}",
-        history=[json.dumps(event, ensure_ascii=False) for event in facts.history],
-        printed="\n".join(f"{a['action']} {a['item']} {round(a['probability'], 4)}" for a in facts.answers[:3]),
+        history=[shown(json.dumps(event, ensure_ascii=False), WHOLE) for event in facts.history],
+        printed="\n".join(
+            f"{unfenced(str(a['action']))} {unfenced(str(a['item']))} {round(a['probability'], 4)}"
+            for a in facts.answers[:3]
+        ),
         has_time=facts.has_time,
-        rarest_action=plain(actions[-1]),
+        rarest_action=unfenced(actions[-1]),
         data_rows=data_rows(facts.provenance, facts.cleaning, facts.run, facts.num_items),
         cleaning=cleaning_text(facts.cleaning),
-        command=command_of(facts.run) or "# the run recorded no settings",
+        command=shown(command_of(facts.run) or "", WHOLE).replace("`", "'") or "# the run recorded no settings",
         training_rows=training_rows(facts.config, facts.parameters, facts.run),
         results=None if result is None else results(result),
         shrunk=facts.privacy.shrunk,

@@ -9,6 +9,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from typing import Any
 
+from next_behavior.data.shown import shown
 from next_behavior.evaluation.tables import number
 from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.publishing.privacy import Privacy
@@ -21,13 +22,30 @@ Rows = list[tuple[str, str]]  # of a table with two columns
 # ----------------------------------------------------------------------------------------------------------------------
 
 
+# What makes a link, an image, a tag or an entity of text in Markdown.
+MARKUP = str.maketrans({character: f"\\{character}" for character in "[]<>&"})
+
+
+def unfenced(text: str) -> str:
+    """Text from a log that breaks neither a table nor a code block, for a code span or block.
+
+    >>> unfenced("a|b`c")
+    "a/b'c"
+    """
+    return shown(text).replace("|", "/").replace("`", "'")
+
+
 def plain(text: str) -> str:
-    """Text that breaks neither a table nor a code span."""
-    return text.replace("|", "/").replace("`", "'").replace("\n", " ")
+    """The same outside of code: it makes no link, image or tag, either.
+
+    >>> plain("![x](http://example.org)")
+    '!\\\\[x\\\\](http://example.org)'
+    """
+    return unfenced(text).translate(MARKUP)
 
 
 def code(text: str) -> str:
-    return f"`{plain(text)}`"
+    return f"`{unfenced(text)}`"
 
 
 def listed(names: Sequence[str], most: int = 12) -> str:

@@ -1,0 +1,30 @@
+"""Text of a log as it may be shown: on a terminal, in a table, in a card. Ids and names come from strangers.
+
+shown("\\x1b[31mred\\n")          # '\\\\x1b[31mred\\\\n'
+"""
+
+from __future__ import annotations
+
+import unicodedata
+
+# Longer text is cut: an id of 20,000 characters would push everything else off the screen.
+MOST_CHARACTERS = 120
+# Control characters, line and paragraph ends, lone surrogates, and format characters, which can turn the direction of
+# writing round.
+HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Cs")
+JOINER = "\u200d"  # a format character that emoji need
+
+
+def shown(text: str, most: int = MOST_CHARACTERS) -> str:
+    """The text on one line with what cannot be seen as escapes, cut to `most` characters.
+
+    >>> shown("Desk\\u202e lamp"), shown("line\\nbreak"), shown("abcdef", most=4)
+    ('Desk\\\\u202e lamp', 'line\\\\nbreak', 'abc…')
+    """
+    visible = "".join(
+        character
+        if character == JOINER or unicodedata.category(character) not in HIDDEN
+        else character.encode("unicode_escape").decode()
+        for character in text[: most + 1]
+    )
+    return visible if len(visible) <= most else visible[: most - 1] + "…"
