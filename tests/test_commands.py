@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from next_behavior.commands.__main__ import COMMANDS, main, main_of
+from next_behavior.commands.errors import run
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -87,3 +88,34 @@ def test_a_wrong_option_is_answered_with_the_name_of_the_command(capsys: pytest.
 def test_the_package_installs_the_console_command() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["scripts"] == {"next-behavior": "next_behavior.commands.__main__:main"}
+
+
+@pytest.mark.parametrize(
+    ("error", "code"),
+    [
+        (ValueError("got a; expected b"), "train: got a; expected b"),
+        (PermissionError(13, "Permission denied", "/out"), "train: Permission denied: /out: check the path, its "
+         "permissions and the free space"),
+        (OSError(28, "No space left on device"), "train: No space left on device: a file: check the path, its "
+         "permissions and the free space"),
+        (RuntimeError("I/O error: No space left on device (os error 28)"), "train: No space left on device: free some, "
+         "or name a folder on another disk (I/O error: No space left on device (os error 28))"),
+        (KeyboardInterrupt(), 130),
+        (KeyboardInterrupt("interrupted at step 7; continue with --resume"), 130),
+    ],
+)  # fmt: skip
+def test_what_a_user_did_never_ends_in_a_traceback(error: BaseException, code: str | int) -> None:
+    def fail() -> None:
+        raise error
+
+    with pytest.raises(SystemExit) as end:
+        run("train", fail)
+    assert end.value.code == code
+
+
+def test_a_bug_keeps_its_traceback() -> None:
+    def fail() -> None:
+        raise KeyError("a bug")
+
+    with pytest.raises(KeyError):
+        run("train", fail)

@@ -37,7 +37,7 @@ from next_behavior.training.phases import Phases
 from next_behavior.training.prepared_log import hold_out_last_events, prepare_log
 from next_behavior.training.settings import RunSettings
 from next_behavior.training.sizes import choose_sizes
-from next_behavior.training.state import RunState, learning_rate
+from next_behavior.training.state import AveragedWeights, RunState, learning_rate
 from next_behavior.training.time_limit import FEWEST_FITTED, TimeLimit, affordable_fit, affordable_validation_targets
 from next_behavior.training.tokenized_log import TokenizedLog
 
@@ -569,12 +569,55 @@ def test_the_learning_rate_warms_up_and_falls_only_when_asked() -> None:
         (["--min_epochs", "-1"], "--min_epochs is -1, expected at least 0"),
         (["--min_epochs", "9", "--max_epochs", "5"], "--min_epochs is 9, expected at most --max_epochs 5"),
         (["--tokens_per_batch", "-5"], "--tokens_per_batch is -5, expected at least 1"),
+        (["--max_minutes", "0"], "--max_minutes is 0.0, expected more than 0"),
+        (["--max_minutes", "-1"], "--max_minutes is -1.0, expected more than 0"),
+        (["--event_dropout", "3"], "--event_dropout is 3.0, expected at least 0 and less than 1"),
+        (["--dropout", "1"], "--dropout is 1.0, expected at least 0 and less than 1"),
+        (["--label_smoothing", "5"], "--label_smoothing is 5.0, expected at least 0 and less than 1"),
+        (["--ema_decay", "2"], "--ema_decay is 2.0, expected at least 0 and less than 1"),
+        (["--weight_decay", "-1"], "--weight_decay is -1.0, expected at least 0"),
+        (["--num_negatives", "-1"], "--num_negatives is -1, expected at least 0"),
+        (["--learning_rate", "0"], "--learning_rate is 0.0, expected more than 0"),
+        (["--learning_rate", "nan"], "--learning_rate is nan, expected more than 0"),
+        (["--learning_rate", "inf"], "--learning_rate is inf, expected more than 0"),
+        (["--learning_rate", "1e9"], "the loss is nan at step .* lower --learning_rate"),
+        (["--max_gradient_norm", "0"], "--max_gradient_norm is 0.0, expected more than 0"),
+        (["--seed", "-1"], "--seed is -1, expected at least 0"),
+        (["--text_size", "0"], "--text_size is 0, expected at least 1"),
+        (["--min_item_count", "0"], "--min_item_count is 0, expected at least 1"),
+        (["--test_targets", "-1"], "--test_targets is -1, expected at least 0"),
         (["--item_column", "sku"], "sku"),
     ],
 )
 def test_bad_arguments_are_named(events: Path, tmp_path: Path, options: list[str], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         train(events, tmp_path, *options)
+
+
+@pytest.mark.parametrize(("steps", "how"), [(2, "nothing was kept yet, start again"), (9, "continue with --resume")])
+def test_an_interrupted_run_says_where_it_is_and_how_to_continue(
+    events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, steps: int, how: str
+) -> None:
+    learned = AveragedWeights.update
+
+    def interrupted(self: AveragedWeights, model: BertForNextBehavior, step: int) -> None:
+        if step == steps:
+            raise KeyboardInterrupt
+        learned(self, model, step)
+
+    monkeypatch.setattr(AveragedWeights, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt, match=rf"interrupted at step {steps}; {how}"):
+        train(events, tmp_path, "--validation_steps", "4")
+    monkeypatch.setattr(AveragedWeights, "update", learned)
+    if steps > 4:
+        train(events, tmp_path, "--validation_steps", "4", "--max_epochs", "1", "--resume")
+        assert (tmp_path / "model.safetensors").exists()
+
+
+def test_an_output_folder_that_is_a_file_is_one_line(events: Path, tmp_path: Path) -> None:
+    (tmp_path / "out").write_text("not a folder")
+    end = end_of_command("train_accelerate.py", *options_of(events, tmp_path / "out"))
+    assert re.fullmatch(r"train_accelerate.py: File exists: .*out: check the path, its permissions .*", str(end))
 
 
 def test_events_and_output_are_required(capsys: Any) -> None:

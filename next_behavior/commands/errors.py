@@ -1,6 +1,6 @@
-"""How a command ends after a mistake of its user: one line and exit status 1 instead of a traceback.
+"""How a command ends after a mistake of its user, or Ctrl-C: one line instead of a traceback.
 
-The last line of a root command is `run("train_accelerate.py", main)`.
+The last line of a root command is `run("train_accelerate.py", main)`. The exit status is 1, after Ctrl-C 130.
 """
 
 from __future__ import annotations
@@ -8,12 +8,31 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 
-USER_ERRORS: tuple[type[Exception], ...] = (ValueError, FileNotFoundError)
+# OSError: a file that is missing or may not be read or written, a full disk, a file where a folder should be.
+USER_ERRORS: tuple[type[Exception], ...] = (ValueError, OSError)
+INTERRUPTED = 130
+# What libraries write in Rust say of a full disk; Python says it by an OSError.
+DISK_FULL = "No space left on device"
 
 
 def run(name: str, main: Callable[[], None], errors: tuple[type[Exception], ...] = USER_ERRORS) -> None:
     """Calls `main`; one of `errors` ends the process with `NAME: MESSAGE`, any other shows its traceback."""
     try:
         main()
+    except KeyboardInterrupt as interruption:
+        print(f"\n{name}: {interruption or 'interrupted'}", file=sys.stderr)
+        sys.exit(INTERRUPTED)
     except errors as error:
-        sys.exit(f"{name}: {error}")
+        sys.exit(f"{name}: {message_of(error)}")
+    except Exception as error:
+        if DISK_FULL in str(error):
+            sys.exit(f"{name}: {DISK_FULL}: free some, or name a folder on another disk ({error})")
+        raise
+
+
+def message_of(error: Exception) -> str:
+    """An error in a line. Those of the operating system say what was wrong with which file."""
+    if not isinstance(error, OSError) or error.strerror is None:
+        return str(error)
+    where = f" {error.filename}" if error.filename else ""
+    return f"{error.strerror}:{where or ' a file'}: check the path, its permissions and the free space"

@@ -21,6 +21,8 @@ from next_behavior.training.saved_state import TrainingState
 from next_behavior.training.settings import MAY_CHANGE_ON_RESUME
 
 CHECKPOINTS = "checkpoints"
+# The last checkpoint, and where it lies while it is replaced.
+LAST = ("last", "last.old")
 
 
 def interrupted_batch_size(output: Path, settings: Mapping[str, Any]) -> int:
@@ -49,7 +51,7 @@ def interrupted_batch_size(output: Path, settings: Mapping[str, Any]) -> int:
 
 def last_checkpoint(root: Path) -> Path:
     """The last checkpoint, also one whose replacement was interrupted between its two renames."""
-    for name in ("last", "last.old"):
+    for name in LAST:
         if (root / name).exists():
             return root / name
     raise ValueError(f"--resume: there is no checkpoint in {root}; start without --resume, or check --output_dir.")
@@ -68,6 +70,10 @@ class Checkpoints:
         self.accelerator = accelerator
         self.output, self.root = output, output / CHECKPOINTS
         self.record = {"settings": dict(settings), "tokens_per_batch": tokens_per_batch}
+
+    def has_last(self) -> bool:
+        """Whether there is something to resume."""
+        return any((self.root / name).exists() for name in LAST)
 
     def save_last(self, state: TrainingState) -> None:
         """Writes the state, which is the same in all processes."""

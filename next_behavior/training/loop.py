@@ -150,13 +150,32 @@ class Training:
         )
 
     def run(self) -> TrainedModel:
-        """Trains until the end and returns the best model."""
-        state, settings = self.state, self.settings
+        """Trains until the end and returns the best model.
+
+        Raises:
+            KeyboardInterrupt: with a message that says how to continue.
+        """
         self.accelerator.print(self.summary())
         is_shown = self.accelerator.is_main_process
         self.bar = tqdm(unit=" events", unit_scale=True, desc="training", mininterval=1, disable=not is_shown)
-        out_of_time, validated_at = False, state.step
         self.model.train()
+        try:
+            why = self.train_until_the_end()
+        except KeyboardInterrupt:
+            self.bar.close()
+            how = "continue with --resume" if self.checkpoints.has_last() else "nothing was kept yet, start again"
+            raise KeyboardInterrupt(f"interrupted at step {self.state.step}; {how}") from None
+        self.bar.close()
+        self.accelerator.print(
+            f"Stopped {why}; step {self.state.kept_step} is kept, validation NDCG@10 {self.state.kept_metric:.4f}."
+        )
+        seconds = float(np.mean(self.seconds_per_target or [0.0]))
+        return TrainedModel(self.checkpoints.best(), self.positions, seconds, self.seconds_before)
+
+    def train_until_the_end(self) -> str:
+        """Trains until the end and returns why it ended."""
+        state, settings = self.state, self.settings
+        out_of_time, validated_at = False, state.step
         while not state.finished and not out_of_time:
             self.set_learning_rate()
             self.train_step()
@@ -171,13 +190,7 @@ class Training:
                 validated_at = state.step
             elif out_of_time:
                 self.save_checkpoint()
-        self.bar.close()
-        why = "the time is up" if out_of_time else f"after {state.epoch} epochs"
-        self.accelerator.print(
-            f"Stopped {why}; step {state.kept_step} is kept, validation NDCG@10 {state.kept_metric:.4f}."
-        )
-        seconds = float(np.mean(self.seconds_per_target or [0.0]))
-        return TrainedModel(self.checkpoints.best(), self.positions, seconds, self.seconds_before)
+        return "the time is up" if out_of_time else f"after {state.epoch} epochs"
 
     def set_learning_rate(self) -> None:
         """The rate of the next step, by the progress in epochs or in time, whichever is further."""
@@ -212,7 +225,13 @@ class Training:
         state.step_in_epoch += 1
         if self.settings.ema_decay:
             self.averaged.update(self.bare, state.step)
-        self.show_loss(float(output.loss.detach()), int(targets))
+        loss = float(output.loss.detach())
+        if not math.isfinite(loss):
+            raise ValueError(
+                f"the loss is {loss} at step {state.step}, expected a finite number: lower --learning_rate "
+                f"({self.settings.learning_rate:g}), or train in fp32 (--precision no)."
+            )
+        self.show_loss(loss, int(targets))
 
     def next_batches(self) -> list[dict[str, torch.Tensor]]:
         """This process's batches of the next step."""

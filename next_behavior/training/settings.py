@@ -10,6 +10,7 @@ the standard library alone, so that `--help` answers at once.
 from __future__ import annotations
 
 import argparse
+import math
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
@@ -25,10 +26,19 @@ MAY_CHANGE_ON_RESUME = {
 
 
 def option(
-    heading: str, default: Any, text: str, *, choices: tuple[str, ...] | None = None, least: int | None = None
+    heading: str,
+    default: Any,
+    text: str,
+    *,
+    choices: tuple[str, ...] | None = None,
+    least: float | None = None,
+    above: float | None = None,
+    below: float | None = None,
 ) -> Any:
-    """A field with its heading and text in `--help`, and what is checked: one of `choices`, or at least `least`."""
-    return field(default=default, metadata={"heading": heading, "help": text, "choices": choices, "least": least})
+    """A field with its heading and text in `--help`, and the values that it may have: one of `choices`, or a number of
+    at least `least`, more than `above`, less than `below`."""
+    ranges = {"choices": choices, "least": least, "above": above, "below": below}
+    return field(default=default, metadata={"heading": heading, "help": text, **ranges})
 
 
 @dataclass
@@ -51,7 +61,7 @@ class RunSettings:
         "Reads item texts: Hub id or folder of a BERT-like checkpoint, model2vec:NAME for static vectors, or none. "
         "Default: all-MiniLM-L6-v2.",
     )
-    text_size: int = option(TEXT, 256, "Principal components kept of the text embeddings.")
+    text_size: int = option(TEXT, 256, "Principal components kept of the text embeddings.", least=1)
 
     base_model: str | None = option(
         BASE,
@@ -59,18 +69,20 @@ class RunSettings:
         "Hub id or folder of a BERT checkpoint, whose encoder is taken, or of a trained behavior model, whose "
         "vocabulary grows. Default: a new model.",
     )
-    lora_r: int = option(BASE, 0, "Train LoRA adapters of this rank instead of the encoder's own; 0 trains all.")
+    lora_r: int = option(
+        BASE, 0, "Train LoRA adapters of this rank instead of the encoder's own; 0 trains all.", least=0
+    )
     item2vec: bool = option(BASE, False, "Start item rows from skip-gram over the histories (needs gensim).")
 
     split: str = option(
         RUN, "time", "time, leave_one_out or none: what is held out for validation and test.",
         choices=("time", "leave_one_out", "none"),
     )  # fmt: skip
-    seed: int = option(RUN, 0, "Seed of every random draw.")
+    seed: int = option(RUN, 0, "Seed of every random draw.", least=0)
     resume: bool = option(RUN, False, "Continue from the last checkpoint in --output_dir.")
 
     max_minutes: float | None = option(
-        TRAINING, None, "Time limit of the whole process, reading and evaluation included. Default: none."
+        TRAINING, None, "Time limit of the whole process, reading and evaluation included. Default: none.", above=0
     )
     min_epochs: int = option(
         TRAINING, 0, "Passes over the training events that --max_minutes does not cut short.", least=0
@@ -79,9 +91,9 @@ class RunSettings:
     patience: int = option(
         TRAINING, 5, "Stop after this many validations without a better NDCG@10 or log-loss.", least=1
     )
-    learning_rate: float = option(TRAINING, 2e-3, "Peak learning rate of AdamW.")
-    weight_decay: float = option(TRAINING, 0.01, "Weight decay of AdamW, on matrices.")
-    warmup_steps: int = option(TRAINING, 100, "Steps of linear warm-up.")
+    learning_rate: float = option(TRAINING, 2e-3, "Peak learning rate of AdamW.", above=0)
+    weight_decay: float = option(TRAINING, 0.01, "Weight decay of AdamW, on matrices.", least=0)
+    warmup_steps: int = option(TRAINING, 100, "Steps of linear warm-up.", least=0)
     schedule: str = option(
         TRAINING,
         "constant",
@@ -89,9 +101,13 @@ class RunSettings:
         choices=("constant", "linear"),
     )
     ema_decay: float = option(
-        TRAINING, 0.995, "Decay of the averaged weights, which are validated and saved; 0 turns averaging off."
+        TRAINING,
+        0.995,
+        "Decay of the averaged weights, which are validated and saved; 0 turns averaging off.",
+        least=0,
+        below=1,
     )
-    max_gradient_norm: float = option(TRAINING, 1.0, "Gradients are clipped to this norm.")
+    max_gradient_norm: float = option(TRAINING, 1.0, "Gradients are clipped to this norm.", above=0)
     tokens_per_batch: int | None = option(
         TRAINING, None, "Events in one optimizer step. Default: by the size of the log.", least=1
     )
@@ -117,22 +133,29 @@ class RunSettings:
         MODEL, False, "Embed each event's place in the history, counted from the oldest. A BERT checkpoint always does."
     )
     convolution_size: int | None = option(
-        MODEL, None, "Events that the embedding of each is mixed from, itself included; 0 for none. Default: 4."
+        MODEL,
+        None,
+        "Events that the embedding of each is mixed from, itself included; 0 for none. Default: 4.",
+        least=0,
     )
-    dropout: float | None = option(MODEL, None, "Dropout. Default: by the size of the log.")
-    label_smoothing: float = option(MODEL, 0.1, "Share of an item target that is spread over all items.")
+    dropout: float | None = option(MODEL, None, "Dropout. Default: by the size of the log.", least=0, below=1)
+    label_smoothing: float = option(
+        MODEL, 0.1, "Share of an item target that is spread over all items.", least=0, below=1
+    )
     event_dropout: float | None = option(
         MODEL,
         None,
         "Share of the events whose item is hidden in training. Default: 0.2, none where a fifth of them repeat.",
+        least=0,
+        below=1,
     )
     max_length: int | None = option(
         MODEL, None, "Longest history in events. Default: by the log's users, at most 200.", least=1
     )
     num_negatives: int | None = option(
-        MODEL, None, "Negatives of the softmax, 0 for all. Default: 0 to 50,000 items, then 4,096."
+        MODEL, None, "Negatives of the softmax, 0 for all. Default: 0 to 50,000 items, then 4,096.", least=0
     )
-    min_item_count: int = option(MODEL, 1, "Items with fewer training events stay outside the vocabulary.")
+    min_item_count: int = option(MODEL, 1, "Items with fewer training events stay outside the vocabulary.", least=1)
 
     validation_targets: int | None = option(
         VALIDATION,
@@ -145,20 +168,19 @@ class RunSettings:
         VALIDATION,
         None,
         "Most test events in the final table, drawn likewise; 0 for all. Default: 25,000, fewer if many items.",
+        least=0,
     )
     validation_steps: int = option(VALIDATION, 500, "Validate at least this often, and at every epoch's end.", least=1)
 
     def __post_init__(self) -> None:
         self._check_choices()
+        self._check_range()
         if self.lora_r and self.base_model is None:
             raise ValueError(f"--lora_r {self.lora_r} adapts a trained model: name it with --base_model.")
         if self.base_model is not None and (self.hidden_size or self.num_hidden_layers or self.num_attention_heads):
             raise ValueError("--base_model brings its width, depth and heads: leave out --hidden_size and the like.")
         if self.convolution_size == 0 and not self.use_positions and self.base_model is None:
             raise ValueError("--convolution_size 0 leaves the order of events to --use_positions: give it, too.")
-        if self.convolution_size is not None and self.convolution_size < 0:
-            raise ValueError(f"--convolution_size is {self.convolution_size}, expected 0 for none, or more.")
-        self._check_least()
         if self.min_epochs > self.max_epochs:
             raise ValueError(f"--min_epochs is {self.min_epochs}, expected at most --max_epochs {self.max_epochs}.")
 
@@ -170,11 +192,17 @@ class RunSettings:
                 expected = f"{', '.join(others)} or {last}" if others else last
                 raise ValueError(f"--{entry.name} {value} is unknown, expected {expected}.")
 
-    def _check_least(self) -> None:
+    def _check_range(self) -> None:
         for entry in fields(self):
-            value, least = getattr(self, entry.name), entry.metadata["least"]
-            if least is not None and value is not None and value < least:
-                raise ValueError(f"--{entry.name} is {value}, expected at least {least}.")
+            value = getattr(self, entry.name)
+            if isinstance(value, (bool, str)) or value is None:
+                continue
+            least, above, below = (entry.metadata[name] for name in ("least", "above", "below"))
+            bounds = [f"at least {least}"] if least is not None else [f"more than {above}"] if above is not None else []
+            bounds += [f"less than {below}"] if below is not None else []
+            inside = (least is None or value >= least) and (above is None or value > above)
+            if not (inside and (below is None or value < below) and math.isfinite(value)):
+                raise ValueError(f"--{entry.name} is {value}, expected {' and '.join(bounds) or 'a finite number'}.")
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
