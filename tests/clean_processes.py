@@ -49,7 +49,10 @@ ISOLATED = ("-I", "-P")
 def run(
     command: Sequence[str], *, cwd: str | Path, env: Mapping[str, str], timeout: float, **_: object
 ) -> subprocess.CompletedProcess[str]:
-    """What `subprocess.run` does with this interpreter, its output captured as text."""
+    """What `subprocess.run` does with this interpreter, its output captured as text; where nothing serves, it does."""
+    if SERVER not in os.environ:
+        settings: dict[str, Any] = {"cwd": cwd, "env": env, "timeout": timeout, "stdin": subprocess.DEVNULL}
+        return subprocess.run(command, capture_output=True, text=True, **settings)
     with tempfile.TemporaryDirectory(prefix="clean-process-") as folder, socket.socket(socket.AF_UNIX) as server:
         output, errors = Path(folder) / "output", Path(folder) / "errors"
         request = {"arguments": list(command[1:]), "folder": str(cwd), "environment": dict(env)}

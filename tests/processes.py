@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import runpy
 import subprocess
 import sys
@@ -33,7 +32,7 @@ def run_python(
         anew: start an interpreter that has imported nothing.
     """
     settings = {"HF_HOME": str(folder / "cache"), "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1", "PATH": ""}
-    run: Any = subprocess.run if anew or clean_processes.SERVER not in os.environ else clean_processes.run
+    run: Any = subprocess.run if anew else clean_processes.run
     done = run(
         [sys.executable, *arguments], cwd=folder, env=settings | dict(environment or {}), stdin=subprocess.DEVNULL,
         capture_output=True, text=True, timeout=280,

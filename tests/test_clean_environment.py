@@ -29,33 +29,50 @@ from next_behavior.training.lora import LORA_TARGETS
 
 HUB_ID = "ana/golden"
 
-# Answers for every source, and saves and sends again what was loaded from the first.
+# Every request is a process of its own, forked before anything of Hugging Face is imported: it reads its environment.
+# It answers for every source, and may save and send again what was loaded from the first, and delete that one.
 CLEAN = """
-import importlib.util, json, sys
-environment, tests, request = sys.argv[1:]
+import importlib, importlib.util, json, os, shutil, sys, traceback
+environment, tests, requests = sys.argv[1:]
 sys.path.insert(0, environment)
 sys.path.append(tests)
 for name in ("next_behavior", "modeling_behavior", "peft", "datasets", "polars", "accelerate"):
     assert importlib.util.find_spec(name) is None, f"{name} is in the clean environment"
-from golden import answers_of
-from transformers import AutoModel, AutoTokenizer, pipeline
+for name in ("torch._dynamo", "torch.distributed.tensor", "torch.export"):
+    importlib.import_module(name)
 
-request, found = json.loads(request), {}
-for source in request["sources"]:
-    model = AutoModel.from_pretrained(source, trust_remote_code=True).eval()
-    tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
-    assert type(model).__module__.startswith("transformers_modules"), type(model)
-    assert type(model.config) is type(model).config_class, "configuration and model come from two copies of the code"
-    predict = pipeline("next-behavior", model=source, trust_remote_code=True)
-    found[source] = answers_of(model, tokenizer, predict)
-if "save" in request:
-    model = AutoModel.from_pretrained(request["sources"][0], trust_remote_code=True)
-    tokenizer = AutoTokenizer.from_pretrained(request["sources"][0], trust_remote_code=True)
-    model.save_pretrained(request["save"])
-    tokenizer.save_pretrained(request["save"])
-    model.push_to_hub(request["push"])
-    tokenizer.push_to_hub(request["push"])
-print("ANSWERS " + json.dumps(found))
+def answer(request):
+    os.environ.update(request["variables"])
+    from golden import answers_of
+    from transformers import AutoModel, AutoTokenizer, pipeline
+
+    for source in request["sources"]:
+        model = AutoModel.from_pretrained(source, trust_remote_code=True).eval()
+        tokenizer = AutoTokenizer.from_pretrained(source, trust_remote_code=True)
+        assert type(model).__module__.startswith("transformers_modules"), type(model)
+        assert type(model.config) is type(model).config_class, "configuration and model are of two copies of the code"
+        predict = pipeline("next-behavior", model=source, trust_remote_code=True)
+        print("ANSWERS " + json.dumps([request["name"], source, answers_of(model, tokenizer, predict)]))
+    if "save" in request:
+        model = AutoModel.from_pretrained(request["sources"][0], trust_remote_code=True)
+        tokenizer = AutoTokenizer.from_pretrained(request["sources"][0], trust_remote_code=True)
+        model.save_pretrained(request["save"])
+        tokenizer.save_pretrained(request["save"])
+        model.push_to_hub(request["push"])
+        tokenizer.push_to_hub(request["push"])
+        shutil.rmtree(request["sources"][0])  # a saved copy must not lean on the folder it was loaded from
+
+for request in json.loads(requests):
+    child = os.fork()
+    if not child:
+        try:
+            answer(request)
+        except BaseException:
+            traceback.print_exc()
+            os._exit(1)
+        sys.stdout.flush()
+        os._exit(0)
+    assert os.waitpid(child, 0)[1] == 0, request["name"]
 """
 
 
@@ -110,15 +127,12 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     return {name: folder / name for name in names}
 
 
-def ask(environment: Path, home: Path, variables: dict[str, str], **request: Any) -> dict[str, Any]:
-    """The answers of a clean process, by source; its cache is empty."""
-    home.mkdir()
-    tests = str(Path(__file__).parent)
-    done = run_python(
-        home, "-I", "-S", "-c", CLEAN, str(environment), tests, json.dumps(request), environment=variables
-    )
-    printed = [line for line in done.stdout.splitlines() if line.startswith("ANSWERS ")]
-    return json.loads(printed[-1].removeprefix("ANSWERS "))
+def ask(environment: Path, home: Path, requests: list[dict[str, Any]]) -> dict[tuple[str, str], Any]:
+    """The answers of clean processes, by name of the request and source."""
+    arguments = (str(environment), str(Path(__file__).parent), json.dumps(requests))
+    done = run_python(home, "-I", "-S", "-c", CLEAN, *arguments, anew=True)
+    printed = [line.removeprefix("ANSWERS ") for line in done.stdout.splitlines() if line.startswith("ANSWERS ")]
+    return {(name, source): answers for name, source, answers in map(json.loads, printed)}
 
 
 def test_every_code_file_is_listed_and_saved(folders: dict[str, Path]) -> None:
@@ -135,19 +149,17 @@ def test_every_code_file_is_listed_and_saved(folders: dict[str, Path]) -> None:
 def test_a_folder_loads_with_torch_and_transformers_alone_by_path_by_id_and_saved_again(
     environment: Path, folders: dict[str, Path], hub: HubServer, tmp_path: Path
 ) -> None:
-    expected = json.loads(ANSWERS.read_text())["answers"]
-    again = tmp_path / "again"
-    found = ask(
-        environment, tmp_path / "first", hub.environment(tmp_path / "first"),
-        sources=[str(folders["saved"])], save=str(again), push=HUB_ID,
-    )  # fmt: skip
-    shutil.rmtree(folders["saved"])  # a saved copy must not lean on the folder it was loaded from
-    assert {path.name for path in again.glob("*.py")} == set(CODE_FILES)
+    again, homes = tmp_path / "again", (tmp_path / "first", tmp_path / "second")
+    first, second = (hub.environment(home) for home in homes)
+    saved = str(shutil.copytree(folders["saved"], tmp_path / "saved"))
     sources = [str(again), str(folders["trainer"]), str(folders["merged"]), HUB_ID]
-    found |= ask(environment, tmp_path / "second", hub.environment(tmp_path / "second"), sources=sources)
-    offline = hub.environment(tmp_path / "second", offline=True)
-    (tmp_path / "second").rename(tmp_path / "cache")  # `ask` makes the folder it works in
-    found |= {"offline": ask(environment, tmp_path / "second", offline | {"HF_HOME": str(tmp_path / "cache")},
-                             sources=[HUB_ID])[HUB_ID]}  # fmt: skip
-    for source, answers in found.items():
-        check(answers, expected, source)
+    found = ask(environment, tmp_path, [
+        {"name": "first", "variables": first, "sources": [saved], "save": str(again), "push": HUB_ID},
+        {"name": "again, with an empty cache", "variables": second, "sources": sources},
+        {"name": "offline", "variables": hub.environment(homes[1], offline=True), "sources": [HUB_ID]},
+    ])  # fmt: skip
+    assert len(found) == 6
+    assert {path.name for path in again.glob("*.py")} == set(CODE_FILES)
+    expected = json.loads(ANSWERS.read_text())["answers"]
+    for place, answers in found.items():
+        check(answers, expected, str(place))

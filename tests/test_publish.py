@@ -9,12 +9,15 @@ import json
 import os
 import re
 import shutil
+import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
+import clean_processes
 import numpy as np
 import polars as pl
 import pytest
@@ -113,6 +116,12 @@ def golden(published: dict[str, Any]) -> tuple[list[Any], Answers]:
     model, tokenizer = load(published["staged"])
     histories = golden_histories(tokenizer)
     return histories, golden_answers(model, tokenizer, histories)
+
+
+@pytest.fixture(autouse=True)
+def forked_checks(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The clean processes of a test are forked; the process of the fixture `published` starts its own anew."""
+    monkeypatch.setattr(check, "subprocess", SimpleNamespace(run=clean_processes.run, DEVNULL=subprocess.DEVNULL))
 
 
 def skip_the_clean_process(monkeypatch: pytest.MonkeyPatch) -> None:
