@@ -548,6 +548,19 @@ def test_resuming_with_other_settings_names_them_and_other_stopping_rules_are_fr
     assert run_state(tmp_path) != best
 
 
+def test_resuming_on_another_log_or_reading_it_otherwise_is_named(events: Path, tmp_path: Path) -> None:
+    train(events, tmp_path / "out", "--max_epochs", "1")
+    moved = shutil.copy(events, tmp_path / "moved.csv")
+    with pytest.raises(ValueError, match=r"options of reading the log differ \(min_user_events: 1 then, 2 now\)"):
+        train(events, tmp_path / "out", "--resume", "--min_user_events", "2")
+    train(Path(moved), tmp_path / "out", "--resume", "--max_epochs", "1")
+    lines = events.read_text().splitlines()
+    other = tmp_path / "other.csv"
+    other.write_text("\n".join(lines[:-1]) + "\n")
+    with pytest.raises(ValueError, match="the events are not those that it was training on"):
+        train(other, tmp_path / "out", "--resume")
+
+
 def test_the_learning_rate_warms_up_and_falls_only_when_asked() -> None:
     constant = [learning_rate(0.2, 4, "constant", step, 0.5) for step in (0, 1, 3, 9)]
     assert constant == pytest.approx([0.05, 0.1, 0.2, 0.2])

@@ -11,6 +11,7 @@ into `[NEW_1]`, `[NEW_2]` ... exactly as the tokenizer does for a live history.
 
 from __future__ import annotations
 
+import hashlib
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -200,6 +201,14 @@ class Sequences:
     @property
     def num_new_items(self) -> int:
         return self.first_item_id - FIRST_NEW
+
+    def digest(self) -> str:
+        """SHA-256 of the events and users in token ids: another log, or another way to read it, gives another."""
+        digest = hashlib.sha256()
+        for column in (self.items, self.actions, self.timestamps, self.time_gaps):
+            digest.update(np.ascontiguousarray(column).tobytes())
+        digest.update("\n".join(self.user_ids).encode())
+        return digest.hexdigest()
 
     def user_of_event(self) -> np.ndarray:
         """(E,) int64: the user's index of every event."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -17,35 +18,64 @@ from peft import PeftModel
 from next_behavior.data.files import replace_directory
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.training.lora import save_with_adapter
-from next_behavior.training.saved_state import TrainingState
+from next_behavior.training.saved_state import TENSORS, TrainingState
 from next_behavior.training.settings import MAY_CHANGE_ON_RESUME
 
 CHECKPOINTS = "checkpoints"
 # The last checkpoint, and where it lies while it is replaced.
 LAST = ("last", "last.old")
+RECORD = "settings.json"
 
 
-def interrupted_batch_size(output: Path, settings: Mapping[str, Any]) -> int:
+@dataclass(frozen=True)
+class RunIdentity:
+    """What a resumed run must share with the interrupted one: else its weights would not be continued but mixed.
+
+    Attributes:
+        settings, read_options: as dictionaries.
+        log: digest of the tokenized log.
+    """
+
+    settings: Mapping[str, Any]
+    read_options: Mapping[str, Any]
+    log: str
+
+    def check(self, then: Mapping[str, Any], where: Path) -> None:
+        """Raises a ValueError that names what differs from the run recorded in `then`."""
+        remedy = "repeat them as they were, or start without --resume."
+        for kind, now in (("settings", self.settings), ("read_options", self.read_options)):
+            now = json.loads(json.dumps(now))
+            differ = [
+                f"{name}: {then[kind].get(name)} then, {value} now"
+                for name, value in now.items()
+                if name not in MAY_CHANGE_ON_RESUME and then[kind].get(name) != value
+            ]
+            if differ:
+                what = "settings" if kind == "settings" else "options of reading the log"
+                raise ValueError(
+                    f"--resume continues the interrupted run, but its {what} differ ({'; '.join(differ)}): {remedy}"
+                )
+        if then["log"] != self.log:
+            raise ValueError(
+                f"--resume continues the interrupted run in {where}, but the events are not those that it was training "
+                "on: name the same log, or start without --resume."
+            )
+
+
+def interrupted_batch_size(output: Path, identity: RunIdentity) -> int:
     """tokens_per_batch of the run in `output` that is resumed: smaller than planned where memory was short.
 
-    Args:
-        settings: of the run that resumes it.
-
     Raises:
-        ValueError: there is no such run, or it had other settings: its weights would not be continued but mixed.
+        ValueError: there is no such run, it was another one, or an earlier version wrote it.
     """
-    record = json.loads((last_checkpoint(output / CHECKPOINTS) / "settings.json").read_text())
-    then = record["settings"]
-    changed = [
-        f"{name}: {then.get(name)} then, {now} now"
-        for name, now in settings.items()
-        if name not in MAY_CHANGE_ON_RESUME and then.get(name) != now
-    ]
-    if changed:
+    last = last_checkpoint(output / CHECKPOINTS)
+    record = json.loads((last / RECORD).read_text())
+    if "log" not in record or not (last / TENSORS).is_file():
         raise ValueError(
-            f"--resume continues the interrupted run, but its settings differ ({'; '.join(changed)}): repeat them as "
-            "they were, or start without --resume."
+            f"got the checkpoint {last} of an earlier version, expected one that this version wrote: earlier ones held "
+            "pickles, which can run code when they are read. Start without --resume."
         )
+    identity.check(record, output)
     return int(record["tokens_per_batch"])
 
 
@@ -61,15 +91,13 @@ class Checkpoints:
     """The checkpoints in the folder `output`.
 
     Args:
-        settings, tokens_per_batch: kept with them, for `interrupted_batch_size`.
+        identity, tokens_per_batch: kept with them, for `interrupted_batch_size`.
     """
 
-    def __init__(
-        self, accelerator: Accelerator, output: Path, settings: Mapping[str, Any], tokens_per_batch: int
-    ) -> None:
+    def __init__(self, accelerator: Accelerator, output: Path, identity: RunIdentity, tokens_per_batch: int) -> None:
         self.accelerator = accelerator
         self.output, self.root = output, output / CHECKPOINTS
-        self.record = {"settings": dict(settings), "tokens_per_batch": tokens_per_batch}
+        self.record = {**asdict(identity), "tokens_per_batch": tokens_per_batch}
 
     def has_last(self) -> bool:
         """Whether there is something to resume."""
@@ -81,7 +109,7 @@ class Checkpoints:
             unfinished = self.root / "last.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
             state.save(unfinished)
-            (unfinished / "settings.json").write_text(json.dumps(self.record, indent=1))
+            (unfinished / RECORD).write_text(json.dumps(self.record, indent=1))
             replace_directory(unfinished, self.root / "last")
         self.accelerator.wait_for_everyone()
 

@@ -29,7 +29,7 @@ from next_behavior.evaluation.tables import format_table
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.text.encoders import computes_in_bfloat16
 from next_behavior.training.calibration import fit_memory, fit_temperatures
-from next_behavior.training.checkpoints import Checkpoints, interrupted_batch_size
+from next_behavior.training.checkpoints import Checkpoints, RunIdentity, interrupted_batch_size
 from next_behavior.training.initial_model import build_model
 from next_behavior.training.loop import TrainedModel, Training
 from next_behavior.training.lora import lora_config, with_adapters
@@ -75,7 +75,8 @@ def run(settings: RunSettings, options: ReadOptions, started: float) -> Finished
     with accelerator.main_process_first():
         prepared = prepare_log(settings, options, accelerator, phases)
     sizes = choose_sizes(settings, prepared.log.sequences, on_gpu)
-    trained = train_within_memory(settings, sizes, prepared, accelerator, limit, phases)
+    identity = RunIdentity(asdict(settings), asdict(options), prepared.log.sequences.digest())
+    trained = train_within_memory(settings, sizes, prepared, identity, accelerator, limit, phases)
     finished = None
     if accelerator.is_main_process:
         model = BertForNextBehavior.from_pretrained(trained.folder, dtype=torch.float32)
@@ -121,6 +122,7 @@ def train_within_memory(
     settings: RunSettings,
     sizes: Sizes,
     prepared: PreparedLog,
+    identity: RunIdentity,
     accelerator: Accelerator,
     limit: TimeLimit,
     phases: Phases,
@@ -128,7 +130,7 @@ def train_within_memory(
     """`train`. Where memory is short it starts again with batches of half the size, and twice as many in a step."""
     first_size = sizes.tokens_per_batch
     if settings.resume:
-        first_size = interrupted_batch_size(Path(settings.output_dir), asdict(settings))
+        first_size = interrupted_batch_size(Path(settings.output_dir), identity)
     smaller = (first_size >> halvings for halvings in itertools.count(1))
 
     @find_executable_batch_size(starting_batch_size=first_size, reduce_batch_size_fn=lambda: next(smaller))
@@ -136,7 +138,7 @@ def train_within_memory(
         accelerator.free_memory()
         shrink = sizes.tokens_per_batch // tokens_per_batch
         accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps * shrink
-        return train(settings, sizes, prepared, accelerator, limit, phases, tokens_per_batch)
+        return train(settings, sizes, prepared, identity, accelerator, limit, phases, tokens_per_batch)
 
     return attempt()
 
@@ -145,6 +147,7 @@ def train(
     settings: RunSettings,
     sizes: Sizes,
     prepared: PreparedLog,
+    identity: RunIdentity,
     accelerator: Accelerator,
     limit: TimeLimit,
     phases: Phases,
@@ -168,7 +171,7 @@ def train(
         adapters = lora_config(settings.lora_r, prepared.new_items)
         with_lora = with_adapters(model, adapters, train_the_rest=prepared.start.bert is not None)
     checkpoints = Checkpoints(
-        accelerator, Path(settings.output_dir), asdict(settings), micro_batch * settings.gradient_accumulation_steps
+        accelerator, Path(settings.output_dir), identity, micro_batch * settings.gradient_accumulation_steps
     )
     training = Training(settings, accelerator, limit, prepared.log, stream, model, with_lora, checkpoints)
     if settings.resume:

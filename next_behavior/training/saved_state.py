@@ -47,12 +47,6 @@ class TrainingState:
         (folder / NUMBERS).write_text(json.dumps(numbers, indent=1))
 
     def load(self, folder: Path) -> None:
-        """Raises a ValueError for a folder that an earlier version wrote."""
-        if not (folder / TENSORS).is_file():
-            raise ValueError(
-                f"got the checkpoint {folder} without {TENSORS}, expected one that this version wrote: earlier ones "
-                "held pickles, which can run code when they are read. Start without --resume."
-            )
         tensors, numbers = load_file(folder / TENSORS), json.loads((folder / NUMBERS).read_text())
         weights = self.model.state_dict()
         moments: dict[int, dict[str, torch.Tensor]] = {}
