@@ -1,4 +1,5 @@
-"""The Space: histories from text, search on the server, escaped HTML, and the page in a real browser."""
+"""The Space: histories from text, search on the server, escaped HTML, and (`make test-browser`) the page in a real
+browser."""
 
 from __future__ import annotations
 
