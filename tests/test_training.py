@@ -23,7 +23,7 @@ from transformers import AutoModel, AutoTokenizer
 
 from next_behavior.commands.train import main
 from next_behavior.data.batches import target_positions
-from next_behavior.data.files import replace_directory
+from next_behavior.data.files import only_writer, replace_directory
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.sequences import TRAIN, VALIDATION, Sequences
 from next_behavior.data.splits import Split
@@ -630,7 +630,30 @@ def test_an_interrupted_run_says_where_it_is_and_how_to_continue(
 def test_an_output_folder_that_is_a_file_is_one_line(events: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("not a folder")
     end = end_of_command("train_accelerate.py", *options_of(events, tmp_path / "out"))
-    assert re.fullmatch(r"train_accelerate.py: File exists: .*out: check the path, its permissions .*", str(end))
+    assert re.fullmatch(r"train_accelerate.py: Not a directory: .*out.*: check the path, its permissions .*", str(end))
+
+
+def test_a_second_run_in_one_folder_is_refused(events: Path, tmp_path: Path) -> None:
+    with only_writer(tmp_path / "checkpoints"), pytest.raises(ValueError, match="another run is writing"):
+        train(events, tmp_path, "--max_epochs", "1")
+    assert not (tmp_path / "prepared").exists()
+
+
+def test_a_model_stays_whole_until_a_new_one_takes_its_place(
+    trained: Path, events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(trained, again)
+    files = ("model.safetensors", "config.json", "tokenizer.json", "vocabulary.tsv", "run.json", "split.json")
+    before = {name: (again / name).read_bytes() for name in files}
+
+    def full(*_: Any, **__: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(BertForNextBehavior, "save_pretrained", full)
+    with pytest.raises(OSError, match="No space left"):
+        train(events, again, "--max_epochs", "25", "--resume")
+    assert {name: (again / name).read_bytes() for name in files} == before
 
 
 def test_events_and_output_are_required(capsys: Any) -> None:

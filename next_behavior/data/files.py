@@ -14,6 +14,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from filelock import FileLock, Timeout
+
 
 @contextmanager
 def whole_file(path: Path) -> Iterator[Path]:
@@ -37,6 +39,28 @@ def whole_folder(folder: Path) -> Iterator[Path]:
         replace_directory(unfinished, folder)
     finally:
         shutil.rmtree(unfinished, ignore_errors=True)
+
+
+@contextmanager
+def only_writer(folder: Path) -> Iterator[None]:
+    """Keeps others from writing to the same folder. The lock goes with the process, however it ends.
+
+    Raises:
+        ValueError: another process is writing there.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(folder / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise ValueError(
+            f"got {folder}, to which another run is writing; expected a folder of this run's own: wait for the other, "
+            "or name another folder."
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def write_whole(path: Path, text: str) -> None:

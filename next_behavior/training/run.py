@@ -11,6 +11,7 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -21,7 +22,7 @@ from accelerate.utils import DistributedDataParallelKwargs, find_executable_batc
 from transformers.utils.logging import disable_progress_bar as disable_transformers_bars
 
 from next_behavior.data.batches import target_positions
-from next_behavior.data.files import write_whole
+from next_behavior.data.files import only_writer, write_whole
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.sequences import TEST, VALIDATION
 from next_behavior.evaluation.evaluator import evaluate_model
@@ -29,7 +30,7 @@ from next_behavior.evaluation.tables import format_table
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.text.encoders import computes_in_bfloat16
 from next_behavior.training.calibration import fit_memory, fit_temperatures
-from next_behavior.training.checkpoints import Checkpoints, RunIdentity, interrupted_batch_size
+from next_behavior.training.checkpoints import CHECKPOINTS, Checkpoints, RunIdentity, interrupted_batch_size
 from next_behavior.training.initial_model import build_model
 from next_behavior.training.loop import TrainedModel, Training
 from next_behavior.training.lora import lora_config, with_adapters
@@ -64,11 +65,19 @@ def run(settings: RunSettings, options: ReadOptions, started: float) -> Finished
         options: how the event log is read.
         started: when the process started, by `time.monotonic`: `--max_minutes` counts from there.
     """
-    output, limit = Path(settings.output_dir), TimeLimit(started, settings.max_minutes)
-    output.mkdir(parents=True, exist_ok=True)
     keep_libraries_quiet()
     on_gpu = torch.cuda.is_available() and not settings.cpu
     accelerator = make_accelerator(settings, on_gpu)
+    folder = Path(settings.output_dir) / CHECKPOINTS
+    with only_writer(folder) if accelerator.is_main_process else nullcontext():
+        return run_alone(settings, options, started, on_gpu, accelerator)
+
+
+def run_alone(
+    settings: RunSettings, options: ReadOptions, started: float, on_gpu: bool, accelerator: Accelerator
+) -> FinishedRun | None:
+    """`run`, while nobody else writes to the output folder."""
+    output, limit = Path(settings.output_dir), TimeLimit(started, settings.max_minutes)
     phases = Phases(started, accelerator.print)
     if settings.tracker:
         accelerator.init_trackers("logs", config={key: str(value) for key, value in asdict(settings).items()})

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+import os
 import shutil
 from dataclasses import asdict
 from pathlib import Path
@@ -17,6 +18,7 @@ from next_behavior.data.splits import Split
 from next_behavior.model.item_text import split_mark
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.training.checkpoints import CHECKPOINTS
 from next_behavior.training.settings import RunSettings
 from next_behavior.training.sizes import Sizes
 
@@ -39,11 +41,17 @@ def run_record(settings: RunSettings, sizes: Sizes, options: ReadOptions, second
 def save_model(
     output: Path, model: BertForNextBehavior, tokenizer: BehaviorTokenizer, split: Split, record: dict[str, Any]
 ) -> None:
-    """Makes the output folder loadable; the weights come last, so that a folder with weights is complete."""
-    tokenizer.save_pretrained(output)
-    (output / "split.json").write_text(json.dumps(split.to_dict(), indent=1))
-    (output / "run.json").write_text(json.dumps(record, indent=1))
-    model.save_pretrained(output)
+    """Makes the output folder loadable. A model that was there before stays whole until the new one is written; the
+    weights come last, so that a folder with weights is complete."""
+    unfinished = output / CHECKPOINTS / "finished.unfinished"
+    shutil.rmtree(unfinished, ignore_errors=True)
+    tokenizer.save_pretrained(unfinished)
+    (unfinished / "split.json").write_text(json.dumps(split.to_dict(), indent=1))
+    (unfinished / "run.json").write_text(json.dumps(record, indent=1))
+    model.save_pretrained(unfinished)
+    for path in sorted(unfinished.iterdir(), key=lambda path: path.suffix == ".safetensors"):
+        os.replace(path, output / path.name)
+    unfinished.rmdir()
 
 
 def save_adapter(output: Path, best: Path, model: BertForNextBehavior, tokenizer: BehaviorTokenizer) -> None:
