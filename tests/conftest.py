@@ -10,6 +10,7 @@ os.environ["HF_HUB_DISABLE_TELEMETRY"] = "1"
 os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["TOKENIZERS_PARALLELISM"] = "false"
 
+import gc
 import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
@@ -46,6 +47,11 @@ def pytest_configure(config: pytest.Config) -> None:
         stack = ExitStack()
         stack.enter_context(clean_processes.serving())
         config.add_cleanup(stack.close)
+
+
+def pytest_collection_finish() -> None:
+    """What was imported stays: the garbage collector, which every training calls, need not go through it."""
+    gc.freeze()
 
 
 @pytest.fixture
