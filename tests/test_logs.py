@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+import argparse
+import ast
+import gzip
+import io
+import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -10,8 +16,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import next_behavior.data
+from next_behavior.data.columns import FLAGS
 from next_behavior.data.events import EventLog, read_events
-from next_behavior.data.read_options import ReadOptions
+from next_behavior.data.read_options import ReadOptions, add_event_arguments
 from next_behavior.model.histories import as_seconds
 
 NOON = 1_700_000_000  # seconds: 2023-11-14 22:13:20 UTC
@@ -208,3 +216,291 @@ def test_an_order_column_decides_between_events_of_one_moment(tmp_path: Path) ->
     assert without.events["item_id"].to_list() == ["d", "a", "c", "b"]
     with pytest.raises(ValueError, match=r"'fram'.*--order_column frame"):
         read(tmp_path, text, order_column="fram")
+
+
+# Texts for an empty field
+
+
+@pytest.mark.parametrize("marker", ["NA", "\\N", "(null)", "#N/A", "?", "n/a", "NULL", "None"])
+def test_markers_of_empty_fields_are_counted_and_noted_by_column(marker: str, tmp_path: Path) -> None:
+    rows = "".join(f"u{n % 4},i{n},view\n" for n in range(40))
+    log = read(tmp_path, f"user_id,item_id,action\n{rows}u1,{marker},{marker}\nu1,{marker},view\n{marker},i1,view\n")
+    notes = "\n".join(log.report.notes)
+    assert f"user_id: 1 rows '{marker}'" in notes
+    assert f"item_id: 2 rows '{marker}'" in notes
+    assert f"action: 1 rows '{marker}'" in notes
+    assert log.events.height == 43  # kept as written
+    empty = read_events(tmp_path / "log.csv", ReadOptions(missing_values=marker))
+    assert empty.events.height == 41
+    assert empty.report.without_item == 1
+    assert empty.rejects["rule"].to_list() == ["missing_action", "missing_user"]
+
+
+@pytest.mark.parametrize("marker", ["NA", "\\N", "(null)", "-1", "guest", ""])
+def test_a_marker_that_holds_many_events_stops_with_a_hint_at_another_user_column(marker: str, tmp_path: Path) -> None:
+    rows = "".join(f"{n // 2};{'7' if n % 3 else marker};i{n}\n" for n in range(30))
+    with pytest.raises(ValueError, match=r"10 of 30 rows \(33.3 %\)(.|\n)*--user_column session_id"):
+        read(tmp_path, f"session_id;user_id;item_id\n{rows}")
+    assert read_events(tmp_path / "log.csv", ReadOptions(user_column="session_id")).report.users == 15
+    assert read_events(tmp_path / "log.csv", ReadOptions(max_reject_ratio=0.4)).report.users == 2 - (not marker)
+
+
+# Files of any name and form
+
+RATINGS = [("1", "1193", "5", "978300760"), ("1", "661", "3", "978302109"), ("2", "1193", "4", "978298413")]
+NAMES = "user_id,item_id,rating,timestamp"
+
+
+@pytest.mark.parametrize("separator", ["::", "\t", ",", "|", ";", " "])
+@pytest.mark.parametrize("name", ["ratings.dat", "u.data", "RATINGS", "ratings.csv"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_files_without_a_header_are_read_with_given_names(separator: str, name: str, end: str, tmp_path: Path) -> None:
+    text = end.join(separator.join(row) for row in RATINGS)
+    (tmp_path / name).write_bytes(text.encode())
+    log = read_events(tmp_path / name, ReadOptions(columns=NAMES, format="csv"))
+    assert log.events.sort("row").select("user_id", "item_id").rows() == [row[:2] for row in RATINGS]
+    assert log.report.unread == ["rating"]
+    (tmp_path / name).write_bytes(f"{NAMES.replace(',', separator)}{end}{text}".encode())
+    assert read_events(tmp_path / name, ReadOptions(columns=NAMES, format="csv")).events.height == 3
+
+
+def test_the_first_row_of_a_file_without_a_header_has_number_0(tmp_path: Path) -> None:
+    log = read(tmp_path, "1,a\n1,b,c\n1,d\n\n2\n", columns="user_id,item_id", max_reject_ratio=1.0)
+    assert log.events["row"].to_list() == [0, 2]
+    assert log.rejects["row"].to_list() == [1, 3]
+
+
+def test_given_names_must_fit_the_file(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"2 names in --columns.*3 fields"):
+        read(tmp_path, "1,a,view\n1,b,view\n", columns="user_id,item_id")
+    with pytest.raises(ValueError, match=r"lack a header.*--columns"):
+        read(tmp_path, "1,5,view\n1,6,view\n")
+    with pytest.raises(ValueError, match="all different"):
+        ReadOptions(columns="user_id,user_id")
+    with pytest.raises(ValueError, match=r"ratings\.dat.*--format csv"):
+        read(tmp_path, "1::2\n", name="ratings.dat")
+    with pytest.raises(ValueError, match="got format='xlsx'"):
+        ReadOptions(format="xlsx")
+
+
+def test_double_colons_are_one_separator_wherever_a_block_ends(tmp_path: Path) -> None:
+    with pytest.MonkeyPatch.context() as patch:
+        for size in range(20, 60):
+            patch.setattr("next_behavior.data.csv_files.BLOCK_BYTES", size)
+            log = read(tmp_path, "u::i\n" * 50 + "u::a:b\n", name="log.dat", columns="user_id,item_id", format="csv")
+            assert log.events["item_id"].to_list() == ["i"] * 50 + ["a:b"]
+
+
+@pytest.mark.parametrize("name", ["ml.inter", "ml.tsv"])
+def test_typed_headers_are_read_without_their_types(name: str, tmp_path: Path) -> None:
+    text = "user_id:token\titem_id:token\ttags:token_seq\ttimestamp:float\n1\t10\ta b\t881250949\n1\t11\tc\t881250950\n"
+    log = read(tmp_path, text, name=name, format="tsv", user_column="user_id")
+    assert in_seconds(log) == [881250949, 881250950]
+    assert log.report.unread == ["tags"]
+
+
+def test_blanks_after_the_separators_are_no_part_of_names_and_values(tmp_path: Path) -> None:
+    log = read(tmp_path, "user_id, item_id, action\nu, a, view\nu, b, buy\n", item_column="item_id")
+    assert log.events.select("item_id", "action").rows() == [("a", "view"), ("b", "buy")]
+
+
+def test_json_lines_are_read_with_numbers_as_written(tmp_path: Path) -> None:
+    lines = [
+        '{"user_id": 7, "item_id": "007", "timestamp": 1700000000.50, "tags": ["x"]}',
+        '{"item_id": 1e5, "user_id": 7, "timestamp": 1700000001}',
+        "",
+        '{"user_id": 7, "item_id": null, "timestamp": 1700000002}',
+        '{"user_id": 7, "item_id": ["a"], "timestamp": 1700000003}',
+        '{"user_id": 7, "item_id": "\\ud800", "timestamp": 1700000003}',
+        '{"user_id": 7, "item_id"',
+        "[" * 100_000,
+    ]
+    log = read(tmp_path, "\n".join(lines), name="log.jsonl", max_reject_ratio=1.0)
+    assert log.events.select("user_id", "item_id").rows() == [("7", "007"), ("7", "1e5"), ("7", None)]
+    assert in_seconds(log) == [1700000000.5, 1700000001, 1700000002]
+    assert log.rejects["row"].to_list() == [3, 4, 5, 6]
+    assert log.report.unread == ["tags"]
+    (tmp_path / "log.txt").write_text("\n".join(lines[:2]))
+    assert read_events(tmp_path / "log.txt", ReadOptions(format="jsonl")).events.height == 2
+    with pytest.raises(ValueError, match=r"one JSON list.*JSON Lines"):
+        read(tmp_path, '[{"user_id": 1, "item_id": 2}]', name="log.jsonl")
+
+
+def test_several_files_and_patterns_are_one_log(tmp_path: Path) -> None:
+    for day in (1, 2, 3):
+        (tmp_path / f"day{day}.csv").write_text(
+            f"user_id;item_id\nu;{day}\n" if day == 2 else f"user_id,item_id\nu,{day}\n"
+        )
+    (tmp_path / "other.csv").write_text("user_id,item_id\nu,x\n")
+    for source in (
+        str(tmp_path / "day*.csv"),
+        ",".join(str(tmp_path / f"day{day}.csv") for day in (1, 2, 3)),
+        [tmp_path / f"day{day}.csv" for day in (1, 2, 3)],
+    ):
+        log = read_events(source)
+        assert log.events["item_id"].to_list() == ["1", "2", "3"]
+        assert log.report.files == ["day1.csv", "day2.csv", "day3.csv"]
+    assert read_events(tmp_path).events["item_id"].to_list() == ["1", "2", "3", "x"]
+    with pytest.raises(FileNotFoundError, match=r"day9.*does not exist"):
+        read_events(f"{tmp_path / 'day1.csv'},{tmp_path / 'day9.csv'}")
+    with pytest.raises(FileNotFoundError, match=r"week\*"):
+        read_events(tmp_path / "week*.csv")
+
+
+@pytest.mark.parametrize("kind", ["parquet", "csv"])
+def test_the_folders_of_a_partition_are_a_column(kind: str, tmp_path: Path) -> None:
+    for day, action in (("2024-05-01", "view"), ("2024-05-02", "add%20to%20cart"), ("2024-05-03", "view")):
+        folder = tmp_path / f"date={day}" / f"action={action}"
+        folder.mkdir(parents=True)
+        table = pl.DataFrame({"user_id": ["u"], "item_id": ["x"]})
+        table.write_parquet(folder / "0.parquet") if kind == "parquet" else table.write_csv(folder / "0.csv")
+    (tmp_path / "_delta_log").mkdir()
+    (tmp_path / "_delta_log" / f"0.{kind}").write_text("no log")
+    for source in (tmp_path, f"{tmp_path}/date=*/*/*.{kind}"):
+        log = read_events(source)
+        assert log.events["action"].to_list() == ["view", "add to cart", "view"]
+        assert moments(log)[1] == "2024-05-02 00:00:00"
+        assert any("action: from the names of the folders" in note for note in log.report.notes)
+
+
+# What was not read
+
+
+def test_the_report_lists_what_was_not_read_and_what_it_may_be(tmp_path: Path) -> None:
+    report = read(tmp_path, "user_id,item_id,price,visitday,usertype\n1,a,2,2024-05-01,x\n1,b,3,2024-05-02,y\n").report
+    assert report.unread == ["price", "visitday", "usertype"]
+    text = " ".join(str(report).split())
+    assert (
+        "not read visitday (looks like a time: --time_column visitday), usertype (looks like an action: "
+        "--action_column usertype), price" in text
+    )
+    whole = read(tmp_path, "user_id,item_id,action,timestamp\n1,a,view,1700000000\n1,b,view,1700000001\n").report
+    assert "not read" not in str(whole)
+
+
+# Any bytes at all
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be", "utf-32", "utf-8-sig"])
+@pytest.mark.parametrize("name", ["log.csv", "log.csv.gz", "log.jsonl"])
+def test_the_mark_of_a_file_says_its_encoding(encoding: str, name: str, tmp_path: Path) -> None:
+    marks = {"utf-16-le": "\ufeff", "utf-16-be": "\ufeff"}
+    text = "user_id,item_id\nü1,🛒\nü1,b\n"
+    if name.endswith("jsonl"):
+        text = '{"user_id": "ü1", "item_id": "🛒"}\n{"user_id": "ü1", "item_id": "b"}\n'
+    data = (marks.get(encoding, "") + text).encode(encoding)
+    (tmp_path / name).write_bytes(gzip.compress(data) if name.endswith("gz") else data)
+    for block in (64, 1 << 20):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("next_behavior.data.csv_files.BLOCK_BYTES", block)
+            assert read_events(tmp_path / name).events["item_id"].to_list() == ["🛒", "b"]
+
+
+HEADER = b"user_id,item_id,action,timestamp\n"
+MARKS = [b"\xff\xfe", b"\xfe\xff", b"\xef\xbb\xbf", b"\xff\xfe\x00\x00", b"\x1f\x8b\x08", b"PAR1", b"PK\x03\x04"]
+LINES = [HEADER, b"u1,a,view,1700000000\n", b'{"user_id": 1, "item_id": 2}\n', b'{"user_id"', b"user_id:token"]
+SIGNS = [
+    b'"',
+    b",",
+    b"\n",
+    b"\r",
+    b"::",
+    b"\t",
+    b"\x00",
+    b"\xe9",
+    b"[",
+    b"\\N",
+    b"\xd8\x00",
+    b" ",
+    b"\x1f",
+    b"a" * 70_000,
+]
+PIECES = st.sampled_from(MARKS + LINES + SIGNS)
+BYTES = st.lists(PIECES | st.binary(max_size=6), max_size=12).map(b"".join)
+PARQUET = io.BytesIO()
+pl.DataFrame({"user_id": ["a", "a", "b"], "item_id": ["x", "y", "z"], "timestamp": [1, 2, 3]}).write_parquet(PARQUET)
+
+
+@st.composite
+def damaged(draw: st.DrawFn, whole: bytes) -> bytes:
+    """A file with some of its bytes changed, cut out or cut off."""
+    data = bytearray(whole)
+    for _ in range(draw(st.integers(1, 4))):
+        at = draw(st.integers(0, len(data) - 1))
+        data[at : at + draw(st.integers(0, 3))] = draw(st.binary(max_size=3))
+        if len(data) < 2:
+            break
+    return bytes(data)
+
+
+def ends_in_events_or_one_line(data: bytes, name: str, **options: object) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / name
+        path.write_bytes(data)
+        refusal = None
+        try:
+            events = read_events(path, ReadOptions(**options)).events  # type: ignore[arg-type]
+        except ValueError as error:
+            refusal = error
+    if refusal is None:
+        assert events.height > 1
+    else:
+        assert type(refusal) is ValueError, repr(refusal)
+        assert name in str(refusal)
+        assert "expected" in str(refusal)
+        assert len(str(refusal)) < 3000
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@settings(max_examples=400, deadline=None)
+@given(
+    data=BYTES | BYTES.map(lambda data: HEADER + data) | damaged(HEADER + b'u1,"a",view,1700000000\n' * 3),
+    name=st.sampled_from(["log.csv", "log.csv.gz", "log.tsv", "log.jsonl", "log.dat"]),
+    zipped=st.booleans(),
+    names=st.sampled_from([None, None, "user_id,item_id,action,timestamp"]),
+    ratio=st.sampled_from([0.05, 1.0]),
+)
+def test_every_text_file_ends_in_events_or_in_a_line_that_names_it(
+    data: bytes, name: str, zipped: bool, names: str | None, ratio: float
+) -> None:
+    options: dict[str, object] = {"max_reject_ratio": ratio, "format": "csv" if name == "log.dat" else None}
+    if not name.endswith("jsonl"):
+        options["columns"] = names
+    ends_in_events_or_one_line(gzip.compress(data) if zipped else data, name, **options)
+
+
+@settings(max_examples=200, deadline=None)
+@given(data=damaged(PARQUET.getvalue()) | damaged(gzip.compress(HEADER + b"u1,a,view,1700000000\n" * 3)) | BYTES)
+def test_every_parquet_file_ends_in_events_or_in_a_line_that_names_it(data: bytes) -> None:
+    ends_in_events_or_one_line(data, "log.parquet")
+    ends_in_events_or_one_line(data, "log.csv.gz")
+
+
+@pytest.mark.parametrize(
+    "data", [b"a" * 70_000, HEADER + b"u" * 100_000, HEADER + b"u,a,view,1" + b"0" * 90_000 + b"\n" * 2]
+)
+def test_names_and_ids_without_end_are_cut_in_messages(data: bytes) -> None:
+    ends_in_events_or_one_line(data, "log.csv")
+
+
+# Flags
+
+
+def flags_of(parser: argparse.ArgumentParser) -> set[str]:
+    return {flag for action in parser._actions for flag in action.option_strings}
+
+
+def test_every_flag_that_reading_a_log_names_exists() -> None:
+    parser = argparse.ArgumentParser()
+    add_event_arguments(parser)
+    parser.add_argument("--split")  # of every command that splits
+    named = set()
+    for path in Path(next_behavior.data.__path__[0]).glob("*.py"):
+        tree = ast.parse(path.read_text())
+        documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
+                named |= set(re.findall(r"--[a-z_]+", node.value))
+    assert {"--columns", "--format", "--time_format", "--missing_values", "--user_column"} <= named | flags_of(parser)
+    assert named <= flags_of(parser)
+    assert {f"--{flag}" for flag in FLAGS.values()} <= flags_of(parser)

@@ -23,10 +23,42 @@ ALIASES = {
     "created_at occurred_at date_time date unix_time unixreviewtime transaction_timestamp transaction_time",
 }
 
+# What the names of columns that may be an action or a time hold.
+LOOKS = {
+    TIME: ("time", "date", "stamp", "day", "when", "clock", "hour"),
+    ACTION: ("action", "event", "behavio", "activity", "interact", "type", "verb", "operation", "kind"),
+}
+
+MOST_SHOWN = 40  # columns in a message, and characters of each
+
 
 def plain(name: str) -> str:
     """A name as it is compared."""
     return "".join(c for c in name.lower() if c not in " _-.")
+
+
+def cut(name: str) -> str:
+    """A name as messages show it."""
+    return name if len(name) <= MOST_SHOWN else f"{name[:MOST_SHOWN]}..."
+
+
+def shown(columns: list[str]) -> list[str]:
+    """Names of columns as messages show them."""
+    return [cut(name) for name in columns[:MOST_SHOWN]] + (["..."] if len(columns) > MOST_SHOWN else [])
+
+
+def recognized(role: str, columns: list[str]) -> list[str]:
+    """The columns with a recognized name for a role, best first."""
+    aliases = dict.fromkeys(plain(alias) for alias in ALIASES[role].split())
+    return [column for alias in aliases for column in columns if plain(column) == alias]
+
+
+def looks_like(column: str) -> str | None:
+    """The role, action or time, that a column's name suggests; None if it suggests neither."""
+    name = plain(column)
+    if name.endswith("id"):
+        return None
+    return next((role for role, parts in LOOKS.items() if any(part in name for part in parts)), None)
 
 
 def choose_column(
@@ -47,26 +79,28 @@ def choose_column(
         if asked in columns:
             return asked
         raise ValueError(
-            f"got {flag}={asked!r}, but there are only the columns {columns}; expected one of them: "
+            f"got {flag}={asked!r}, but there are only the columns {shown(columns)}; expected one of them: "
             f"the closest is {flag} {_closest(asked, columns)}"
         )
     if role in columns:
         return role
-    recognized = []
-    for alias in dict.fromkeys(plain(alias) for alias in ALIASES[role].split()):
-        recognized += [column for column in columns if plain(column) == alias]
-    if recognized:
-        others = f" (also there: {', '.join(recognized[1:])})" if recognized[1:] else ""
-        notes.append(f"{role}: taken from the column {recognized[0]}{others}; {flag} names another")
-        return recognized[0]
+    found = recognized(role, columns)
+    if found:
+        others = f" (also there: {', '.join(found[1:])})" if found[1:] else ""
+        notes.append(f"{role}: taken from the column {found[0]}{others}; {flag} names another")
+        return found[0]
     if not needed:
         return None
     names = {plain(alias) for other in ALIASES if other != role for alias in ALIASES[other].split()}
     free = [column for column in columns if plain(column) not in names]
-    header = " The first line looks like data: does the file lack a header?" if _looks_like_data(columns) else ""
+    header = ""
+    if _looks_like_data(columns):
+        header = (
+            " The first line looks like data: does the file lack a header? Give it with --columns user_id,item_id,..."
+        )
     raise ValueError(
-        f"got the columns {columns}, none of which is a {role.split('_')[0]} column; expected {role} or a name such as "
-        f"{', '.join(ALIASES[role].split()[1:6])}: name it with {flag}, for example "
+        f"got the columns {shown(columns)}, none of which is a {role.split('_')[0]} column; expected {role} or a name "
+        f"such as {', '.join(ALIASES[role].split()[1:6])}: name it with {flag}, for example "
         f"{flag} {_closest(role, free or columns)}.{header}"
     )
 
@@ -117,7 +151,7 @@ def choose_columns(columns: list[str], asked: Mapping[str, str | None], notes: l
 
 
 def _closest(name: str, columns: list[str]) -> str:
-    return max(columns, key=lambda c: difflib.SequenceMatcher(None, plain(c), plain(name)).ratio(), default="...")
+    return cut(max(columns, key=lambda c: difflib.SequenceMatcher(None, plain(c), plain(name)).ratio(), default="..."))
 
 
 def _looks_like_data(columns: list[str]) -> bool:

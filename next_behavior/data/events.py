@@ -5,14 +5,13 @@
     log.events                               # user_id, item_id, action, timestamp, row; sorted by user, time, row
     log.write_rejects("rejects.parquet")
 
-Beside this file: `tables.py` reads files, `columns.py` chooses columns, `times.py` reads times, `cleaning.py` has the
-rules, `report.py` the report.
+Beside this file: `sources.py` opens files and tables, `columns.py` chooses columns, `times.py` reads times,
+`markers.py` finds the texts for empty fields, `cleaning.py` has the rules, `report.py` the report.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,15 +19,17 @@ import numpy as np
 import polars as pl
 
 from next_behavior.data.cleaning import BAD_ROWS, REJECT_SCHEMA, RULES, bad_rows, requested_rules
-from next_behavior.data.columns import ACTION, ITEM, TIME, USER, choose_column, choose_columns, named_columns
+from next_behavior.data.columns import ACTION, ITEM, TIME, USER
 from next_behavior.data.files import whole_file
-from next_behavior.data.hub import is_hub_dataset, load_hub_dataset
+from next_behavior.data.markers import check_user_markers, marker_notes, other_users
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.report import CleaningReport, describe, summarize
-from next_behavior.data.tables import Rows, columns_of, from_table, id_text, list_files, one_row_per_event, read_file
+from next_behavior.data.sources import LogSource, open_source
+from next_behavior.data.tables import id_text
 from next_behavior.data.times import TIMESTAMP, one_time, parse_times
 
 DEFAULT_ACTION = "interact"
+LONGEST_MESSAGE = 2400  # characters
 ORDER = "order"  # the name of the order column while a log is read
 
 
@@ -65,10 +66,10 @@ def read_events(
     """Reads and cleans an event log.
 
     Args:
-        source: path of a .csv, .csv.gz, .tsv, .tsv.gz or .parquet file, of a folder of Parquet files (read in order of
-            their names), a `datasets.Dataset`, the name of one on the Hub (`owner/name`, see `hub.py`), a Polars or a
-            pandas DataFrame. Needs a user and an item column; action and time are optional (every action is then
-            "interact", file order is the order). A Dataset may have one row per user, with lists.
+        source: a file (CSV, Parquet or JSON Lines), several with commas between or in a list, a pattern ("logs/*.csv"),
+            a folder (read in order of the names), a `datasets.Dataset`, the name of one on the Hub (`owner/name`, see
+            `hub.py`), a Polars or a pandas DataFrame. Needs a user and an item column; action and time are optional
+            (every action is then "interact", file order is the order). A Dataset may have one row per user, with lists.
         options: columns, units and rules; None are the defaults.
         rejects_path: write the rejected rows here as Parquet, also when reading stops because of them.
 
@@ -77,16 +78,29 @@ def read_events(
         ValueError: a source that cannot be read or is not a log; more than `options.max_reject_ratio` unusable rows;
             no user with two events. The message says what was got, what was expected and how to mend it.
     """
-    options = options or ReadOptions()
+    try:
+        return _read(source, options or ReadOptions(), rejects_path)
+    except ValueError as error:
+        text, name = str(error), os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
+        if name in text and len(text) <= LONGEST_MESSAGE:
+            raise
+        if len(text) > LONGEST_MESSAGE:  # of ids or names of thousands of characters
+            text = f"{text[: LONGEST_MESSAGE // 2]} ... {text[-LONGEST_MESSAGE // 4 :]}"
+        raise ValueError(text if name in text else f"{text} (in {name})") from error
+
+
+def _read(source: object, options: ReadOptions, rejects_path: str | os.PathLike[str] | None) -> EventLog:
     notes: list[str] = []
-    log = _open(source, options, notes)
-    raw, malformed, ends = _gather(log, notes)
+    log = open_source(source, options, notes)
+    raw, malformed, ends = _gather(log, options.missing(), notes)
     if ends[-1] == 0:
         raise ValueError(f"got {log.name} with a header and no rows; expected events: check how the log was written")
+    check_user_markers(raw, log.columns, log.present, options.max_reject_ratio)
+    notes += marker_notes(raw, log.columns)
     events, bad, time_unit = _usable(raw, log.columns, options, notes)
     del raw
     rejects = [_rejects(malformed, ends, log.files), _rejects(bad, ends, log.files)]
-    _check_unusable(pl.concat(rejects), log.files, ends[-1], options.max_reject_ratio, rejects_path)
+    _check_unusable(pl.concat(rejects), log, ends[-1], options.max_reject_ratio, rejects_path)
     _check_items(events, log.columns[ITEM])
     has_times = log.columns[TIME] is not None
     events, removed = requested_rules(
@@ -110,79 +124,16 @@ def read_events(
         notes=list(dict.fromkeys(notes)),
         time_unit=time_unit,
         order=log.order,
+        unread=[column for column in log.present if column not in log.read()],
         rejects=rejected,
     )
     _check_users(report)
     return EventLog(events, rejected, report)
 
 
-@dataclass(frozen=True)
-class _Source:
-    """A log before it is read.
-
-    Attributes:
-        name: what to call it; files: names of its files, none for a table.
-        columns: the column of each role; times: the one or two columns that hold the time; order: the column that
-            orders events of one moment.
-        present: all columns that it has.
-        parts: its rows, file by file.
-    """
-
-    name: str
-    files: list[str]
-    columns: dict[str, str | None]
-    times: list[str]
-    order: str | None
-    present: list[str]
-    parts: Iterator[Rows]
-
-
-@dataclass(frozen=True)
-class _Chosen:
-    """Which columns of a log are read."""
-
-    columns: dict[str, str | None]
-    times: list[str]
-    order: str | None
-
-    @classmethod
-    def among(cls, present: list[str], options: ReadOptions, notes: list[str]) -> _Chosen:
-        columns = choose_columns(present, options.roles(), notes)
-        time, order = columns[TIME], options.order_column
-        if order is not None:
-            order = choose_column(TIME, present, order, needed=True, notes=notes, flag="--order_column")
-        return cls(columns, named_columns(time, present, "--time_column") if time is not None else [], order)
-
-    def names(self) -> list[str]:
-        ids = [column for role, column in self.columns.items() if column is not None and role != TIME]
-        return list(dict.fromkeys([*ids, *self.times, *([self.order] if self.order is not None else [])]))
-
-
-def _open(source: object, options: ReadOptions, notes: list[str]) -> _Source:
-    hub_name = source if isinstance(source, str) and is_hub_dataset(source) else None
-    if hub_name is not None:
-        source = load_hub_dataset(hub_name)
-    if isinstance(source, (str, os.PathLike)):
-        name = os.fspath(source)
-        files = list_files(Path(name))
-        root = Path(name) if Path(name).is_dir() else Path(name).parent
-        present = columns_of(files[0])
-        chosen = _Chosen.among(present, options, notes)
-        parts = (read_file(file, chosen.names()) for file in files)
-        names = [file.relative_to(root).as_posix() for file in files]
-        return _Source(name, names, chosen.columns, chosen.times, chosen.order, present, parts)
-    empty, kind, _ = from_table(source, None)
-    chosen = _Chosen.among(empty.columns, options, notes)
-    frame, _, table_notes = from_table(source, chosen.names())
-    notes += table_notes
-    frame = one_row_per_event(frame, chosen.columns[USER], notes)
-    rows = Rows(frame, np.arange(frame.height), [])
-    return _Source(hub_name or kind, [], chosen.columns, chosen.times, chosen.order, empty.columns, iter([rows]))
-
-
-def _gather(log: _Source, notes: list[str]) -> tuple[pl.DataFrame, pl.DataFrame, list[int]]:
+def _gather(log: LogSource, missing: list[str], notes: list[str]) -> tuple[pl.DataFrame, pl.DataFrame, list[int]]:
     """All files in one frame (ids and action as text, time as it is, order, row); malformed rows; where each file
-    ends."""
+    ends. Texts in `missing` become empty fields."""
     frames: list[pl.DataFrame] = []
     malformed: list[tuple[int, str, str]] = []
     ends: list[int] = []
@@ -201,6 +152,9 @@ def _gather(log: _Source, notes: list[str]) -> tuple[pl.DataFrame, pl.DataFrame,
                     f"got {frames[0].schema[TIME]} in the time column {log.columns[TIME]!r} of {names[0]} but "
                     f"{frame.schema[TIME]} in {name}; expected one type in every file: rewrite one of them"
                 )
+        if missing:
+            texts = pl.selectors.by_dtype(pl.String)
+            frame = frame.with_columns(pl.when(~texts.str.strip_chars().is_in(missing)).then(texts))
         if log.order is not None:
             frame = frame.with_columns(part.frame[log.order].alias(ORDER))
         frames.append(frame.with_columns(pl.Series("row", part.positions + start, dtype=pl.Int64)))
@@ -279,7 +233,7 @@ def _rejects(frame: pl.DataFrame, ends: list[int], files: list[str]) -> pl.DataF
 
 
 def _check_unusable(
-    rejects: pl.DataFrame, files: list[str], rows: int, allowed: float, path: str | os.PathLike[str] | None
+    rejects: pl.DataFrame, log: LogSource, rows: int, allowed: float, path: str | os.PathLike[str] | None
 ) -> None:
     """With too many unusable rows: writes them where asked, and raises an error that shows the reasons and remedies."""
     if rejects.height <= allowed * rows:
@@ -288,10 +242,10 @@ def _check_unusable(
     if path is not None:
         _write_parquet(rejects, Path(path))
         where = f"all of them are in {path}"
-    lines = [
-        f"  {r.rule}: {r.rows:,} {r.what}; e.g. {r.example}; mend: {BAD_ROWS[r.rule][1]}"
-        for r in sorted(summarize(rejects, files), key=lambda r: -r.rows)[:3]
-    ]
+    lines = []
+    for r in sorted(summarize(rejects, log.files), key=lambda r: -r.rows)[:3]:
+        hint = other_users(log.columns, log.present) if r.rule == "missing_user" else ""
+        lines.append(f"  {r.rule}: {r.rows:,} {r.what}; e.g. {r.example}; mend: {hint}{BAD_ROWS[r.rule][1]}")
     raise ValueError(
         f"got {rejects.height:,} of {rows:,} rows ({100 * rejects.height / rows:.1f} %) that cannot be used; expected "
         f"at most {100 * allowed:g} %. The main reasons:\n" + "\n".join(lines) + f"\n{where}; to read the log "

@@ -13,7 +13,7 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from next_behavior.data.tables import EXTENSIONS
+from next_behavior.data.log_files import EXTENSIONS
 
 if TYPE_CHECKING:
     import datasets

@@ -9,12 +9,12 @@ from __future__ import annotations
 
 import os
 import warnings
-from pathlib import Path
 
 import polars as pl
 
 from next_behavior.data.columns import ITEM, choose_column, plain
-from next_behavior.data.tables import columns_of, from_table, id_text, list_files, read_file
+from next_behavior.data.log_files import columns_of, find_files, read_file
+from next_behavior.data.tables import from_table, id_text
 
 # Title-like columns, best first.
 TITLES = [
@@ -69,7 +69,7 @@ def read_items(source: object, id_column: str | None = None) -> pl.DataFrame:
 
 def _table(source: object, id_column: str | None) -> tuple[pl.DataFrame, str]:
     """All columns of an item table, and the name of the one with the ids."""
-    files = list_files(Path(source)) if isinstance(source, (str, os.PathLike)) else []
+    files = find_files(source).paths if isinstance(source, (str, os.PathLike)) else []
     columns = columns_of(files[0]) if files else from_table(source, None)[0].columns
     key = str(choose_column(ITEM, columns, id_column, needed=True, notes=[], flag="id_column"))
     if not files:

@@ -14,18 +14,18 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from next_behavior.data.tables import list_files
+from next_behavior.data.log_files import are_files_here, find_files
 
 LIBRARIES = ("torch", "transformers", "accelerate")
 
 
-def provenance(events: str) -> dict[str, Any]:
+def provenance(events: str, format: str | None = None) -> dict[str, Any]:
     """`machine` {"description", "cores", "threads"}, `versions` {name: version}, and `events_sha256` {file name:
-    SHA-256 of its content}, which is empty for a log that is no file here."""
+    SHA-256 of its content}, which is empty for a log that is no file here. `format` is that of `ReadOptions`."""
     return {
         "machine": machine(),
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
-        "events_sha256": content_hashes(Path(events)) if Path(events).exists() else {},
+        "events_sha256": content_hashes(events, format) if are_files_here(events) else {},
     }
 
 
@@ -48,13 +48,14 @@ def processor() -> str:
     return names[0] if names else platform.processor() or platform.machine()
 
 
-def content_hashes(path: Path) -> dict[str, str]:
-    """{name: SHA-256} of a file, or of the Parquet files of a folder."""
+def content_hashes(source: str | os.PathLike[str], format: str | None = None) -> dict[str, str]:
+    """{name: SHA-256} of the files of a log."""
     hashes = {}
-    for file in list_files(path):
+    files = find_files(source, format)
+    for name, file in zip(files.names, files.paths, strict=True):
         digest = hashlib.sha256()
         with file.open("rb") as content:
             while part := content.read(1 << 20):
                 digest.update(part)
-        hashes[file.name if path.is_file() else file.relative_to(path).as_posix()] = digest.hexdigest()
+        hashes[name] = digest.hexdigest()
     return hashes

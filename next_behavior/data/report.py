@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 import polars as pl
 
 from next_behavior.data.cleaning import RULES
+from next_behavior.data.columns import ACTION, FLAGS, looks_like
 
 PLACEHOLDERS = ["null", "none", "nan", "n/a", "undefined", "unknown", "anonymous", "guest", "-1"]
 HEAVY_SHARE, HEAVY_TIMES = 0.01, 20  # a heavy user holds 1 % of the events and 20 times the median
@@ -55,6 +56,7 @@ class CleaningReport:
         without_item: events that name no item.
         suspicious_users: user, reason.
         order: the column that orders events of one user at one time, before file order does; None without one.
+        unread: the columns of the log that were not read.
     """
 
     source: str
@@ -78,6 +80,7 @@ class CleaningReport:
     without_item: int
     suspicious_users: list[tuple[str, str]] = field(default_factory=list)
     order: str | None = None
+    unread: list[str] = field(default_factory=list)
 
     def to_dict(self) -> dict[str, object]:
         """The report as plain dicts, lists, numbers and strings."""
@@ -104,11 +107,26 @@ class CleaningReport:
         absent = {"action": 'none, every action is "interact"', "timestamp": "none, file order is the order"}
         for role, column in self.columns.items():
             lines.append((f"  {role}", f"column {column}" if column else absent[role]))
+        if self.unread:
+            lines.append(("  not read", self._leftovers()))
         lines += [("  note", note) for note in self.notes]
         lines.append(("Removed", _count(sum(r.rows for r in self.removed), "row") if self.removed else "nothing"))
         for r in self.removed:
             lines.append((f"  {r.rule}", f"{r.rows:,} ({_percent(r.rows, self.rows)}) {r.what}; e.g. {r.example}"))
         return lines
+
+    def _leftovers(self) -> str:
+        """The columns that were not read; those that look like an action or a time, which the log lacks, first."""
+        hints = {column: looks_like(column) for column in self.unread}
+        lacking = [column for column, role in hints.items() if role is not None and self.columns[role] is None]
+        texts = [
+            f"{column} (looks like {'an action' if role == ACTION else 'a time'}: --{FLAGS[role]} {column})"
+            for column in lacking
+            if (role := hints[column]) is not None
+        ]
+        texts += [column for column in self.unread if column not in lacking]
+        more = f" and {len(texts) - 2 * SHOWN} more" if len(texts) > 2 * SHOWN else ""
+        return ", ".join(texts[: 2 * SHOWN]) + more
 
     def _kept(self) -> list[tuple[str, str]]:
         kept = f"{_count(self.events, 'event')} of {_count(self.users, 'user')} on {_count(self.items, 'item')}"
@@ -164,6 +182,7 @@ def describe(
     notes: list[str],
     time_unit: str | None,
     order: str | None,
+    unread: list[str],
     rejects: pl.DataFrame,
 ) -> CleaningReport:
     """Count what is left of the log and what each rule removed."""
@@ -202,6 +221,7 @@ def describe(
         without_item=events.height - named.height,
         suspicious_users=_suspicious(per_user, moments if has_time else None),
         order=order,
+        unread=unread,
     )
 
 
@@ -227,9 +247,6 @@ def _example(reject: dict[str, object], name_file: bool) -> str:
 def _odd_ids(items: pl.Series) -> list[str]:
     """Notes on item ids that look like accidents of an export; they are kept as written."""
     notes = []
-    empty = items.filter(items.is_in(["nan", "NaN", "None", "null", "NULL", "<NA>", "N/A"]))
-    if len(empty):
-        notes.append(f"{_count(len(empty), 'event')} with the item id {empty[0]!r}: empty it if it means no item")
     if len(items) and items.str.ends_with(".0").all():
         notes.append(f"every item id ends in .0 (e.g. {items[0]!r}): the item table may have them without")
     return notes

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from next_behavior.data.log_files import are_files_here
 from next_behavior.data.provenance import provenance
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.splits import Split
@@ -33,8 +34,8 @@ def run_record(settings: RunSettings, sizes: Sizes, options: ReadOptions, second
         "read_options": asdict(options),
         "seconds": round(seconds, 1),
         # These named files here, and nothing on the Hub, whatever lies here when the run is read again.
-        "files": [name for name, value in names.items() if value and Path(value).exists()],
-        **provenance(settings.events),
+        "files": [name for name, value in names.items() if value and are_files_here(value)],
+        **provenance(settings.events, options.format),
     }
 
 

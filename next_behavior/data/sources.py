@@ -1,0 +1,98 @@
+"""What a log is read from: files, a data set on the Hub, or a table in memory -> its columns, and its rows in parts."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import polars as pl
+
+from next_behavior.data.columns import TIME, USER, choose_column, choose_columns, named_columns
+from next_behavior.data.hub import is_hub_dataset, load_hub_dataset
+from next_behavior.data.log_files import Files, Layout, columns_of, find_files, read_file
+from next_behavior.data.read_options import ReadOptions
+from next_behavior.data.tables import Rows, from_table, one_row_per_event
+
+
+@dataclass(frozen=True)
+class LogSource:
+    """A log before it is read.
+
+    Attributes:
+        name: what to call it.
+        files: names of its files, none for a table.
+        present: all columns that it has.
+        columns: the column of each role, None for one that it lacks; a time in two is both with a comma between.
+        times: the columns that hold the time: none, one, or a date and a time of day.
+        order: the column that orders events of one user at one time.
+        parts: its rows, file by file.
+    """
+
+    name: str
+    files: list[str]
+    present: list[str]
+    columns: dict[str, str | None]
+    times: list[str]
+    order: str | None
+    parts: Iterator[Rows]
+
+    def read(self) -> list[str]:
+        """The columns that are read."""
+        return _read_columns(self.columns, self.times, self.order)
+
+
+def open_source(source: object, options: ReadOptions, notes: list[str]) -> LogSource:
+    """Chooses the columns of a log; its rows are read when `parts` is. `notes` is told what was chosen."""
+    hub_name = source if isinstance(source, str) and options.format is None and is_hub_dataset(source) else None
+    if hub_name is not None:
+        source = load_hub_dataset(hub_name)
+    several = source if isinstance(source, (list, tuple)) else [source]
+    places = [os.fspath(one) for one in several if isinstance(one, (str, os.PathLike))]
+    if places and len(places) == len(several):
+        files = find_files(places if several is source else places[0], options.format)
+        return _open_files(", ".join(places), files, options, notes)
+    empty, kind, _ = from_table(source, None)
+    columns, times, order = _choose(empty.columns, options, notes)
+    frame, _, table_notes = from_table(source, _read_columns(columns, times, order))
+    notes += table_notes
+    frame = one_row_per_event(frame, columns[USER], notes)
+    rows = Rows(frame, np.arange(frame.height), [])
+    return LogSource(hub_name or kind, [], empty.columns, columns, times, order, iter([rows]))
+
+
+def _open_files(name: str, files: Files, options: ReadOptions, notes: list[str]) -> LogSource:
+    layout = Layout(options.format, options.column_names())
+    inside = columns_of(files.paths[0], layout)
+    folders = [column for column in files.partitions[0] if column not in inside]
+    present = [*inside, *folders]
+    columns, times, order = _choose(present, options, notes)
+    read = _read_columns(columns, times, order)
+    notes += [f"{column}: from the names of the folders" for column in folders if column in read]
+    return LogSource(name, files.names, present, columns, times, order, _read_files(files, read, folders, layout))
+
+
+def _choose(
+    present: list[str], options: ReadOptions, notes: list[str]
+) -> tuple[dict[str, str | None], list[str], str | None]:
+    """The column of each role, those of the time, and the one that orders."""
+    columns = choose_columns(present, options.roles(), notes)
+    time, order = columns[TIME], options.order_column
+    if order is not None:
+        order = choose_column(TIME, present, order, needed=True, notes=notes, flag="--order_column")
+    return columns, named_columns(time, present, "--time_column") if time is not None else [], order
+
+
+def _read_columns(columns: dict[str, str | None], times: list[str], order: str | None) -> list[str]:
+    ids = [column for role, column in columns.items() if column is not None and role != TIME]
+    return list(dict.fromkeys([*ids, *times, *([order] if order is not None else [])]))
+
+
+def _read_files(files: Files, columns: list[str], folders: list[str], layout: Layout) -> Iterator[Rows]:
+    """The columns of each file; those in `folders` have one value for the whole file."""
+    inside = [column for column in columns if column not in folders]
+    for path, partition in zip(files.paths, files.partitions, strict=True):
+        part = read_file(path, inside, layout)
+        values = [pl.lit(partition.get(name), dtype=pl.String).alias(name) for name in columns if name in folders]
+        yield Rows(part.frame.with_columns(values) if values else part.frame, part.positions, part.malformed)
