@@ -310,7 +310,8 @@ class BertForNextBehavior(ChangingCatalog):
     @contextmanager
     def without_dropout(self) -> Iterator[None]:
         """Evaluation mode for a while; every module goes back to the mode that it was in."""
-        trained = [module for module in self.modules() if module.training]
+        # `eval()` has been called for all: asking each of them would be a good part of a small model's answer.
+        trained = [module for module in self.modules() if module.training] if self.training else []
         for module in trained:
             module.training = False
         try:
