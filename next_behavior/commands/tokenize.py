@@ -17,7 +17,7 @@ from next_behavior.data.read_options import add_event_arguments, options_from_ar
 
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
-    parser.add_argument("events", help="CSV, gzipped CSV, Parquet, or a folder of Parquet files")
+    parser.add_argument("events", help="CSV, Parquet or JSON Lines: a file, several, a pattern or a folder")
     parser.add_argument("--output", required=True, help="folder for the tokenizer files")
     parser.add_argument("--items", help="item table with item_id and text columns; the title is kept for display")
     parser.add_argument("--min_item_count", type=int, default=1, help="leave out items with fewer events")

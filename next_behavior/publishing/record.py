@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -75,5 +76,5 @@ def command_of(run: dict[str, Any] | None) -> str | None:
                 continue
             if entry.name in ("items", "output_dir", *local_settings(run)):
                 value = Path(value).name
-            parts.append(f"--{entry.name}" if value is True else f"--{entry.name} {value}")
+            parts.append(f"--{entry.name}" if value is True else f"--{entry.name} {shlex.quote(str(value))}")
     return " ".join(parts)
