@@ -8,6 +8,7 @@ import gzip
 import io
 import re
 import tempfile
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +22,7 @@ from next_behavior.data.columns import FLAGS
 from next_behavior.data.events import EventLog, read_events
 from next_behavior.data.read_options import ReadOptions, add_event_arguments
 from next_behavior.model.histories import as_seconds
+from next_behavior.training.settings import RunSettings
 
 NOON = 1_700_000_000  # seconds: 2023-11-14 22:13:20 UTC
 
@@ -304,6 +306,17 @@ def test_blanks_after_the_separators_are_no_part_of_names_and_values(tmp_path: P
     assert log.events.select("item_id", "action").rows() == [("a", "view"), ("b", "buy")]
 
 
+@pytest.mark.parametrize("field", [r'"5\" pipe, steel"', r'"a \"b\" c"', r'"5\" pipe \"x\", steel"'])
+def test_quotes_behind_a_backslash_are_refused_with_a_remedy(field: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"line 3.*to be doubled"):
+        read(tmp_path, f"user_id,item_id\nu,a\nu,{field}\nu,b\n")
+
+
+def test_a_backslash_at_the_end_of_a_field_is_a_backslash(tmp_path: Path) -> None:
+    log = read(tmp_path, 'user_id,item_id\nu,"C:\\"\nu,5\\" nail\nu,"b"\n')
+    assert log.events["item_id"].to_list() == ["C:\\", '5\\" nail', "b"]
+
+
 def test_json_lines_are_read_with_numbers_as_written(tmp_path: Path) -> None:
     lines = [
         '{"user_id": 7, "item_id": "007", "timestamp": 1700000000.50, "tags": ["x"]}',
@@ -486,21 +499,20 @@ def test_names_and_ids_without_end_are_cut_in_messages(data: bytes) -> None:
 # Flags
 
 
-def flags_of(parser: argparse.ArgumentParser) -> set[str]:
-    return {flag for action in parser._actions for flag in action.option_strings}
-
-
-def test_every_flag_that_reading_a_log_names_exists() -> None:
+def test_every_flag_that_a_message_names_exists() -> None:
     parser = argparse.ArgumentParser()
     add_event_arguments(parser)
-    parser.add_argument("--split")  # of every command that splits
+    known = {flag for action in parser._actions for flag in action.option_strings}
+    assert {f"--{flag}" for flag in FLAGS.values()} | {f"--{entry.name}" for entry in fields(ReadOptions)} <= known
+    known |= {f"--{entry.name}" for entry in fields(RunSettings)}
     named = set()
-    for path in Path(next_behavior.data.__path__[0]).glob("*.py"):
-        tree = ast.parse(path.read_text())
+    for path in Path(next_behavior.data.__path__[0]).parent.rglob("*.py"):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
         documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
-            if isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
-                named |= set(re.findall(r"--[a-z_]+", node.value))
-    assert {"--columns", "--format", "--time_format", "--missing_values", "--user_column"} <= named | flags_of(parser)
-    assert named <= flags_of(parser)
-    assert {f"--{flag}" for flag in FLAGS.values()} <= flags_of(parser)
+            if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("add_argument"):
+                known |= {flag.value for flag in node.args if isinstance(flag, ast.Constant)}
+            elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
+                named |= set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9-]*", node.value))
+    assert {"--columns", "--format", "--time_format", "--missing_values"} <= named
+    assert named - known == set()

@@ -153,12 +153,12 @@ def read_csv(file: Path, columns: list[str], separators: str = SEPARATORS, names
                         _decode(file, pl.DataFrame(batch).rename(dict(zip(places, columns, strict=True))), rows)
                     )
                     rows += batch.num_rows
-            quotes = stream.quotes
+            doubtful = stream.quotes % 2 or stream.escaped
     except (pa.ArrowInvalid, OSError) as error:
         if "columns, got" in str(error):  # Arrow could not hand the row over because its text is not UTF-8
             raise not_utf8(file, "in a row with a wrong number of fields", str(error).encode()[-60:]) from error
         raise _broken_csv(file, error) from error
-    if quotes % 2:
+    if doubtful:
         _check_quotes(file, header)
     positions = np.delete(np.arange(rows + len(malformed)), [m[0] for m in malformed])
     frame = pl.concat(frames) if frames else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
@@ -179,7 +179,7 @@ def _decode(file: Path, batch: pl.DataFrame, before: int) -> pl.DataFrame:
 
 
 def _check_quotes(file: Path, header: Header) -> None:
-    """An odd number of quotes: find out, row by row, whether one never closes and swallowed the rows after it."""
+    """Doubtful quotes: find out, row by row, whether one never closes, or closes before the end of its field."""
 
     def lines() -> Iterator[str]:
         with open_text(file, header.double_colon) as stream:

@@ -30,11 +30,12 @@ class TextStream(io.RawIOBase):
 
     Attributes:
         quotes: how many `"` have been read: an odd number means that one of them never closes.
+        escaped: how many of them follow a backslash, which some programs write for a quote inside a field.
     """
 
     def __init__(self, file: Path, double_colon: bool = False) -> None:
         self.file = file
-        self.quotes = 0
+        self.quotes = self.escaped = 0
         self._double_colon = double_colon
         self._source = _unzipped(file)
         start = self._source.read(LONGEST_MARK)
@@ -60,6 +61,7 @@ class TextStream(io.RawIOBase):
                 self._ready += b"\n"
         data, self._ready = self._ready[:size], self._ready[size:]
         self.quotes += data.count(b'"')
+        self.escaped += data.count(b'\\"')
         self._last = data[-1:] or self._last
         return data
 
