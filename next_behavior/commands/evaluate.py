@@ -30,7 +30,11 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         description=(__doc__ or "").split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--model", required=True, help="folder of a trained model")
-    parser.add_argument("--events", required=True, help="event log: .csv, .csv.gz, .parquet or a folder of them")
+    parser.add_argument(
+        "--events",
+        required=True,
+        help="event log: a CSV, TSV, JSON Lines or Parquet file, a folder or glob of them, or USER/NAME on the Hub",
+    )
     parser.add_argument("--split", choices=["time", "leave_one_out"], help="default: the one recorded with the model")
     parser.add_argument("--json", help="write the result here")
     parser.add_argument("--max_targets", type=int, help="about so many targets, of whole users drawn at random")

@@ -45,7 +45,9 @@ def option(
 class RunSettings:
     """Everything that decides a run; saved with it as `run.json`."""
 
-    events: str = option(LOG, "", "Event log: .csv, .csv.gz, .parquet or a folder of Parquet files.")
+    events: str = option(
+        LOG, "", "Event log: a CSV, TSV, JSON Lines or Parquet file, a folder or glob of them, or USER/NAME on the Hub."
+    )
     output_dir: str = option(LOG, "", "Folder for the model; it becomes loadable with AutoModel.from_pretrained.")
 
     items: str | None = option(
