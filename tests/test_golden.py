@@ -61,6 +61,7 @@ def check(found: Any, wanted: Any, where: str = "") -> None:
         assert found == wanted, where
 
 
+@pytest.mark.filterwarnings("ignore:a history has the action 'cart'")
 def test_todays_code_answers_for_a_folder_saved_before_as_it_did_then(saved: Path) -> None:
     model, tokenizer = load(saved)
     check(answers_of(model, tokenizer, NextBehaviorPipeline(model=model, tokenizer=tokenizer)), expected())

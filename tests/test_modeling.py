@@ -1166,6 +1166,7 @@ def test_a_model_saved_before_there_were_recent_counts_loads_without_a_trend(tmp
     assert torch.equal(again(**batch).item_logits, model(**batch).item_logits)
 
 
+@torch.no_grad()
 def test_a_training_target_is_predicted_by_the_memory_of_all_other_events() -> None:
     """Whole model: the loss with the full memory is -log p under a memory counted without the target's event."""
     generator = random.Random(0)

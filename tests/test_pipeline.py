@@ -304,7 +304,7 @@ def test_a_worked_example_of_when() -> None:
 
 
 def test_a_model_without_time_says_nothing_of_when() -> None:
-    tokenizer = assemble(["84", "5"], ["view"], [], num_new_items=1, max_length=WINDOW)
+    tokenizer = assemble(["84", "5"], ACTIONS, [], num_new_items=1, max_length=WINDOW)
     tokenizer.describe_items([1, 1], [None, None])
     predict = NextBehaviorPipeline(model=tiny_model(tokenizer), tokenizer=tokenizer, device="cpu")
     assert [answer["when"] for answer in predict({"events": HISTORY}, of="item", top_k=2)] == [None, None]

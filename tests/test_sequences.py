@@ -120,6 +120,7 @@ def logs(draw: st.DrawFn) -> Log:
 # -- the tokenizer's ids -----------------------------------------------------------------------------------------------
 
 
+@pytest.mark.filterwarnings("ignore:a history has the action 'wish'")
 @settings(max_examples=80, deadline=None)
 @given(users=logs())
 def test_every_evaluation_window_is_what_the_tokenizer_makes_of_the_history(

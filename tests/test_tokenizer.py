@@ -187,6 +187,7 @@ def test_special_ids_have_no_item(tokenizer: BehaviorTokenizer) -> None:
             tokenizer.decode_item(beyond)
 
 
+@pytest.mark.filterwarnings("ignore:a history has the action 'wish'")
 def test_an_unknown_action_is_an_error_as_a_question_and_an_id_in_a_history(tokenizer: BehaviorTokenizer) -> None:
     assert [tokenizer.decode_action(tokenizer.encode_action(name)) for name in tokenizer.action_vocabulary] == [
         "view",

@@ -125,6 +125,7 @@ def examples(saved: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str,
         return runpy.run_path(str(SCRIPT))
 
 
+@pytest.mark.filterwarnings("ignore:a history has the action 'wish'")
 def test_labels_are_the_next_event(examples: dict[str, Any]) -> None:
     tokenizer = examples["tokenizer"]
     times = [1_700_000_000, 1_700_000_010, 1_700_000_010, 1_700_100_000, 1_700_100_010, 1_700_100_020]

@@ -54,4 +54,5 @@ def save_with_adapter(model: PeftModel, folder: Path, final: Path) -> None:
         merged_or_base.config = copy.deepcopy(inner.config)
         merged_or_base.save_pretrained(target)
     model.peft_config["default"].base_model_name_or_path = os.fspath(final.resolve() / "base")
-    model.save_pretrained(str(folder / "adapter"))
+    # The base holds the item table. Unless told so, PEFT looks for the base to find out, and it is not there yet.
+    model.save_pretrained(str(folder / "adapter"), save_embedding_layers=False)
