@@ -3,6 +3,7 @@ browser."""
 
 from __future__ import annotations
 
+import doctest
 import importlib.util
 import json
 import os
@@ -23,7 +24,10 @@ from tiny import tiny_model
 
 from next_behavior.training.vocabulary import assemble
 
-pytest.importorskip("gradio", reason="needs the extra 'space': pip install '.[space]'")
+# Not imported for this: that takes seconds in every worker.
+pytestmark = pytest.mark.skipif(
+    importlib.util.find_spec("gradio") is None, reason="needs the extra 'space': pip install '.[space]'"
+)
 
 ROOT = Path(__file__).resolve().parent.parent
 SCRIPT = "<script>window.harmed = 1</script>"
@@ -64,6 +68,14 @@ def kiosk(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def model(app: Any, shop: Path) -> Any:
     return app.Model(str(shop))
+
+
+def test_the_examples_of_its_docstrings_are_true(app: Any) -> None:
+    finder, runner = doctest.DocTestFinder(), doctest.DocTestRunner()
+    own = {name: part for name, part in vars(app).items() if getattr(part, "__module__", "") == app.__name__}
+    found = [test for name, part in own.items() for test in finder.find(part, name, module=False, globs=vars(app))]
+    assert sum(bool(test.examples) for test in found) >= 4
+    assert sum(runner.run(test).failed for test in found) == 0
 
 
 # -- histories from text -----------------------------------------------------------------------------------------------

@@ -92,7 +92,7 @@ def events(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def trained(events: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A run on the time split, from the raw file to the table."""
-    return train(events, tmp_path_factory.mktemp("trained"), "--max_epochs", "25")
+    return train(events, tmp_path_factory.mktemp("trained"), "--max_epochs", "8")
 
 
 # -- what a run leaves behind ------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def test_the_output_folder_holds_the_model_and_how_it_came_to_be(trained: Path) 
     for name in CODE_FILES:
         assert (trained / name).read_bytes() == (ROOT / "next_behavior" / "model" / name).read_bytes()
     run = json.loads((trained / "run.json").read_text())
-    assert run["settings"]["max_epochs"] == 25
+    assert run["settings"]["max_epochs"] == 8
     assert run["sizes"]["hidden_size"] == 24
     assert json.loads((trained / "split.json").read_text())["how"] == "time"
     config = json.loads((trained / "config.json").read_text())
@@ -451,7 +451,7 @@ main(sys.argv[2:])
 
 
 def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(events: Path, tmp_path: Path) -> None:
-    options = ("--max_epochs", "8", "--validation_steps", "3", "--patience", "1000")
+    options = ("--max_epochs", "4", "--validation_steps", "3", "--patience", "1000")
     whole = train(events, tmp_path / "whole", *options)
     killed = tmp_path / "killed"
     arguments = (str(killed / "checkpoints" / "last"), *options_of(events, killed, *options))
@@ -469,7 +469,7 @@ def test_a_finished_run_resumes_to_itself(trained: Path, events: Path, tmp_path:
     again = tmp_path / "again"
     shutil.copytree(trained, again)
     spent = json.loads((again / "run.json").read_text())["seconds"]
-    train(events, again, "--max_epochs", "25", "--resume")
+    train(events, again, "--max_epochs", "8", "--resume")
     assert weights(again) == weights(trained)
     state = run_state(again)
     now = json.loads((again / "run.json").read_text())["seconds"]
@@ -501,7 +501,7 @@ def test_a_checkpoint_of_an_earlier_version_is_refused_and_nothing_in_it_is_unpi
     for name in ("custom_checkpoint_0.pkl", "random_states_0.pkl", "optimizer.bin", "scheduler.bin"):
         (last / name).write_bytes(bomb)
     with pytest.raises(ValueError, match="held pickles, which can run code"):
-        train(events, again, "--max_epochs", "25", "--resume")
+        train(events, again, "--max_epochs", "8", "--resume")
     assert not (tmp_path / "harm").exists()
 
 
@@ -652,7 +652,7 @@ def test_a_model_stays_whole_until_a_new_one_takes_its_place(
 
     monkeypatch.setattr(BertForNextBehavior, "save_pretrained", full)
     with pytest.raises(OSError, match="No space left"):
-        train(events, again, "--max_epochs", "25", "--resume")
+        train(events, again, "--max_epochs", "8", "--resume")
     assert {name: (again / name).read_bytes() for name in files} == before
 
 
