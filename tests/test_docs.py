@@ -62,7 +62,6 @@ NOT_EXECUTED = {
     "python publish.py": "sends; one variant is executed as a dry run, test_publish.py sends to a Hub on loopback",
     "python examples/finetune_with_trainer.py": "test_examples.py runs it",
     "python space/app.py": "serves until it is stopped; test_space.py asks it",
-    "python demo/prepare.py": "reads the grocery log of a package",
     "python -m benchmarks.readme_table": "trains for hours on public logs",
     '"""Fine-tune a saved model': "is examples/finetune_with_trainer.py, which test_examples.py runs",
 }
