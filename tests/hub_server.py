@@ -72,8 +72,8 @@ class HubServer:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._process.terminate()
-        self._process.wait(timeout=10)
+        with self._process:
+            self._process.terminate()
 
     def environment(self, home: Path, token: str | None = TOKEN, offline: bool = False) -> dict[str, str]:
         """The environment of a child process: this Hub, its cache in `home`, and nothing of the parent's settings."""

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import clean_processes
@@ -14,6 +15,7 @@ import pytest
 from accelerate.state import AcceleratorState, GradientState
 
 from next_behavior.commands.train import main as train
+from next_behavior.publishing import check
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -39,6 +41,11 @@ def run_python(
     )  # fmt: skip
     assert done.returncode == status, done.stderr
     return done
+
+
+def fork_checks_of_publishing(patch: pytest.MonkeyPatch) -> None:
+    """The clean processes that load what is published are forked, too, as long as the patch lasts."""
+    patch.setattr(check, "subprocess", SimpleNamespace(run=clean_processes.run, DEVNULL=subprocess.DEVNULL))
 
 
 def end_of_command(script: str, *arguments: str) -> str | int | None:

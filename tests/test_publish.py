@@ -9,15 +9,12 @@ import json
 import os
 import re
 import shutil
-import subprocess
 import tarfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
-import clean_processes
 import numpy as np
 import polars as pl
 import pytest
@@ -26,7 +23,7 @@ from golden import ARCHIVE
 from golden import write_log as golden_log
 from hub_server import HubServer
 from huggingface_hub import HfApi, ModelCard, constants
-from processes import run_python, run_training
+from processes import fork_checks_of_publishing, run_python, run_training
 from tiny import WORDS, load, save_bert, write_events
 
 from next_behavior.commands import add_items, publish
@@ -121,7 +118,7 @@ def golden(published: dict[str, Any]) -> tuple[list[Any], Answers]:
 @pytest.fixture(autouse=True)
 def forked_checks(monkeypatch: pytest.MonkeyPatch) -> None:
     """The clean processes of a test are forked; the process of the fixture `published` starts its own anew."""
-    monkeypatch.setattr(check, "subprocess", SimpleNamespace(run=clean_processes.run, DEVNULL=subprocess.DEVNULL))
+    fork_checks_of_publishing(monkeypatch)
 
 
 def skip_the_clean_process(monkeypatch: pytest.MonkeyPatch) -> None:
