@@ -511,7 +511,7 @@ def test_every_flag_that_a_message_names_exists() -> None:
         documents = {id(node.value) for node in ast.walk(tree) if isinstance(node, ast.Expr)}
         for node in ast.walk(tree):
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("add_argument"):
-                known |= {flag.value for flag in node.args if isinstance(flag, ast.Constant)}
+                known |= {str(flag.value) for flag in node.args if isinstance(flag, ast.Constant)}
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
                 named |= set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9-]*", node.value))
     assert {"--columns", "--format", "--time_format", "--missing_values"} <= named
