@@ -33,7 +33,7 @@ NEW: list[dict[str, str | None]] = [
 ]
 RUN = [
     *("--tokens_per_batch", "150", "--warmup_steps", "5", "--learning_rate", "0.01", "--max_epochs", "2"),
-    *("--precision", "no", "--cpu", "--seed", "3"),
+    *("--precision", "no", "--cpu", "--seed", "3", "--split", "none"),
 ]
 SIZES = ["--hidden_size", "24", "--num_attention_heads", "3", "--num_hidden_layers", "1"]
 COMBINATIONS = [
@@ -126,7 +126,7 @@ def test_what_item_text_is_read_is_said_and_an_item_table_of_other_items_is_an_e
     tmp_path: Path, bert: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     events = write_log(tmp_path / "log.csv", 0, 20, 0)
-    run = [*RUN, *SIZES, "--items", str(tmp_path / "items.csv"), "--max_epochs", "1", "--split", "none"]
+    run = [*RUN, *SIZES, "--items", str(tmp_path / "items.csv"), "--max_epochs", "1"]
     for titles, options, said in (
         (True, ["--text_encoder", bert], "Item text         12 of 20 items have a text, read from title\n"),
         (True, ["--text_encoder", "none"], "Item text         not read (--text_encoder none)"),

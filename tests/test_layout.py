@@ -8,6 +8,7 @@ to the Hub.
 from __future__ import annotations
 
 import ast
+import functools
 import importlib.metadata
 import re
 import sys
@@ -47,6 +48,7 @@ HUB_USER_HAS = {
 FRONT_DOORS = ("next_behavior", "tokenizer_build", *ROOT_MODULES)
 
 
+@functools.cache
 def imports_of(source: str) -> list[tuple[int, str, tuple[str, ...]]]:
     """Every import of a source, wherever in it: level (dots), module, imported names.
 
