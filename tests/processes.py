@@ -50,6 +50,7 @@ def fork_checks_of_publishing(patch: pytest.MonkeyPatch) -> None:
 
 def end_of_command(script: str, *arguments: str) -> str | int | None:
     """What a command of the root folder gives to `sys.exit`: a text is printed to stderr, and the status is 1."""
+    reset_accelerate()
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(sys, "argv", [script, *arguments])
         with pytest.raises(SystemExit) as end:

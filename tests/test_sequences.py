@@ -139,6 +139,7 @@ def test_every_evaluation_window_is_what_the_tokenizer_makes_of_the_history(
     assert targets == sum(len(history) - 1 for history in users)
 
 
+@pytest.mark.filterwarnings("ignore:a history has the action 'wish'")
 @settings(max_examples=80, deadline=None)
 @given(users=logs())
 def test_targets_are_the_ids_the_tokenizer_would_give_them(tokenizer: BehaviorTokenizer, users: Log) -> None:
