@@ -16,6 +16,7 @@ from __future__ import annotations
 import atexit
 import gc
 import importlib
+import itertools
 import json
 import os
 import runpy
@@ -38,7 +39,8 @@ IMPORTED_BEFORE = (
     *("sklearn.metrics", "pandas", "pyarrow.dataset", "PIL.Image", "jinja2", "yaml", "httpx2"),
 )
 # Options of the interpreter after which it imports installed packages alone.
-ISOLATED = ("-I", "-P")
+ISOLATED = {"-I", "-P"}
+OPTIONS = ISOLATED | {"-B"}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -137,9 +139,10 @@ def become(request: dict[str, Any]) -> None:
 
 def execute(arguments: list[str]) -> None:
     """Runs what the interpreter's arguments name, as it would."""
-    isolated = arguments[0] in ISOLATED
-    kind, *rest = arguments[isolated:]
-    if not isolated:
+    options = list(itertools.takewhile(OPTIONS.__contains__, arguments))
+    kind, *rest = arguments[len(options) :]
+    sys.dont_write_bytecode = "-B" in options
+    if not ISOLATED & set(options):
         beside = {"-c": "", "-m": os.getcwd()}.get(kind, str(Path(kind).resolve().parent))
         sys.path[:0] = [beside, *filter(None, os.environ.get("PYTHONPATH", "").split(os.pathsep))]
     if kind == "-c":

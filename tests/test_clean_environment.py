@@ -110,7 +110,7 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     """The golden model, saved by today's code, by Trainer, and merged from an adapter by PEFT."""
     folder = tmp_path_factory.mktemp("folders")
     with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder)
+        archive.extractall(folder, filter="data")
     model, tokenizer = load(folder / "model")
     names = ("saved", "trainer", "merged")
     saved, by_trainer, merged = (folder / name for name in names)

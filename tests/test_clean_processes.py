@@ -20,7 +20,8 @@ pytestmark = pytest.mark.skipif(sys.platform != "linux", reason="processes are f
 SEEN = """
 import json, os, sys
 input_text = sys.stdin.read()
-print(json.dumps([__name__, sys.argv, sys.path, dict(os.environ), os.getcwd(), input_text]))
+told = [__name__, sys.argv, sys.path, sys.dont_write_bytecode, dict(os.environ), os.getcwd(), input_text]
+print(json.dumps(told))
 """
 
 
@@ -28,9 +29,9 @@ print(json.dumps([__name__, sys.argv, sys.path, dict(os.environ), os.getcwd(), i
     "arguments",
     [
         ("-I", "-c", SEEN, "a", "b c"), ("-c", SEEN, "a"), ("program.py", "--option", "ä"), ("-I", "program.py"),
-        ("-m", "program", "a"),
+        ("-m", "program", "a"), ("-I", "-B", "-c", SEEN),
     ],
-    ids=["-I -c", "-c", "script", "-I script", "-m"],
+    ids=["-I -c", "-c", "script", "-I script", "-m", "-I -B -c"],
 )  # fmt: skip
 def test_a_program_sees_the_same_as_when_it_is_started_anew(arguments: tuple[str, ...], tmp_path: Path) -> None:
     (tmp_path / "program.py").write_text(SEEN)

@@ -163,9 +163,10 @@ def answers_in_a_clean_process(
     code = RANKED + (CLEAN_ADAPTER_PROCESS if is_adapter else CLEAN_PROCESS)
     with tempfile.TemporaryDirectory(prefix="publish-check-") as elsewhere:
         done = subprocess.run(
-            [sys.executable, "-P" if sys.version_info >= (3, 11) else "-I", "-c", code, source, request],
+            # -B: no compiled code may lie in the folder afterwards, for it is what is sent.
+            [sys.executable, "-P" if sys.version_info >= (3, 11) else "-I", "-B", "-c", code, source, request],
             cwd=elsewhere,
-            env={"HF_HOME": elsewhere, "OMP_NUM_THREADS": "1", "PYTHONDONTWRITEBYTECODE": "1", **environment},
+            env={"HF_HOME": elsewhere, "OMP_NUM_THREADS": "1", **environment},
             stdin=subprocess.DEVNULL,
             capture_output=True,
             text=True,
