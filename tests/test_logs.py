@@ -21,6 +21,7 @@ import next_behavior.data
 from next_behavior.data.columns import FLAGS
 from next_behavior.data.events import EventLog, read_events
 from next_behavior.data.read_options import ReadOptions, add_event_arguments
+from next_behavior.data.text_streams import TextStream
 from next_behavior.model.histories import as_seconds
 from next_behavior.training.settings import RunSettings
 
@@ -494,6 +495,15 @@ def test_every_parquet_file_ends_in_events_or_in_a_line_that_names_it(data: byte
 )
 def test_names_and_ids_without_end_are_cut_in_messages(data: bytes) -> None:
     ends_in_events_or_one_line(data, "log.csv")
+
+
+def test_a_stream_whose_file_could_not_be_opened_is_closed_all_the_same(tmp_path: Path) -> None:
+    (tmp_path / "log.csv.gz").write_bytes(HEADER)
+    stream = TextStream.__new__(TextStream)
+    with pytest.raises(ValueError, match="not gzip data"):
+        stream.__init__(tmp_path / "log.csv.gz")  # type: ignore[misc]
+    stream.close()
+    assert stream.closed
 
 
 # Flags

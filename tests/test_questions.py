@@ -150,7 +150,7 @@ def test_an_action_that_a_history_misspells_is_warned_of_once() -> None:
         tokenizer([{"item": "84", "action": "VIEW"}])
 
 
-@pytest.mark.parametrize("empty", [None, math.nan, np.float32("nan"), np.datetime64("NaT")])
+@pytest.mark.parametrize("empty", [None, math.nan, np.float32("nan"), np.datetime64("NaT", "s")])
 def test_an_empty_cell_is_no_text(empty: Any) -> None:
     assert is_missing(empty)
     assert text_of_item({"title": "Lamp", "brand": empty}, ["title", "brand"], None) == "Lamp"

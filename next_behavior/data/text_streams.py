@@ -9,6 +9,7 @@ from __future__ import annotations
 import codecs
 import io
 from pathlib import Path
+from typing import IO
 
 import pyarrow as pa
 
@@ -32,6 +33,8 @@ class TextStream(io.RawIOBase):
         quotes: how many `"` have been read: an odd number means that one of them never closes.
         escaped: how many of them follow a backslash, which some programs write for a quote inside a field.
     """
+
+    _source: IO[bytes] = io.BytesIO()  # what is closed where the file cannot be opened
 
     def __init__(self, file: Path, double_colon: bool = False) -> None:
         self.file = file
