@@ -29,7 +29,7 @@ PUBLIC = {
     "NextBehaviorPipeline": "next_behavior.model.pipeline_behavior",
 }
 # The files of the model folder that do not import transformers.
-LIGHT = {f"next_behavior.model.{name}" for name in ("special_ids", "vocabulary", "times", "histories")}
+LIGHT = {f"next_behavior.model.{name}" for name in ("special_ids", "vocabulary", "times", "histories", "answers")}
 
 
 def __getattr__(name: str) -> Any:

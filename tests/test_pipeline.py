@@ -12,11 +12,12 @@ from processes import run_python
 from tiny import load, tiny_model
 from transformers import pipeline
 
+from next_behavior.model.answers import time_until_next
 from next_behavior.model.configuration_behavior import CODE_FILES
 from next_behavior.model.encoder import Events
 from next_behavior.model.handler import EndpointHandler
 from next_behavior.model.mixture import seen_items
-from next_behavior.model.pipeline_behavior import NextBehaviorPipeline, time_until_next
+from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
 from next_behavior.training.calibration import new_item_fits
 from next_behavior.training.vocabulary import assemble
 

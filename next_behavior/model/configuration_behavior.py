@@ -21,7 +21,7 @@ FORMAT_VERSION = 2
 # Everything that a saved folder needs to load without this package.
 CODE_FILES = (
     *("modeling_behavior.py", "tokenization_behavior.py", "pipeline_behavior.py", "handler.py"),
-    *("special_ids.py", "vocabulary.py", "times.py", "histories.py", "configuration_behavior.py"),
+    *("special_ids.py", "vocabulary.py", "times.py", "histories.py", "answers.py", "configuration_behavior.py"),
     *("item_text.py", "encoder.py"),
     *("repeat_path.py", "pair_tables.py", "neighbor_lists.py", "associative_memory.py", "mixture.py", "losses.py"),
     *("ranking.py", "catalog.py"),
