@@ -145,8 +145,18 @@ class BehaviorEmbeddings(nn.Module):
         if self.training and self.config.event_dropout:
             dropped = torch.rand(input_ids.shape, device=input_ids.device) < self.config.event_dropout
             input_ids = input_ids.masked_fill(dropped, UNK)
+        return self.of_rows(self.item_rows(input_ids), token_type_ids, time_gap_ids, attention_mask)
+
+    def of_rows(
+        self,
+        item_rows: torch.Tensor,
+        token_type_ids: torch.Tensor,
+        time_gap_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+    ) -> torch.Tensor:
+        """(B, T, H) where the rows of the items are looked up already, (B, T, H)."""
         embedded = (
-            self.item_rows(input_ids) + self.action_embeddings(token_type_ids) + self.time_gap_embeddings(time_gap_ids)
+            item_rows + self.action_embeddings(token_type_ids) + self.time_gap_embeddings(time_gap_ids)
         )  # (B, T, H)
         if self.position_embeddings is not None:
             position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
