@@ -32,7 +32,7 @@ $(STAMP): pyproject.toml constraints.txt
 	  echo "got $$($(PYTHON) --version 2>&1); expected Python 3.10 or newer. Name a newer one: make PYTHON=/path/to/python3" >&2; exit 1; }
 	@$(PYTHON) -m venv --clear $(VENV) || { \
 	  echo "'$(PYTHON) -m venv' failed: install the venv module (Debian, Ubuntu: apt-get install python3-venv)" >&2; exit 1; }
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo,text]'
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[dev,demo,text,serve]'
 	@touch $@
 
 define DEMO_PLAN
