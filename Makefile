@@ -51,8 +51,7 @@ The model is in $(DEMO)/model. To try next, your own log, and what would be publ
 endef
 export DEMO_PLAN DEMO_END
 
-# Waiting threads sleep: on a busy machine that is several times as fast. Rare products are left out for the same reason.
-demo: export OMP_WAIT_POLICY := PASSIVE
+# Rare products are left out, so that a pass over the log takes little time on a busy machine, too.
 demo: demo-plan $(STAMP)  ## train on a grocery log, evaluate, explain a prediction
 	@printf '\nStep 1 of 3: prepare\n'
 	$(BIN)/python demo/prepare.py --output $(DEMO) --households 100

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -111,6 +112,18 @@ def test_what_a_user_did_never_ends_in_a_traceback(error: BaseException, code: s
     with pytest.raises(SystemExit) as end:
         run("train", fail)
     assert end.value.code == code
+
+
+@pytest.mark.parametrize(("own", "expected"), [(None, "PASSIVE"), ("ACTIVE", "ACTIVE")])
+def test_waiting_threads_sleep_unless_the_environment_says_otherwise(
+    own: str | None, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("OMP_WAIT_POLICY", own or "")
+    if own is None:
+        monkeypatch.delenv("OMP_WAIT_POLICY")
+    policies = list[str | None]()
+    run("train", lambda: policies.append(os.environ.get("OMP_WAIT_POLICY")))
+    assert policies == [expected]
 
 
 def test_a_bug_keeps_its_traceback() -> None:

@@ -1,10 +1,11 @@
-"""How a command ends after a mistake of its user, or Ctrl-C: one line instead of a traceback.
+"""How a command begins, and how it ends after a mistake of its user, or Ctrl-C: one line instead of a traceback.
 
 The last line of a root command is `run("train_accelerate.py", main)`. The exit status is 1, after Ctrl-C 130.
 """
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 
@@ -13,10 +14,17 @@ USER_ERRORS: tuple[type[Exception], ...] = (ValueError, OSError)
 INTERRUPTED = 130
 # What libraries write in Rust say of a full disk; Python says it by an OSError.
 DISK_FULL = "No space left on device"
+# OpenMP's threads spin while they wait for each other. Beside a second busy process they spin away the time of the
+# thread that they wait for: a training step takes several times as long (`python -m benchmarks.busy_machine`).
+SLEEP_WHILE_WAITING = ("OMP_WAIT_POLICY", "PASSIVE")
 
 
 def run(name: str, main: Callable[[], None], errors: tuple[type[Exception], ...] = USER_ERRORS) -> None:
-    """Calls `main`; one of `errors` ends the process with `NAME: MESSAGE`, any other shows its traceback."""
+    """Calls `main`; one of `errors` ends the process with `NAME: MESSAGE`, any other shows its traceback.
+
+    `main` must be the first to import torch, which reads how threads wait once. A value of the user's own stays.
+    """
+    os.environ.setdefault(*SLEEP_WHILE_WAITING)
     try:
         main()
     except KeyboardInterrupt as interruption:
