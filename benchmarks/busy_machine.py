@@ -3,7 +3,8 @@
     python -m benchmarks.busy_machine [--load 0 1 4] [--steps 30]
 
 Each row is a process of its own: OpenMP reads its settings when torch is loaded. The load is that many processes that
-compute without a pause. With fair shares, a step on two cores takes 1.5 times as long beside one and 3 times beside four.
+compute without a pause. With fair shares, a step on two cores takes 1.5 times as long
+beside one and 3 times beside four.
 """
 
 from __future__ import annotations
