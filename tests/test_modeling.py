@@ -23,7 +23,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, BertConfig, BertModel
 
 from next_behavior.model import associative_memory, losses, modeling_behavior, ranking
-from next_behavior.model.associative_memory import TREND_UNIT
+from next_behavior.model.associative_memory import RECENT_UNIT, TREND_UNIT
 from next_behavior.model.configuration_behavior import CODE_FILES, BehaviorConfig
 from next_behavior.model.encoder import Events, ShortConvolution
 from next_behavior.model.losses import LinearLogSumExp
@@ -926,7 +926,7 @@ def test_generate_and_associate_share_an_item_by_what_the_memory_multiplies() ->
     recent = model.associate_path.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
     scores = model.associate_path.score(recent, seen)[0]
     for item, share in zip(items[0].tolist(), shares, strict=True):
-        mentions = float(model.associate_path.recent_counts[item]) / COUNT_UNIT if item < 11 else 0.0
+        mentions = float(model.associate_path.recent_counts[item]) / RECENT_UNIT if item < 11 else 0.0
         factor = (1 + float(scores[item]) / 0.05) ** 0.6 * (1 + mentions / TREND_UNIT) ** model.config.memory_trend
         assert float(share[PATH_GENERATE]) == pytest.approx(1 / factor, rel=1e-4)
         assert float(share[PATH_ASSOCIATE]) == pytest.approx(1 - 1 / factor, abs=1e-5)
@@ -1133,11 +1133,23 @@ def test_a_mention_counts_half_after_as_many_others_as_the_half_life() -> None:
     model = BertForNextBehavior(small_config(memory_half_life=1))
     memory = model.associate_path
     model.update_memory(**padded([[7, 8, 9]]), pairs="all")
-    assert memory.recent_counts[7:10].tolist() == [256, 512, 1024]
+    assert (memory.recent_counts[7:10] / RECENT_UNIT).tolist() == [0.25, 0.5, 1]
     model.update_memory(**padded([[7, 8]]), pairs="last")
-    assert memory.recent_counts[7:10].tolist() == [128, 256 + 1024, 512]
+    assert (memory.recent_counts[7:10] / RECENT_UNIT).tolist() == [0.125, 1.25, 0.5]
     model.update_memory(**padded([[9, 10]]), pairs="all", trained=True)
-    assert memory.recent_counts[7:11].tolist() == [128, 256 + 1024, 512, 0], "what was trained on is no news"
+    assert (memory.recent_counts[7:11] / RECENT_UNIT).tolist() == [0.125, 1.25, 0.5, 0], (
+        "what was trained on is no news"
+    )
+
+
+def test_recent_popularity_fades_to_nothing_also_when_events_are_counted_one_by_one() -> None:
+    model = BertForNextBehavior(small_config(memory_half_life=100, memory_recent_unit=COUNT_UNIT))
+    memory = model.associate_path
+    memory.recent_counts = torch.tensor([0] * 7 + [COUNT_UNIT] * 4)  # as it was saved before
+    for _ in range(1000):
+        memory.follow(torch.tensor([8]))
+    assert float(memory.recent_counts[7]) / RECENT_UNIT == pytest.approx(2**-10, rel=1e-6)
+    assert float(memory.recent_counts[8]) / RECENT_UNIT == pytest.approx(1 / (1 - 0.5**0.01), rel=1e-2)
 
 
 def test_what_is_named_lately_is_more_probable_by_the_documented_factor() -> None:
@@ -1146,7 +1158,7 @@ def test_what_is_named_lately_is_more_probable_by_the_documented_factor() -> Non
     before = model(**batch).item_logits[0, 4]
     model.update_memory(**padded([[11], [12], [11]]), pairs="all")
     after = model(**batch).item_logits[0, 4]
-    mentions = model.associate_path.recent_counts[11:13] / COUNT_UNIT
+    mentions = model.associate_path.recent_counts[11:13] / RECENT_UNIT
     expected = 0.3 * torch.log1p(mentions / TREND_UNIT)
     gain = (after - before)[[11, 12]] - (after - before)[13]
     torch.testing.assert_close(gain, expected, rtol=1e-4, atol=1e-5)

@@ -30,6 +30,9 @@ from .special_ids import PAD
 
 # Lists of neighbors are made anew if more than one in so many pairs is counted at once.
 FEW_PAIRS = 1000
+# Recent popularity counts in whole numbers of 1 / RECENT_UNIT. In units of 1 / COUNT_UNIT, as it was saved before,
+# rounding would stop an item's last events from fading when events are counted one by one.
+RECENT_UNIT = 2**40
 # Recent events of an item from which on its recent popularity counts.
 TREND_UNIT = 0.3
 # How sharply an item prefers the most similar texts, by cosine. They are looked for among the most counted items.
@@ -48,7 +51,7 @@ class AssociativeMemory(nn.Module):
     pair_keys: torch.Tensor  # (P,) int64, ascending: x * 2**32 + y
     pair_counts: torch.Tensor  # (P,) int64, in units of 1 / COUNT_UNIT
     item_counts: torch.Tensor  # (memory_vocab_size,) int64
-    recent_counts: torch.Tensor  # (memory_vocab_size,) int64, fading, in units of 1 / COUNT_UNIT
+    recent_counts: torch.Tensor  # (memory_vocab_size,) int64, fading, in units of 1 / config.memory_recent_unit
     borrow_ids: torch.Tensor  # (L, 2) int64: an item, and one with a similar text
     borrow_weights: torch.Tensor  # (L,) int64, in units of 1 / COUNT_UNIT
 
@@ -142,10 +145,13 @@ class AssociativeMemory(nn.Module):
     @torch.no_grad()
     def follow(self, items: torch.Tensor) -> None:
         """Adds to recent popularity: items (N,) int64 that are counted, the oldest first."""
-        age = torch.arange(len(items) - 1, -1, -1, device=items.device)
-        weights = COUNT_UNIT * 0.5 ** (age / self.config.memory_half_life)
-        faded = self.recent_counts * 0.5 ** (len(items) / self.config.memory_half_life)
-        self.recent_counts = (faded + items.bincount(weights, minlength=len(faded))).round().long()
+        scale, half_life = RECENT_UNIT // self.config.memory_recent_unit, self.config.memory_half_life
+        precise = torch.float32 if items.device.type == "mps" else torch.float64  # there is no float64 on MPS
+        age = torch.arange(len(items) - 1, -1, -1, device=items.device).to(precise)
+        added = items.bincount(RECENT_UNIT * 0.5 ** (age / half_life), minlength=len(self.recent_counts))
+        faded = self.recent_counts.to(precise) * (scale * 0.5 ** (len(items) / half_life))
+        self.recent_counts = (faded + added).round().long()
+        self.config.memory_recent_unit = RECENT_UNIT
 
     @torch.no_grad()
     def prune(self, neighbors: int) -> None:
@@ -255,6 +261,6 @@ class AssociativeMemory(nn.Module):
         first, size = self.config.first_item_id, self.config.vocab_size
         if not self.config.memory_trend:
             return torch.zeros(size - first, device=self.recent_counts.device)
-        mentions = (self.recent_counts[first:size].float() / COUNT_UNIT - less).clamp(min=0)
+        mentions = (self.recent_counts[first:size].float() / self.config.memory_recent_unit - less).clamp(min=0)
         boost = self.config.memory_trend * torch.log1p(mentions / TREND_UNIT)
         return F.pad(boost, (0, size - first - len(boost)))

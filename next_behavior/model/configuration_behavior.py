@@ -66,6 +66,7 @@ class BehaviorConfig(BertConfig):
             scores; more for items without counts. Fitted on validation data.
         memory_trend, memory_half_life: an item with n recent events is (1 + n / TREND_UNIT) ** memory_trend times as
             probable; an event counts half after so many others. Fitted on validation data; 0 where events have no time.
+        memory_recent_unit: recent popularity is stored in whole numbers of 1 / memory_recent_unit.
         memory_freshness: how many times the pairs of an event count that the weights were not trained on: the network
             knows nothing of them yet.
         num_negatives: shared uniform negatives of the training softmax; 0 trains on the full softmax.
@@ -126,6 +127,7 @@ class BehaviorConfig(BertConfig):
     memory_share: float = 0.0
     memory_trend: float = 0.0
     memory_half_life: int = 1000
+    memory_recent_unit: int = 1024
     memory_freshness: float = 2.0
     num_negatives: int = 0
     use_positions: bool = True

@@ -195,7 +195,7 @@ class NeighborLists:
         kept = among_best(borrowed >> 32, value, self.config.memory_neighbors)
         self.keys, old, new = union(self.keys, borrowed[kept])
         empty = self.value.new_zeros(len(self.keys))
-        self.value = empty.index_copy(0, old, self.value).index_copy_(0, new, value[kept])
+        self.value = empty.index_copy(0, old, self.value).index_add_(0, new, value[kept])
         self.strength = empty.index_copy(0, old, self.strength)
 
     def _link(self, ids: torch.Tensor, value: torch.Tensor) -> None:
