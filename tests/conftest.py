@@ -19,6 +19,7 @@ from pathlib import Path
 import clean_processes
 import pytest
 from hub_server import HubServer
+from redis_server import RedisServer
 
 # Of torch and the like: the process that hands out the tests (pytest-xdist) needs none of them.
 os.environ["OMP_NUM_THREADS"] = "1"
@@ -87,4 +88,11 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
 def hub() -> Iterator[HubServer]:
     """An empty Hub on loopback, in its own process, for one test module; tests/hub_server.py says how to use it."""
     with HubServer() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def redis_server() -> Iterator[RedisServer]:
+    """A Redis server for one test module; skipped without `redis-server`, unless REDIS_REQUIRED is set."""
+    with RedisServer() as server:
         yield server

@@ -147,8 +147,9 @@ class SQLiteStore:
     def users(self, limit: int = 100, prefix: str = "") -> list[str]:
         with store_errors(self.path):
             rows = self._long.rows(
-                "SELECT name FROM names WHERE live AND substr(name, 1, ?) = ? ORDER BY number DESC LIMIT ?",
-                (len(prefix), prefix, max(0, limit)),
+                "SELECT name FROM names WHERE live AND substr(CAST(name AS BLOB), 1, ?) = ? "
+                "ORDER BY number DESC LIMIT ?",
+                (len(prefix.encode()), prefix.encode(), max(0, limit)),  # as text, a NUL would end it
             )
         return [name for (name,) in rows]
 

@@ -84,7 +84,8 @@ class Writer:
             number = self._add("users", 1)
             run("INSERT INTO names VALUES (?, ?, 1)", (number, event.user))
             run("INSERT INTO users VALUES (?, ?, 0, -1)", (user, number))
-        self._arrivals += 1
+        # Never given twice, even by a store that was put back from an older backup.
+        self._arrivals = max(self._arrivals + 1, self._now())
         run(
             "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)",
             (number, moment, self._arrivals, event_id, event.item, event.action),
