@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from next_behavior.model.associative_memory import AssociativeMemory
 from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.serving.bundle import Constants
-from next_behavior.serving.export import memory_arrays
 from next_behavior.serving.live_memory import LiveMemory
+from next_behavior.serving.write_bundle import memory_arrays
 
 FIRST, ITEMS = 5, 40
 
@@ -91,8 +91,8 @@ def test_counting_an_event_gives_the_scores_that_the_model_gives(
             memory.count(torch.tensor(runs), torch.zeros(len(runs), dtype=torch.long), only_last=True)
         check_equal(live, memory, draw)
     again = LiveMemory(constants_of(config), memory_arrays(trained_memory(config, random.Random(seed), links)))
-    again.load_state(live.state())
+    again.take_state(live.state())
     check_equal(again, memory, draw)
     state = live.state()
     with pytest.raises(ValueError, match="another model"):
-        again.load_state({**state, "item_counts": state["item_counts"][:-1]})
+        again.take_state({**state, "item_counts": state["item_counts"][:-1]})

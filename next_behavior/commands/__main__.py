@@ -20,6 +20,7 @@ COMMANDS = {
     "evaluate": "measure a model and the baselines on held-out events",
     "tokenize": "build the tokenizer of an event log alone",
     "add-items": "give a trained model new items, retire old ones, without training",
+    "export": "export a model for serving, without torch",
     "publish": "turn a trained model into a Hub repository",
     "tune-text": "tune a text encoder on an event log and its item texts",
 }
@@ -50,6 +51,10 @@ def main_of(command: str) -> Callable[[Sequence[str] | None], None]:
             from next_behavior.commands import add_items
 
             return add_items.main
+        case "export":
+            from next_behavior.commands import export
+
+            return export.main
         case "publish":
             from next_behavior.commands import publish
 

@@ -256,7 +256,7 @@ class LiveMemory:
             "recent": self._recent * self._fade,
         }
 
-    def load_state(self, state: dict[str, np.ndarray]) -> None:
+    def take_state(self, state: dict[str, np.ndarray]) -> None:
         """Takes up what a memory of the same model had learned.
 
         Raises:

@@ -1,0 +1,289 @@
+"""p(action, item | history) over the catalog, from what the network and the memory say. By the rules of
+`model/mixture.py` and `model/ranking.py`, for one history at a time, in arrays that are used again.
+
+Only a few columns differ from a plain softmax over the catalog: items that the memory scores, those of the history, and
+retired ones. They are corrected in place. This file imports numpy alone.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from next_behavior.model.special_ids import FIRST_NEW, NONE
+from next_behavior.serving.bundle import Constants
+from next_behavior.serving.live_memory import LiveMemory
+from next_behavior.serving.top import BLOCK, top
+
+# exp(MASKED) is zero, as in the model.
+MASKED, TINY = np.float32(-1e4), np.float32(np.finfo(np.float32).tiny)
+GATE_NONE, GATE_REPEAT, GATE_NEW = range(3)
+
+
+@dataclass(frozen=True)
+class Said:
+    """What the network says after one history, of Q actions.
+
+    Attributes:
+        items: (T,) int64, the history.
+        pointer: (Q, T) float32; gate: (Q, 3) float32.
+        actions: (Q,) float32, what each action counts: its probability, or one.
+    """
+
+    items: np.ndarray
+    pointer: np.ndarray
+    gate: np.ndarray
+    actions: np.ndarray
+
+
+@dataclass(frozen=True)
+class Paths:
+    """What it takes to say which path named an item: logits of the network alone (Q, N), and what the memory adds.
+
+    Attributes:
+        generated: (Q, N) float32 logits; normalizer: (Q,), their log-sum-exp.
+        log_generated: (Q,) logarithm of generate's share of the new items.
+        boost, counted: (N,) float32.
+        gate: (Q, 3) probabilities of none, repeat and new.
+    """
+
+    generated: np.ndarray
+    normalizer: np.ndarray
+    log_generated: np.ndarray
+    boost: np.ndarray
+    counted: np.ndarray
+    gate: np.ndarray
+
+
+@dataclass(frozen=True)
+class Joint:
+    """Joint probabilities of actions and items, times what the actions count.
+
+    Attributes:
+        new: (Q, N) float32 of the catalog; its columns are items from the first on, N a multiple of `BLOCK`. -1 where
+            a column is no candidate: the history's items, retired ones, columns beyond the catalog.
+        repeated_ids, repeated: (R,) and (Q, R), the items of the history.
+        none: (Q,), of [NONE].
+        new_sums: (Q,), sums over the candidates in `new`.
+        paths: if they were asked for.
+    """
+
+    new: np.ndarray
+    repeated_ids: np.ndarray
+    repeated: np.ndarray
+    none: np.ndarray
+    new_sums: np.ndarray
+    paths: Paths | None
+
+
+class Catalog:
+    """The rows of all items, and what is the same for every history."""
+
+    def __init__(self, constants: Constants, item_table: np.ndarray) -> None:
+        self.constants = constants
+        self.first = FIRST_NEW + constants.num_new_items
+        self.size = constants.vocab_size - self.first
+        self.rows = item_table[self.first :]  # (N, H), filled up to a multiple of BLOCK
+        assert len(self.rows) % BLOCK == 0, "the export fills the table up"
+        self.retired = np.array(constants.retired_items, np.int64) - self.first
+        self._seen = np.zeros(constants.vocab_size, bool)
+        self._buffers: dict[str, np.ndarray] = {}
+
+    def logits(self, queries: np.ndarray) -> np.ndarray:
+        """(M, N) float32 for queries (M, H), in an array that the next call changes."""
+        return np.matmul(queries, self.rows.T, out=self._buffer("logits", len(queries)))
+
+    def joint(self, said: Said, logits: np.ndarray, memory: LiveMemory, recent: list[int], with_paths: bool) -> Joint:
+        """The distribution after one history.
+
+        Args:
+            logits: (Q, N), changed in place.
+            recent: the known items of the history, runs as one, the newest first.
+        """
+        constants, first, size = self.constants, self.first, self.size
+        inverse = np.float32(1 / constants.item_temperature)
+        trend = memory.trend()
+        seen = said.items[said.items >= first]
+        columns, scores = self._scored(memory, recent, seen)
+        seen_columns = seen - first
+        logits[:, seen_columns] = MASKED
+        logits[:, size:] = MASKED
+        boost = np.float32(constants.memory_power) * np.log1p(scores / np.float32(constants.memory_unit))
+        weighed = scores if trend is None else scores * np.exp(trend[columns + first])
+        counted = weighed / max(weighed.sum(), TINY) * memory.shares(columns + first)
+        left = max(1 - counted.sum(), TINY)
+        generated = logits.copy() if with_paths else None
+        if trend is not None:
+            logits[:, :size] += trend[first:]
+        logits[:, columns] += boost
+
+        peak = logits.max(axis=1, keepdims=True)
+        logits -= peak
+        shares = np.exp(logits, out=self._buffer("shares", len(logits)))
+        totals = shares.sum(axis=1)  # (Q,)
+        gate = log_softmax(said.gate)
+        new = shares
+        if inverse != 1:
+            logits *= inverse
+            new = np.exp(logits, out=logits)
+        scale = np.exp((gate[:, GATE_NEW] + np.log(left / totals)) * inverse)  # (Q,)
+        if counted.any():
+            both = shares[:, columns] / totals[:, None]
+            exact = np.exp(gate[:, GATE_NEW, None] * inverse) * (both * left + counted) ** inverse
+            new[:, columns] = exact / scale[:, None]
+        if len(self.retired):
+            new[:, self.retired] = 0
+
+        repeated_ids, repeated = self._repeated(said, gate, inverse)
+        none = np.exp(gate[:, GATE_NONE] * inverse)
+        if len(self.retired):
+            kept = ~np.isin(repeated_ids, self.retired + first)
+            repeated_ids, repeated = repeated_ids[kept], repeated[:, kept]
+        sums = scale * new.sum(axis=1)
+        factor = said.actions / np.maximum(sums + repeated.sum(axis=1) + none, TINY)
+        new *= (scale * factor)[:, None]
+        for other in (seen_columns, self.retired, slice(size, None)):
+            new[:, other] = -1
+        paths = None
+        if generated is not None:
+            paths = self._paths(generated, trend, columns, boost, counted, gate)
+        return Joint(new, repeated_ids, repeated * factor[:, None], none * factor, sums * factor, paths)
+
+    def _scored(self, memory: LiveMemory, recent: list[int], seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Columns and scores of the items that the memory names and the history does not hold."""
+        ids, scores = memory.scores(recent)
+        self._seen[seen] = True
+        unseen = ~self._seen[ids]
+        self._seen[seen] = False
+        return ids[unseen] - self.first, scores[unseen]
+
+    def _repeated(self, said: Said, gate: np.ndarray, inverse: np.float32) -> tuple[np.ndarray, np.ndarray]:
+        """The items of the history, each once, and what the pointer gives them."""
+        place = np.flatnonzero(said.items >= FIRST_NEW)
+        ids, last = np.unique(said.items[place][::-1], return_index=True)
+        latest = place[len(place) - 1 - last]  # the pointer is at the latest event of an item
+        return ids, np.exp((said.pointer[:, latest] + gate[:, GATE_REPEAT, None]) * inverse)
+
+    def _paths(
+        self,
+        generated: np.ndarray,
+        trend: np.ndarray | None,
+        columns: np.ndarray,
+        boost: np.ndarray,
+        counted: np.ndarray,
+        gate: np.ndarray,
+    ) -> Paths:
+        all_boost, all_counted = np.zeros(generated.shape[1], np.float32), np.zeros(generated.shape[1], np.float32)
+        if trend is not None:
+            all_boost[: self.size] = trend[self.first :]
+        all_boost[columns] += boost
+        all_counted[columns] = counted
+        alone = log_sum_exp(generated)
+        log_generated = np.minimum(alone - log_sum_exp(generated + all_boost), 0) + np.log1p(-counted.sum())
+        return Paths(generated, alone, log_generated, all_boost, all_counted, np.exp(gate))
+
+    def _buffer(self, name: str, rows: int) -> np.ndarray:
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < rows:
+            buffer = self._buffers[name] = np.empty((rows, len(self.rows)), np.float32)
+        return buffer[:rows]
+
+
+def log_sum_exp(values: np.ndarray) -> np.ndarray:
+    """(Q,) for (Q, N)."""
+    peak = values.max(axis=1)
+    return peak + np.log(np.exp(values - peak[:, None]).sum(axis=1))
+
+
+def log_softmax(values: np.ndarray) -> np.ndarray:
+    """(Q, n) for a few columns."""
+    return values - log_sum_exp(values)[:, None]
+
+
+def ranked(
+    joint: Joint,
+    first: int,
+    of: str,
+    top_k: int,
+    exclude: np.ndarray | None,
+    allowed: np.ndarray | None,
+    without: list[int],
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best answers: ids (k,), rows of actions (k,), -1 where items are ranked over all of them, and probabilities.
+
+    Args:
+        first: the id of column 0.
+        of: "pair", or "item" over all rows of `joint`.
+        exclude: ids that are left out, the history's among them; None keeps them.
+        allowed: the only ids that are ranked; None for all.
+        without: rows of actions that may come without an item.
+    """
+    new, sums = joint.new, joint.new_sums
+    ids_of_columns: np.ndarray | None = None
+    if allowed is not None:
+        ids_of_columns = allowed
+        new = new[:, allowed - first]
+        sums = np.maximum(new, 0).sum(axis=1)
+    if exclude is not None:
+        if ids_of_columns is None:
+            outside = exclude[exclude >= first] - first
+            sums = sums - np.maximum(new[:, outside], 0).sum(axis=1)
+            new[:, outside] = -1
+        else:
+            out = np.isin(ids_of_columns, exclude)
+            new = np.where(out, np.float32(-1), new)
+            sums = np.maximum(new, 0).sum(axis=1)
+    repeated_ids, repeated = joint.repeated_ids, joint.repeated
+    if exclude is not None or allowed is not None:
+        kept = np.ones(len(repeated_ids), bool) if allowed is None else np.isin(repeated_ids, allowed)
+        kept &= exclude is None
+        repeated_ids, repeated = repeated_ids[kept], repeated[:, kept]
+    total = float(sums.sum() + repeated.sum())
+    if of == "item":
+        new = new.sum(axis=0, keepdims=True) if len(new) > 1 else new
+        repeated = repeated.sum(axis=0, keepdims=True)
+        without = []
+    total += float(joint.none[without].sum())
+    width = new.shape[1]
+    best = top(new.reshape(-1), min(top_k, new.size))
+    values = [new.reshape(-1)[best], repeated.reshape(-1), joint.none[without]]
+    columns = best % width if width else best
+    ids = [
+        columns + first if ids_of_columns is None else ids_of_columns[columns],
+        np.tile(repeated_ids, len(repeated)),
+        np.full(len(without), NONE),
+    ]
+    rows = [best // max(width, 1), np.repeat(np.arange(len(repeated)), len(repeated_ids)), np.array(without, np.int64)]
+    value, item, row = np.concatenate(values), np.concatenate(ids), np.concatenate(rows)
+    order = np.argsort(-value, kind="stable")
+    order = order[value[order] >= 0][:top_k]
+    probabilities = value[order] / np.float32(max(total, TINY))
+    return item[order], np.full(len(order), -1) if of == "item" else row[order], probabilities
+
+
+def shares_of_paths(joint: Joint, said: Said, first: int, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(k, 4) float32: how the probability of answers is made up of the paths none, generate, repeat and associate.
+
+    Args:
+        ids: (k,) items; rows: (k,) rows of actions, -1 for all of them.
+    """
+    paths = joint.paths
+    assert paths is not None, "asked for with the distribution"
+    column = np.clip(ids - first, 0, None)
+    is_item, is_none = ids >= first, ids == NONE
+    generated = np.exp(paths.generated[:, column] - paths.normalizer[:, None] + paths.log_generated[:, None])
+    associated = generated * np.expm1(paths.boost[column]) + paths.counted[column]
+    pointed = np.exp(said.pointer) @ (said.items[:, None] == ids).astype(np.float32)  # (Q, k)
+    none, repeat, new = (paths.gate[:, part, None] for part in (GATE_NONE, GATE_REPEAT, GATE_NEW))
+    parts = np.stack([none * is_none, new * generated * is_item, repeat * pointed, new * associated * is_item], axis=-1)
+    place = {int(item): at for at, item in enumerate(joint.repeated_ids)}
+    weight = np.maximum(joint.new[:, column], 0) * is_item
+    for at, item in enumerate(ids.tolist()):
+        if item in place:
+            weight[:, at] = joint.repeated[:, place[item]]
+        elif item == NONE:
+            weight[:, at] = joint.none
+    weight = weight * ((rows == -1) | (np.arange(len(weight))[:, None] == rows))
+    shares = (weight[..., None] * parts / np.maximum(parts.sum(axis=-1, keepdims=True), TINY)).sum(axis=0)  # (k, 4)
+    return shares / np.maximum(shares.sum(axis=-1, keepdims=True), TINY)

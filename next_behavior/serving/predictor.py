@@ -1,0 +1,433 @@
+"""Predictor: the answers of a saved model in well under a millisecond, without torch and transformers.
+
+    predictor = Predictor.load(bundle)
+    predictor.answer([{"item": "84", "action": "view", "timestamp": 1700000000}], top_k=10)
+    predictor.count(history)                  # its last event changes the next answer
+
+Questions and answers are those of the pipeline (`model/pipeline_behavior.py`); the export asserts that they are equal.
+"""
+
+from __future__ import annotations
+
+import json
+import threading
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from tokenizers import Tokenizer
+
+from next_behavior.model.answers import time_until_next
+from next_behavior.model.histories import HistoryIds, HistoryReader, as_arrays, as_text, in_time_order, is_whole
+from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NONE, PATHS, UNK
+from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, known_item, plain_item
+from next_behavior.serving.bundle import GOLDEN, NETWORK, Bundle, open_bundle
+from next_behavior.serving.distribution import Catalog, Said, ranked, shares_of_paths
+from next_behavior.serving.live_memory import LiveMemory
+
+# Scores held at once, as in the model.
+MAX_SCORES = 2**22
+# Golden answers: a probability may differ by this much from the model's.
+TOLERANCE = 1e-5
+
+
+@dataclass(frozen=True)
+class Info:
+    """What a predictor answers with.
+
+    Attributes:
+        revision: digest of the model's files.
+        items: how many there are; actions: their names.
+        max_events: of a history, the newest, that are read.
+        has_time: whether answers say when.
+    """
+
+    revision: str
+    items: int
+    actions: list[str]
+    max_events: int
+    has_time: bool
+
+
+@dataclass(frozen=True)
+class Asked:
+    """A question that was read and checked.
+
+    Attributes:
+        ids: the history.
+        new_items: the user's ids behind [NEW_1] ...
+        runs: known items of the history, equal neighbors as one, the oldest first.
+        top_k, of, action (an id), balanced, paths: as the pipeline's.
+        exclude: ids (n,) that are left out; None for none. allowed: the only ones (n,); None for all.
+        events: how many the history has; unknown_items: how many of those read have an item that the vocabulary lacks.
+        truncated: whether the history is longer than is read.
+        cold_start: whether nothing known is in it: neither an item nor an action.
+    """
+
+    ids: HistoryIds
+    new_items: list[str]
+    runs: list[int]
+    top_k: int
+    of: str
+    action: int | None
+    balanced: bool
+    paths: bool
+    exclude: np.ndarray | None
+    allowed: np.ndarray | None
+    events: int
+    unknown_items: int
+    truncated: bool
+    cold_start: bool
+
+
+@dataclass(frozen=True)
+class Learned:
+    """What an event has taught: (item, item, weight) for "the first, then the second"."""
+
+    pairs: list[tuple[str, str, float]]
+
+
+class Predictor:
+    """Answers for histories; one process may use it from several threads, which take turns."""
+
+    def __init__(self, bundle: Bundle, threads: int = 1) -> None:
+        constants = bundle.constants
+        self.constants = constants
+        self.first_item_id = FIRST_NEW + constants.num_new_items
+        self._tokenizer = Tokenizer.from_file(str(bundle.folder / "tokenizer.json"))
+        self._titles = VocabularyTable((bundle.folder / VOCABULARY_FILE).read_bytes())
+        self._action_ids = {action: index for index, action in enumerate(constants.actions, start=FIRST_ACTION)}
+        self._reader = HistoryReader(
+            self._tokenizer.token_to_id,
+            self._action_ids,
+            constants.time_edges,
+            constants.has_time,
+            constants.num_new_items,
+        )
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+        options.log_severity_level = 3
+        path = str(bundle.folder / NETWORK)
+        self._network = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        self._table = bundle.item_table
+        self.catalog = Catalog(constants, bundle.item_table)
+        self.memory = LiveMemory(constants, bundle.memory)
+        self._lock = threading.Lock()
+
+    @classmethod
+    def load(cls, folder: Path, threads: int = 1) -> Predictor:
+        """The predictor of a bundle.
+
+        Args:
+            folder: from `bundle_for` (export.py).
+            threads: of the network.
+
+        Raises:
+            ValueError: the bundle is damaged, or does not answer as its model did.
+        """
+        predictor = cls(open_bundle(folder), threads)
+        predictor.check_golden(folder / GOLDEN)
+        return predictor
+
+    @property
+    def info(self) -> Info:
+        constants, items = self.constants, self.constants.vocab_size - self.first_item_id
+        return Info(constants.revision, items, constants.actions, constants.max_events, constants.has_time)
+
+    # -- questions -----------------------------------------------------------------------------------------------------
+
+    def ask(
+        self,
+        events: Sequence[Mapping[str, Any]],
+        *,
+        top_k: int = 10,
+        of: str = "pair",
+        action: str | None = None,
+        exclude_seen: bool = False,
+        allowed_items: Sequence[str] | None = None,
+        balanced: bool = False,
+        paths: bool = False,
+    ) -> Asked:
+        """Reads and checks a question; events and options as for the pipeline.
+
+        Raises:
+            ValueError: an event or an option is not what is documented.
+        """
+        constants = self.constants
+        self._check(top_k, of, action is not None or exclude_seen or allowed_items is not None, balanced)
+        history = in_time_order([list(events)])[0]
+        names: dict[str, int] = {}
+        ids = self._reader.ids(history, constants.max_events, seen=names)
+        slots = range(FIRST_NEW, self.first_item_id)
+        exclude = None
+        if exclude_seen:
+            older = history[: max(0, len(history) - constants.max_events)]
+            before = {self._item_id(event["item"]) for event in older if event.get("item") is not None}
+            exclude = np.array(sorted({*ids.items, *before}), np.int64)
+        return Asked(
+            ids=ids,
+            new_items=[item for item, index in names.items() if index in slots],
+            runs=self._runs(ids.items),
+            top_k=int(top_k),
+            of=of,
+            action=None if action is None else self._action_id(action),
+            balanced=balanced,
+            paths=paths,
+            exclude=exclude,
+            allowed=None if allowed_items is None else self._allowed(allowed_items),
+            events=len(history),
+            unknown_items=sum(index == UNK or index in slots for index in ids.items),
+            truncated=len(history) > constants.max_events,
+            cold_start=max(ids.items) < self.first_item_id and max(ids.actions) < FIRST_ACTION,
+        )
+
+    def _check(self, top_k: Any, of: Any, restricted: bool, balanced: bool) -> None:
+        if of not in ("pair", "item", "action"):
+            raise ValueError(f'of={of!r:.80} is not a question: use "pair", "item" or "action".')
+        if not is_whole(top_k) or top_k < 1:
+            raise ValueError(f"top_k is {top_k!r:.80} ({type(top_k).__name__}), expected a whole number of at least 1.")
+        if of == "action" and restricted:
+            raise ValueError('of="action" ranks actions: action, exclude_seen and allowed_items do not apply to it.')
+        if balanced and of != "action":
+            raise ValueError(f'balanced=True ranks actions, got of="{of}": use of="action".')
+        if balanced and not self.constants.action_weights:
+            raise ValueError(
+                "balanced=True needs the weights of actions, and this model has none: its training had no validation "
+                "events, or one action."
+            )
+
+    def _action_id(self, action: Any) -> int:
+        text = as_text(action, "action")
+        if text not in self._action_ids:
+            raise ValueError(
+                f"action {text!r:.80} is unknown, expected one of {', '.join(map(repr, self._action_ids))}."
+            )
+        return self._action_ids[text]
+
+    def _item_id(self, item: Any) -> int:
+        index = known_item(self._tokenizer.token_to_id, as_text(item, "item"))
+        return UNK if index is None else index
+
+    def _allowed(self, items: Any) -> np.ndarray:
+        if isinstance(items, (str, Mapping)) or not isinstance(items, Iterable):
+            raise ValueError(f"allowed_items is {items!r:.80}, expected a list of item ids.")
+        ids = {item: self._item_id(item) for item in items}
+        unknown = [item for item, index in ids.items() if index < self.first_item_id]
+        if unknown:
+            raise ValueError(
+                f"allowed_items holds {unknown[:10]!r:.200}, {len(unknown)} unknown to this model, expected items of "
+                "the training log."
+            )
+        return np.array(sorted(ids.values()), np.int64)
+
+    def _runs(self, items: Sequence[int]) -> list[int]:
+        known = [item for item in items if item >= self.first_item_id]
+        return [item for place, item in enumerate(known) if place == 0 or item != known[place - 1]]
+
+    # -- answers -------------------------------------------------------------------------------------------------------
+
+    def answer(self, events: Sequence[Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
+        """The answers to one history: the pipeline's, for the same events and options."""
+        return self.answers([self.ask(events, **options)])[0]
+
+    def answers(self, asked: Sequence[Asked]) -> list[list[dict[str, Any]]]:
+        """The answers to each question; an answer does not depend on the others."""
+        if not asked:
+            return []
+        with self._lock:
+            action_logits, time_logits, queries, pointer, gate = self._said([one.ids for one in asked])
+            by_action = softmax(action_logits)  # (B, A)
+            times = softmax(time_logits)[:, FIRST_GAP:]  # (B, G)
+            answered: list[list[dict[str, Any]]] = [[] for _ in asked]
+            for row, one in enumerate(asked):
+                if one.of == "action":
+                    answered[row] = self._ranked_actions(one, by_action[row])
+            waiting = [row for row, one in enumerate(asked) if one.of != "action"]
+            rows_at_once = max(1, MAX_SCORES // (len(self.catalog.rows) * queries.shape[1]))
+            for begin in range(0, len(waiting), rows_at_once):
+                part = waiting[begin : begin + rows_at_once]
+                chosen = [self._rows_of(asked[row]) for row in part]
+                asking = [queries[row, actions] for row, actions in zip(part, chosen, strict=True)]
+                logits = self.catalog.logits(np.concatenate(asking) if len(asking) > 1 else asking[0])
+                end = 0
+                for row, actions in zip(part, chosen, strict=True):
+                    one, width = asked[row], len(asked[row].ids.items)
+                    begin_of, end = end, end + len(queries[row, actions])
+                    counts = by_action[row, FIRST_ACTION:][actions] if one.action is None else np.ones(1, np.float32)
+                    said = Said(np.array(one.ids.items), pointer[row, actions, -width:], gate[row, actions], counts)
+                    answered[row] = self._ranked_items(one, said, logits[begin_of:end])
+        for row, (one, found) in enumerate(zip(asked, answered, strict=True)):
+            when = time_until_next(times[row].tolist(), self.constants.time_edges) if self.constants.has_time else None
+            for each in found:
+                each["when"] = when
+                if one.paths:
+                    each["paths"] = each.pop("paths", None)
+        return answered
+
+    def _said(self, histories: list[HistoryIds]) -> list[np.ndarray]:
+        items, actions, time_gaps, mask = as_arrays(histories, max(len(ids.items) for ids in histories))
+        feed = {
+            "item_rows": self._table[items],
+            "items": items,
+            "actions": actions,
+            "time_gaps": time_gaps,
+            "mask": mask,
+        }
+        return self._network.run(None, feed)
+
+    def _rows_of(self, one: Asked) -> slice:
+        return slice(None) if one.action is None else slice(one.action - FIRST_ACTION, one.action - FIRST_ACTION + 1)
+
+    def _ranked_items(self, one: Asked, said: Said, logits: np.ndarray) -> list[dict[str, Any]]:
+        first, over_actions = self.first_item_id, one.of == "item" and one.action is None
+        recent = one.runs[::-1][: self.constants.memory_history]
+        joint = self.catalog.joint(said, logits, self.memory, recent, one.paths)
+        without: list[int] = []
+        if one.of == "pair":
+            given = range(len(said.actions)) if one.action is None else [one.action - FIRST_ACTION]
+            can = {action - FIRST_ACTION for action in self.constants.actions_without_item}
+            without = [row for row, action in enumerate(given) if action in can]
+        of = "item" if over_actions else "pair"
+        ids, rows, probabilities = ranked(joint, first, of, one.top_k, one.exclude, one.allowed, without)
+        if not np.isfinite(probabilities).all():
+            raise ValueError("got a probability that is not finite: the model or its memory is damaged.")
+        shares = shares_of_paths(joint, said, first, ids, rows) if one.paths else None
+        offset = 0 if one.action is None else one.action - FIRST_ACTION
+        answers = []
+        for place, (item_id, row, probability) in enumerate(
+            zip(ids.tolist(), rows.tolist(), probabilities.tolist(), strict=True)
+        ):
+            item = self._item(item_id, one.new_items)
+            found: dict[str, Any] = {
+                "action": None if row == -1 else self.constants.actions[row + offset],
+                "item": item,
+                "title": self._title(item_id),
+                "probability": probability,
+            }
+            if shares is not None:
+                share = dict(zip(PATHS, shares[place].tolist(), strict=True))
+                del share["none"]
+                found["paths"] = share if sum(share.values()) > 0 else None
+            answers.append(found)
+        return answers
+
+    def _ranked_actions(self, one: Asked, probabilities: np.ndarray) -> list[dict[str, Any]]:
+        score = probabilities
+        if one.balanced:
+            score = score * np.exp(np.array(self.constants.action_weights, np.float32))
+        order = FIRST_ACTION + np.argsort(-score[FIRST_ACTION:], kind="stable")[: one.top_k]
+        return [
+            {
+                "action": self.constants.actions[index - FIRST_ACTION],
+                "item": None,
+                "title": None,
+                "probability": float(probabilities[index]),
+            }
+            for index in order.tolist()
+        ]
+
+    def _item(self, item_id: int, new_items: list[str]) -> str | None:
+        if item_id == NONE:
+            return None
+        if item_id < self.first_item_id:
+            return new_items[item_id - FIRST_NEW]
+        return plain_item(self._tokenizer.id_to_token(item_id))
+
+    def _title(self, item_id: int) -> str | None:
+        if item_id < self.first_item_id:
+            return None
+        return self._titles.fields(item_id - self.first_item_id + 1)[3] or None
+
+    # -- learning ------------------------------------------------------------------------------------------------------
+
+    def count(self, history: Sequence[Mapping[str, Any]]) -> Learned:
+        """Learns what the last event of a history adds, as `update_memory` does: call it once for every new event."""
+        items = self._reader.ids(in_time_order([list(history)])[0], self.constants.max_events).items
+        runs = self._runs(items)
+        if items[-1] < self.first_item_id or runs == self._runs(items[:-1]):
+            return Learned([])  # no known item, or the same one again
+        with self._lock:
+            pairs = self.memory.count(runs)
+        name = self._name
+        return Learned([(name(pair.first), name(pair.second), pair.weight) for pair in pairs])
+
+    def _name(self, item_id: int) -> str:
+        return plain_item(self._tokenizer.id_to_token(item_id))
+
+    def snapshot(self, path: Path) -> None:
+        """Writes what was learned since the export, whole or not at all."""
+        with self._lock:
+            state = {name: table.copy() for name, table in self.memory.state().items()}
+        unfinished = path.with_suffix(".unfinished.npz")
+        np.savez(unfinished, **state)  # type: ignore[arg-type]  # numpy's types take the names for its own options
+        unfinished.replace(path)
+
+    def restore(self, path: Path) -> None:
+        """Takes up what `snapshot` wrote.
+
+        Raises:
+            ValueError: it belongs to another model.
+        """
+        with np.load(path) as state, self._lock:
+            self.memory.take_state({name: state[name] for name in state.files})
+
+    # -- golden answers ------------------------------------------------------------------------------------------------
+
+    def check_golden(self, path: Path) -> None:
+        """Asks the questions that the model was asked at the export.
+
+        Raises:
+            ValueError: an answer differs.
+        """
+        golden = json.loads(path.read_text(encoding="utf-8"))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            for number, question in enumerate(golden["questions"]):
+                asked = [self.ask(history, **question) for history in golden["histories"]]
+                for history, (found, wanted) in enumerate(
+                    zip(self.answers(asked), golden["answers"][number], strict=True)
+                ):
+                    difference = difference_between(found, wanted)
+                    if difference:
+                        raise ValueError(
+                            f"the exported model does not answer as the model did, to history {history} and "
+                            f"{question}: {difference}. Delete {path.parent} and export it again."
+                        )
+
+
+def difference_between(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> str | None:
+    """What differs between two lists of answers; equal ones within TOLERANCE may stand in another order."""
+    if len(found) != len(wanted):
+        return f"{len(found)} answers, expected {len(wanted)}"
+    expected = {(each["action"], each["item"]): each for each in wanted}
+    for place, (one, other) in enumerate(zip(found, wanted, strict=True)):
+        if abs(one["probability"] - other["probability"]) > TOLERANCE:
+            return f"answer {place} has probability {one['probability']}, expected {other['probability']}"
+        same = expected.get((one["action"], one["item"]))
+        if same is None and abs(one["probability"] - wanted[-1]["probability"]) > TOLERANCE:
+            return f"answer {place} is {one['action']}, {one['item']}, expected {other['action']}, {other['item']}"
+        if same is not None and abs(one["probability"] - same["probability"]) > TOLERANCE:
+            return f"{one['action']}, {one['item']} has probability {one['probability']}, not {same['probability']}"
+        if (
+            same is not None
+            and one.get("paths")
+            and any(abs(share - same["paths"][path]) > 1e-3 for path, share in one["paths"].items())
+        ):
+            return f"answer {place} has the paths {one['paths']}, expected {same['paths']}"
+        if one["when"] is not None and any(
+            abs(value - other["when"][name]) > TOLERANCE * max(1.0, abs(other["when"][name]))
+            for name, value in one["when"].items()
+        ):
+            return f"the time until the next event is {one['when']}, expected {other['when']}"
+    return None
+
+
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(B, n) for (B, n) logits."""
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)

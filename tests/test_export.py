@@ -1,0 +1,109 @@
+"""A saved model is exported once, beside it, and its bundle answers in a process without torch."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import tarfile
+from pathlib import Path
+
+import pytest
+from golden import ANSWERS, ARCHIVE, HISTORIES, QUESTIONS
+from processes import run_python
+
+from next_behavior.commands import export as command
+from next_behavior.serving.bundle import CONSTANTS, open_bundle
+from next_behavior.serving.export import bundle_for
+from next_behavior.serving.predictor import Predictor, difference_between
+
+WITHOUT_TORCH = """
+import json, sys, time, warnings
+begin = time.monotonic()
+from pathlib import Path
+from next_behavior.serving.export import bundle_for
+from next_behavior.serving.predictor import Predictor
+predictor = Predictor.load(bundle_for("model"))
+took = time.monotonic() - begin
+heavy = [name for name in ("torch", "transformers", "polars", "datasets") if name in sys.modules]
+assert not heavy, heavy
+warnings.simplefilter("ignore")
+histories, questions = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+print("ANSWERS", json.dumps([[predictor.answer(history, **each) for history in histories] for each in questions]))
+"""
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a trained model with item text, three actions and times, and its bundle."""
+    folder = tmp_path_factory.mktemp("exported")
+    with tarfile.open(ARCHIVE) as archive:
+        archive.extractall(folder, filter="data")
+    bundle_for(folder / "model")
+    return folder / "model"
+
+
+def test_a_bundle_answers_in_a_process_without_torch_as_the_model_did(model: Path) -> None:
+    asked, here = (json.dumps(HISTORIES), json.dumps(QUESTIONS)), {"PYTHONPATH": str(Path(__file__).parents[1])}
+    done = run_python(model.parent, "-c", WITHOUT_TORCH, *asked, environment=here, anew=True)
+    found = json.loads(done.stdout.split("ANSWERS ")[1])
+    wanted = json.loads(ANSWERS.read_text())["answers"]["pipeline"]
+    for question, answers, expected in zip(QUESTIONS, found, wanted, strict=True):
+        for one, other in zip(answers, expected, strict=True):
+            assert difference_between(one, other) is None, question
+
+
+def test_it_is_made_once_and_anew_for_a_changed_model(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    bundle = bundle_for(model, say=said.append)
+    assert bundle.parent == model / "serving"
+    assert not said, "it was there"
+    command.main(["--model", str(model)])
+    assert capsys.readouterr().out.strip() == str(bundle)
+    changed = model.parent / "changed"
+    shutil.copytree(model, changed)
+    text = (changed / "config.json").read_text()
+    (changed / "config.json").write_text(text.replace('"vocab_size":', '"vocab_size" :'))
+    shutil.rmtree(changed / "serving")
+    (changed / "tokenizer.json").unlink()
+    with pytest.raises((ValueError, OSError), match=r"tokenizer\.json"):
+        bundle_for(changed)
+
+
+@pytest.mark.parametrize("name", ["item_table.npy", "network.onnx", "tokenizer.json"])
+def test_a_damaged_bundle_is_refused(model: Path, tmp_path: Path, name: str) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle_for(model), copy)
+    data = bytearray((copy / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (copy / name).write_bytes(data)
+    with pytest.raises(ValueError, match=f"{name} is damaged"):
+        open_bundle(copy)
+    (copy / name).unlink()
+    with pytest.raises(ValueError, match=f"{name} is missing"):
+        Predictor.load(copy)
+
+
+def test_a_bundle_of_another_version_is_refused(model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "bundle"
+    shutil.copytree(bundle_for(model), copy)
+    values = json.loads((copy / CONSTANTS).read_text())
+    (copy / CONSTANTS).write_text(json.dumps({**values, "more": 1}))
+    manifest = json.loads((copy / "manifest.json").read_text())
+    del manifest[CONSTANTS]
+    (copy / "manifest.json").write_text(json.dumps(manifest))
+    with pytest.raises(ValueError, match="another version"):
+        open_bundle(copy)
+
+
+@pytest.mark.parametrize("name", ["nowhere/at/all/x", "/nowhere"])
+def test_what_is_no_model_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match="expected the folder of a trained model or a Hub id"):
+        bundle_for(name)
+
+
+def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"no config\.json"):
+        bundle_for(tmp_path)
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"no model\.safetensors"):
+        bundle_for(tmp_path)
