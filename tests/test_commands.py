@@ -97,12 +97,10 @@ def test_the_package_installs_the_console_command() -> None:
         (ValueError("got a; expected b"), "train: got a; expected b"),
         (PermissionError(13, "Permission denied", "/out"), "train: Permission denied: /out: check the path, its "
          "permissions and the free space"),
-        (OSError(28, "No space left on device"), "train: No space left on device: a file: check the path, its "
-         "permissions and the free space"),
+        (OSError(28, "No space left on device"), "train: No space left on device: free some, or name a folder on "
+         "another disk"),
         (RuntimeError("I/O error: No space left on device (os error 28)"), "train: No space left on device: free some, "
          "or name a folder on another disk (I/O error: No space left on device (os error 28))"),
-        (KeyboardInterrupt(), 130),
-        (KeyboardInterrupt("interrupted at step 7; continue with --resume"), 130),
     ],
 )  # fmt: skip
 def test_what_a_user_did_never_ends_in_a_traceback(error: BaseException, code: str | int) -> None:
@@ -124,6 +122,17 @@ def test_waiting_threads_sleep_unless_the_environment_says_otherwise(
     policies = list[str | None]()
     run("train", lambda: policies.append(os.environ.get("OMP_WAIT_POLICY")))
     assert policies == [expected]
+
+
+@pytest.mark.parametrize("said", ["", "interrupted at step 7; continue with --resume"])
+def test_an_interruption_is_one_line_and_exit_status_130(said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt(said) if said else KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as end:
+        run("train", interrupted)
+    assert end.value.code == 130
+    assert capsys.readouterr().err.strip() == f"train: {said or 'interrupted'}"
 
 
 def test_a_bug_keeps_its_traceback() -> None:

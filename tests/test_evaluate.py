@@ -20,6 +20,7 @@ from tiny import load, sequences_of, tiny_model, write_events
 from next_behavior.commands.evaluate import main
 from next_behavior.data.batches import EvaluationBatch, evaluation_batches
 from next_behavior.data.events import read_events
+from next_behavior.data.known import check_known
 from next_behavior.data.sequences import TEST, TRAIN, VALIDATION, Sequences, encode_events
 from next_behavior.data.splits import Split, assign_parts, make_split, recorded_split
 from next_behavior.evaluation.evaluator import evaluate, evaluate_model
@@ -370,6 +371,24 @@ def test_a_model_trained_on_its_whole_log_needs_a_split(events: Path, model_dir:
     (tmp_path / "split.json").write_text(json.dumps(Split("none").to_dict()))
     with pytest.raises(ValueError, match="pass --split time or --split leave_one_out"):
         main(["--model", str(tmp_path), "--events", str(events)])
+
+
+def test_a_log_of_which_the_model_knows_no_item_or_no_action_is_refused(
+    events: Path, model_dir: Path, tmp_path: Path
+) -> None:
+    log = pl.read_csv(events, schema_overrides={"item_id": pl.String})
+    for what, column in (("item", "item_id"), ("action", "action")):
+        log.with_columns(("x" + pl.col(column)).alias(column)).write_csv(tmp_path / "other.csv")
+        for more in ([], ["--update_memory"]):
+            with pytest.raises(ValueError, match=rf"the model knows no {what} \(e\.g\. 'x.*check --{what}_column"):
+                main(["--model", str(model_dir), "--events", str(tmp_path / "other.csv"), *more])
+
+
+def test_a_log_of_which_the_model_knows_little_is_warned_of_with_the_share() -> None:
+    events = pl.DataFrame({"item_id": ["a", *"bcdefghi", None], "action": ["view"] * 10})
+    with pytest.warns(UserWarning, match=r"knows the item of 11\.1 % of the events only"):
+        check_known(events, ["a"], ["view"])
+    check_known(events, ["a", "b"], ["view"])  # a fifth is usual where a catalog changes fast
 
 
 def test_a_model_that_is_not_there_is_reported(events: Path) -> None:

@@ -48,6 +48,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         )
     retire = [] if args.retire is None else read_ids(args.retire)
 
+    from next_behavior.data.outputs import check_output_folder
+
+    check_output_folder(args.output_dir, "--output_dir", {} if in_place else {"--items": args.items})
+
     from transformers.utils.logging import disable_progress_bar
 
     from next_behavior.data.items import read_items

@@ -65,13 +65,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not model.is_dir():
         raise FileNotFoundError(f"got --model {args.model}; expected the folder of a trained model")
 
+    from next_behavior.data.outputs import check_output_file
+
+    options = options_from_arguments(args)
+    if args.json is not None:
+        check_output_file(args.json, "--json", {"--events": args.events}, options.format)
+
     from next_behavior.data.events import read_events
     from next_behavior.data.files import write_whole
     from next_behavior.data.splits import assign_parts
     from next_behavior.evaluation.evaluator import evaluate_folder, split_to_evaluate
     from next_behavior.evaluation.tables import format_table
 
-    log = read_events(args.events, options_from_arguments(args))
+    log = read_events(args.events, options)
     print(log.report)
     split = split_to_evaluate(model, log.events, args.split)
     result = evaluate_folder(

@@ -103,6 +103,17 @@ def options() -> argparse.ArgumentParser:
 def main(arguments: Sequence[str] | None = None) -> None:
     request = parse(arguments)
 
+    from next_behavior.data.outputs import check_output_folder
+
+    if request.delivery.output is not None:
+        inputs = {"--events": request.events}
+        check_output_folder(request.delivery.output, "--output", inputs, request.read_options.format)
+        if request.delivery.output.resolve() in (request.model.resolve(), *request.model.resolve().parents):
+            raise ValueError(
+                f"got --output {request.delivery.output}, which is or holds --model {request.model}; expected a folder "
+                "of its own: the model would be overwritten"
+            )
+
     from transformers.utils.logging import disable_progress_bar
 
     from next_behavior.publishing.publish import publish

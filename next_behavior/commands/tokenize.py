@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 from next_behavior.data.read_options import add_event_arguments, options_from_arguments
 
@@ -26,11 +27,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_event_arguments(parser)
     args = parser.parse_args(arguments)
 
+    from next_behavior.data.outputs import check_output_folder
+
+    options = options_from_arguments(args)
+    check_output_folder(args.output, "--output", {"EVENTS": args.events, "--items": args.items}, options.format)
+
     from next_behavior.data.events import read_events
+    from next_behavior.data.files import whole_files
     from next_behavior.data.items import read_items
     from next_behavior.training.vocabulary import build_tokenizer
 
-    log = read_events(args.events, options_from_arguments(args))
+    log = read_events(args.events, options)
     print(log.report)
     tokenizer = build_tokenizer(
         log.events,
@@ -39,7 +46,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         num_new_items=args.num_new_items,
         max_length=args.max_length,
     )
-    tokenizer.save_pretrained(args.output)
+    with whole_files(Path(args.output)) as unfinished:
+        tokenizer.save_pretrained(unfinished)
     actions = ", ".join(tokenizer.action_vocabulary)
     print(f"items    {len(tokenizer.item_vocabulary):,}, ids from {tokenizer.first_item_id}")
     print(f"actions  {len(tokenizer.action_vocabulary)}: {actions}")

@@ -26,6 +26,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if not value:
             parser.error(f"--{name} is required")
 
+    from next_behavior.data.outputs import check_output_folder
+
+    inputs = {"--events": settings.events, "--items": settings.items}
+    check_output_folder(settings.output_dir, "--output_dir", inputs, options.format)
+
     from next_behavior.training.run import run  # takes seconds, which `--help` does not need
 
     finished = run(settings, options, started)

@@ -62,6 +62,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     args = parsed(arguments)
     checkpoint = checkpoint_of(args.output_dir, args.resume)
 
+    from next_behavior.data.outputs import check_output_folder
+
+    options = options_from_arguments(args)
+    inputs = {"--events": args.events, "--items": args.items}
+    check_output_folder(args.output_dir, "--output_dir", inputs, options.format)
+
     import numpy as np
     from transformers.utils.logging import disable_progress_bar
 
@@ -74,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     disable_progress_bar()
     encoder = TunedEncoder(args.text_encoder or default_encoder(), args.layers)
-    log = read_events(args.events, options_from_arguments(args))
+    log = read_events(args.events, options)
     print(log.report)
     events = assign_parts(log.events, make_split(log.events, args.split))
     columns = args.text_columns.split(",") if args.text_columns else None

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -42,6 +43,16 @@ def whole_folder(folder: Path) -> Iterator[Path]:
 
 
 @contextmanager
+def whole_files(folder: Path) -> Iterator[Path]:
+    """The same for the files of a folder that may hold others: they take their places when all are written."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".unfinished-", dir=folder) as unfinished:
+        yield Path(unfinished)
+        for path in sorted(Path(unfinished).iterdir()):
+            os.replace(path, folder / path.name)
+
+
+@contextmanager
 def only_writer(folder: Path) -> Iterator[None]:
     """Keeps others from writing to the same folder. The lock goes with the process, however it ends.
 
@@ -66,7 +77,7 @@ def only_writer(folder: Path) -> Iterator[None]:
 def write_whole(path: Path, text: str) -> None:
     """Writes a text file whole or not at all."""
     with whole_file(path) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def replace_directory(unfinished: Path, final: Path) -> None:

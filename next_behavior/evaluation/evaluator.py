@@ -31,6 +31,7 @@ import torch
 from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTokenizerBase
 
 from next_behavior.data.batches import GROUP_NAMES, REPEAT, target_positions
+from next_behavior.data.known import check_known
 from next_behavior.data.sequences import TEST, Sequences, tokenize_log
 from next_behavior.data.splits import Split, make_split, recorded_split
 from next_behavior.evaluation.action_baselines import BalancedActions
@@ -276,9 +277,14 @@ def evaluate_folder(
     seed: int,
     memory_updates: int | None = None,
 ) -> Result:
-    """`evaluate_model` on the test part of `events`, which have their parts, for the model in a folder."""
+    """`evaluate_model` on the test part of `events`, which have their parts, for the model in a folder.
+
+    Raises:
+        ValueError: the model knows no item or no action of the events.
+    """
     tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=True)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    check_known(events, tokenizer.item_vocabulary, tokenizer.action_vocabulary)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModel.from_pretrained(model_dir, trust_remote_code=True, dtype=torch.float32).to(device)
     dataset = tokenize_log(events, tokenizer)

@@ -9,6 +9,7 @@ import datasets
 import torch
 
 from next_behavior.data.events import read_events
+from next_behavior.data.known import check_known
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.sequences import PREPARED, Sequences, tokenize_log
 from next_behavior.data.splits import Split, assign_parts
@@ -48,7 +49,9 @@ def load_publication(folder: Path, split: Split, events: str | None, options: Re
     model = BertForNextBehavior.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = BehaviorTokenizer.from_pretrained(folder)
     if events is not None:
-        dataset = tokenize_log(assign_parts(read_events(events, options).events, split), tokenizer)
+        log = read_events(events, options).events
+        check_known(log, tokenizer.item_vocabulary, tokenizer.action_vocabulary)
+        dataset = tokenize_log(assign_parts(log, split), tokenizer)
     elif (folder / PREPARED).is_dir():
         dataset = datasets.Dataset.load_from_disk(str(folder / PREPARED))
     else:

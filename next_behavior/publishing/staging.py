@@ -37,7 +37,7 @@ def stage_model(published: Publication, split: Split, findings: Findings, staged
     if findings.result is not None:
         whole = {**findings.result, "measured": findings.measured, "privacy": findings.privacy.to_dict()}
         (staged / "evaluation.json").write_text(json.dumps(whole, indent=1))
-        (staged / "evaluation.md").write_text(format_table(findings.result))
+        (staged / "evaluation.md").write_text(format_table(findings.result), encoding="utf-8")
         draw_results(findings.result, staged / RESULTS_PLOT)
     if findings.measured is not None:
         draw_calibration(findings.measured, published.tokenizer.action_vocabulary, staged / CALIBRATION_PLOT)

@@ -1,0 +1,78 @@
+"""What a command writes to, checked before it begins: it can be written, and it holds nothing that is read.
+
+    check_output_folder("out/shop", "--output_dir", {"--events": "events.csv", "--items": None}, format=None)
+    check_output_file("result.json", "--json", {"--events": "events.csv"}, format=None)
+
+A run that ends after an hour because its folder is a file has lost the hour. One that writes beside its own log reads
+its own files the next time.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+
+from next_behavior.data.log_files import are_files_here, find_files
+
+# What is read, by the flag that names it; None where the flag was left out.
+Inputs = Mapping[str, str | None]
+
+
+def check_output_folder(output: str | Path, flag: str, inputs: Inputs, format: str | None = None) -> None:
+    """Checks a folder that is to be written.
+
+    Args:
+        inputs: paths, patterns or names on the Hub, which are passed over.
+        format: of the events, as in `ReadOptions`.
+
+    Raises:
+        ValueError: it is a file, cannot be written, holds a file that is read, or lies in a folder that is read.
+    """
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"got {flag} {folder}, which is a file; expected a folder: name another")
+    _check_writable(folder, flag)
+    whole = folder.resolve()
+    for name, source in inputs.items():
+        for read in _read_paths(source, format):
+            if whole == read or whole in read.parents or read in whole.parents:
+                relation = "lies in" if read in whole.parents else "holds"
+                raise ValueError(
+                    f"got {flag} {folder}, which {relation} what {name} reads ({source}); expected a folder of its "
+                    "own: the files that are written would mix with those that are read"
+                )
+
+
+def check_output_file(output: str | Path, flag: str, inputs: Inputs, format: str | None = None) -> None:
+    """The same for a file: it is no folder, and none of the files that are read."""
+    file = Path(output)
+    if file.is_dir():
+        raise ValueError(
+            f"got {flag} {file}, which is a folder; expected a file: add a name, such as {file / 'a.json'}"
+        )
+    _check_writable(file.parent, flag)
+    for name, source in inputs.items():
+        if file.resolve() in _read_paths(source, format):
+            raise ValueError(f"got {flag} {file}, which {name} reads; expected another file: it would be overwritten")
+
+
+def _check_writable(folder: Path, flag: str) -> None:
+    """ValueError unless the folder, or the nearest one above it that is there, is a folder that can be written."""
+    nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
+    if not nearest.is_dir():
+        raise ValueError(f"got {flag} below {nearest}, which is a file; expected a folder: name another")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise ValueError(
+            f"got {flag} in {nearest}, which cannot be written; expected a folder that can: change its permissions, or "
+            "name another"
+        )
+
+
+def _read_paths(source: str | None, format: str | None) -> list[Path]:
+    """The files that a source names, and itself if it is a folder."""
+    if source is None or not are_files_here(source):
+        return []
+    if os.path.isdir(source):
+        return [Path(source).resolve()]
+    return [file.resolve() for file in find_files(source, format).paths]
