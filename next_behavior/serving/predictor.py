@@ -336,7 +336,7 @@ class Predictor:
             return None
         if item_id < self.first_item_id:
             return new_items[item_id - FIRST_NEW]
-        return plain_item(self._tokenizer.id_to_token(item_id))
+        return self._name(item_id)
 
     def _title(self, item_id: int) -> str | None:
         if item_id < self.first_item_id:
@@ -357,14 +357,16 @@ class Predictor:
         return Learned([(name(pair.first), name(pair.second), pair.weight) for pair in pairs])
 
     def _name(self, item_id: int) -> str:
-        return plain_item(self._tokenizer.id_to_token(item_id))
+        key = self._tokenizer.id_to_token(item_id)
+        assert key is not None, "an id of the vocabulary"
+        return plain_item(key)
 
     def snapshot(self, path: Path) -> None:
         """Writes what was learned since the export, whole or not at all."""
         with self._lock:
             state = {name: table.copy() for name, table in self.memory.state().items()}
         unfinished = path.with_suffix(".unfinished.npz")
-        np.savez(unfinished, **state)  # type: ignore[arg-type]  # numpy's types take the names for its own options
+        np.savez(unfinished, allow_pickle=False, **state)
         unfinished.replace(path)
 
     def restore(self, path: Path) -> None:
