@@ -186,6 +186,7 @@ def test_in_place_keeps_what_else_the_folder_holds(
     changed = {name for name in after if after[name] != before[name]}
     assert changed == {
         "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "vocabulary.tsv",
+            "weights.manifest.json", "vocabulary.manifest.json",
     }  # fmt: skip
     assert "adapter/ keep the vocabulary" in capsys.readouterr().out
     assert sorted(path.name for path in tmp_path.iterdir()) == ["new.csv", "shop"]

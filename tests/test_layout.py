@@ -152,9 +152,9 @@ def test_no_text_in_a_model_file_looks_like_an_import_to_the_hubs_loader(path: P
     assert set(seen) == {module for level, module, _ in imports_of(source) if level}
 
 
-@pytest.mark.parametrize("name", ["special_ids", "vocabulary", "times", "histories"])
+@pytest.mark.parametrize("name", ["special_ids", "vocabulary", "times", "histories", "integrity"])
 def test_reading_histories_needs_neither_torch_nor_transformers(name: str) -> None:
-    light = {"special_ids", "vocabulary", "times", "histories"}
+    light = {"special_ids", "vocabulary", "times", "histories", "integrity"}
     for level, module, _ in imports_of((PACKAGE / "model" / f"{name}.py").read_text(encoding="utf-8")):
         assert module in light if level else module.split(".")[0] in {*sys.stdlib_module_names, "numpy"}
 

@@ -52,6 +52,7 @@ MODEL_ID, DATASET_ID = "ana/shop", "ana/shop-sequences"
 MODEL_FILES = {
     *CODE_FILES,
     *("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "vocabulary.tsv"),
+    *("weights.manifest.json", "vocabulary.manifest.json"),
     *("README.md", "requirements.txt", "split.json", "evaluation.json", "evaluation.md"),
     *("plots/results.png", "plots/calibration.png"),
 }

@@ -102,6 +102,7 @@ def test_the_output_folder_holds_the_model_and_how_it_came_to_be(trained: Path) 
     names = {path.name for path in trained.iterdir()}
     assert names >= {
         "model.safetensors", "config.json", "tokenizer.json", "tokenizer_config.json", "vocabulary.tsv", "split.json",
+        "weights.manifest.json", "vocabulary.manifest.json",
         "run.json", "cleaning_report.json", "evaluation.json", "evaluation.md", *CODE_FILES,
     }  # fmt: skip
     for name in CODE_FILES:

@@ -76,7 +76,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from next_behavior.data.splits import assign_parts
     from next_behavior.evaluation.evaluator import evaluate_folder, split_to_evaluate
     from next_behavior.evaluation.tables import format_table
+    from next_behavior.model.integrity import check_folder
 
+    check_folder(model)  # before the log, which may take minutes
     log = read_events(args.events, options)
     print(log.report)
     split = split_to_evaluate(model, log.events, args.split)

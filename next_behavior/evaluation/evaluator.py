@@ -49,6 +49,7 @@ from next_behavior.evaluation.rankers import (
     UpdatedModelRanker,
 )
 from next_behavior.evaluation.ranking import KEPT, REMOVED, PredictedActions, RankedItems, predict_actions, rank_items
+from next_behavior.model.integrity import check_agreement
 from next_behavior.model.special_ids import FIRST_ACTION, NONE
 
 # Metrics with intervals, and the groups of targets that have them.
@@ -280,13 +281,14 @@ def evaluate_folder(
     """`evaluate_model` on the test part of `events`, which have their parts, for the model in a folder.
 
     Raises:
-        ValueError: the model knows no item or no action of the events.
+        ValueError: the tokenizer is another model's, or knows no item or no action of the events.
     """
     tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=True)
     assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    check_known(events, tokenizer.item_vocabulary, tokenizer.action_vocabulary)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model = AutoModel.from_pretrained(model_dir, trust_remote_code=True, dtype=torch.float32).to(device)
+    check_agreement(model.config, tokenizer)
+    check_known(events, tokenizer.item_vocabulary, tokenizer.action_vocabulary)
     dataset = tokenize_log(events, tokenizer)
     return evaluate_model(
         model,

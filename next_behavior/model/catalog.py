@@ -13,6 +13,7 @@ from transformers import PreTrainedModel
 from .associative_memory import AssociativeMemory
 from .configuration_behavior import BehaviorConfig
 from .encoder import BehaviorEncoder
+from .integrity import check_agreement
 from .item_text import PROBE_TEXT, ItemText, embed_texts, is_missing, text_of_item
 from .special_ids import PAD
 
@@ -58,10 +59,7 @@ class ChangingCatalog(PreTrainedModel):
             if is_missing(row.get("item_id")):
                 raise ValueError(f"the item {row!r:.100} has no item_id, expected an id and text columns.")
         known = len(tokenizer)
-        if known != self.config.vocab_size:
-            raise ValueError(
-                f"the tokenizer has {known} tokens and the model {self.config.vocab_size}: load both from one folder."
-            )
+        check_agreement(self.config, tokenizer)
         first, item_text = self.config.first_item_id, self.bert.embeddings.item_text
         # Texts are read before anything changes: whatever fails leaves model and tokenizer as they were.
         texts = {} if item_text is None else self._new_texts(tokenizer, rows)
@@ -71,6 +69,7 @@ class ChangingCatalog(PreTrainedModel):
         ids = tokenizer.add_items([row["item_id"] for row in rows], titles)
         self.config.retired_items = sorted(set(self.config.retired_items) - set(ids))
         self._resize(len(tokenizer))
+        self.config.vocabulary_digest = tokenizer.vocabulary_digest
         table = self.bert.embeddings.embed_tokens.weight
         trained = table[first:known]
         table[known:] = trained[trained.any(dim=-1)].mean(dim=0)
@@ -127,7 +126,10 @@ class ChangingCatalog(PreTrainedModel):
         mean_resizing: bool = True,
     ) -> nn.Embedding:
         """As in transformers; added items have no text."""
+        before = self.config.vocab_size
         embed_tokens = super().resize_token_embeddings(new_num_tokens, pad_to_multiple_of, mean_resizing)
+        if self.config.vocab_size != before:
+            self.config.vocabulary_digest = None  # that of a vocabulary which is not known here
         item_text = self.bert.embeddings.item_text
         if item_text is not None:
             missing = self.config.vocab_size - len(item_text.vectors)

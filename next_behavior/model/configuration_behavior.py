@@ -22,7 +22,7 @@ FORMAT_VERSION = 2
 CODE_FILES = (
     *("modeling_behavior.py", "tokenization_behavior.py", "pipeline_behavior.py", "handler.py"),
     *("special_ids.py", "vocabulary.py", "times.py", "histories.py", "answers.py", "configuration_behavior.py"),
-    *("item_text.py", "encoder.py"),
+    *("integrity.py", "saved_model.py", "item_text.py", "encoder.py"),
     *("repeat_path.py", "pair_tables.py", "neighbor_lists.py", "associative_memory.py", "mixture.py", "losses.py"),
     *("ranking.py", "catalog.py"),
 )
@@ -84,6 +84,8 @@ class BehaviorConfig(BertConfig):
         text_strength: how strongly it stands among them, and in proportion what its links add. More shows new items
             more often and the others less.
         retired_items: ids that are never answered any more.
+        vocabulary_digest: `BehaviorTokenizer.vocabulary_digest` of the tokenizer whose ids the model was trained on, so
+            that no other is used with it; None where it is not known.
         format_version: version of the file layout, for readers of later releases.
     """
 
@@ -145,6 +147,7 @@ class BehaviorConfig(BertConfig):
     text_neighbors: int = 8
     text_strength: float = 0.35
     retired_items: list[int] = field(default_factory=list)
+    vocabulary_digest: str | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:

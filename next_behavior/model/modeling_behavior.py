@@ -19,26 +19,22 @@ References: BERT (Devlin et al. 2019); next-item transformers (Kang and McAuley 
 
 from __future__ import annotations
 
-import os
-import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel
 from transformers import initialization as init
 from transformers.models.bert.modeling_bert import BertLayer, BertSelfAttention
-from transformers.utils import ModelOutput, cached_file
+from transformers.utils import ModelOutput
 from transformers.utils.generic import can_return_tuple
 from transformers.utils.output_capturing import capture_outputs
 
 from .associative_memory import AssociativeMemory
 from .catalog import ChangingCatalog
-from .configuration_behavior import CODE_FILES, BehaviorConfig
+from .configuration_behavior import BehaviorConfig
 from .encoder import BehaviorEmbeddings, BehaviorEncoder, Events, last_hidden, last_index
 from .losses import item_loss, summed_cross_entropy
 from .mixture import GATE, ItemHead, ItemQuery
@@ -57,6 +53,7 @@ from .ranking import (
     stacked,
 )
 from .repeat_path import BIAS_SCALE, COUNT_BUCKET_MEANS, MASKED, NUM_RECENCIES, RepeatPath
+from .saved_model import SavedModel
 from .special_ids import FIRST_ACTION, FIRST_GAP, IGNORED, PAD
 
 __all__ = ["BehaviorConfig", "BehaviorEmbeddings", "BertForNextBehavior", "NextBehaviorOutput", "RankedBehaviors"]
@@ -89,7 +86,7 @@ class NextBehaviorOutput(ModelOutput):
     attentions: tuple[torch.Tensor, ...] | None = None
 
 
-class BertForNextBehavior(ChangingCatalog):
+class BertForNextBehavior(ChangingCatalog, SavedModel):
     """Joint distribution of the next action, its item and its time, from a history of events.
 
     The batch is what `BehaviorTokenizer` returns: input_ids (items), token_type_ids (actions), time_gap_ids and
@@ -407,31 +404,6 @@ class BertForNextBehavior(ChangingCatalog):
             hidden = self.bert(*events)  # (B, T, H)
             by_action = self._action_probabilities(hidden, events)
             return shares_of_paths(self.item_head, hidden, events, by_action, item_ids, action_ids)
-
-    # -- files ---------------------------------------------------------------------------------------------------------
-
-    def save_pretrained(self, save_directory: str | os.PathLike[str], *args: Any, **kwargs: Any) -> None:
-        """As `PreTrainedModel.save_pretrained`; also keeps the pipeline's code beside the model's, so that a folder
-        saved again (by `Trainer` too) still answers `pipeline("next-behavior")`."""
-        super().save_pretrained(save_directory, *args, **kwargs)
-        for name in CODE_FILES:
-            target = Path(save_directory) / name
-            source = self._code_file(name)
-            if source is not None and not (target.exists() and target.samefile(source)):
-                shutil.copyfile(source, target)
-
-    def _code_file(self, name: str) -> Path | None:
-        """Where `name` lies: beside this file (a checkout, an installation), else where the model came from."""
-        beside = Path(__file__).with_name(name)
-        if beside.exists():
-            return beside
-        origin = self.config._name_or_path
-        if not origin:
-            return None
-        found = cached_file(
-            origin, name, _raise_exceptions_for_missing_entries=False, _raise_exceptions_for_connection_errors=False
-        )
-        return None if found is None else Path(found)
 
 
 def without_specials(logits: torch.Tensor, first: int) -> torch.Tensor:

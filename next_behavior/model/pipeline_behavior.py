@@ -20,6 +20,7 @@ from transformers.pipelines import PIPELINE_REGISTRY
 
 from .answers import events_of, time_until_next
 from .histories import is_whole
+from .integrity import check_loaded
 from .special_ids import FIRST_GAP, FIRST_NEW, PAD, PATHS
 
 DEFAULT_BATCH_SIZE = 32
@@ -69,6 +70,7 @@ class NextBehaviorPipeline(Pipeline):
         super().__init__(*args, **kwargs)
         if self.tokenizer is None:
             raise ValueError("the pipeline got no tokenizer, expected the model's: pass tokenizer=.")
+        check_loaded(self.model, self.tokenizer)
         self.model.eval()
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:

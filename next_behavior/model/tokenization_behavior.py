@@ -27,6 +27,14 @@ from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
 from .histories import HistoryReader, as_arrays, as_histories, as_text, in_time_order
+from .integrity import (
+    VOCABULARY_MANIFEST,
+    check_manifest,
+    check_vocabulary,
+    update_manifest,
+    vocabulary_digest,
+    write_manifest,
+)
 from .special_ids import ACTION_SPECIALS, FIRST_ACTION, FIRST_GAP, FIRST_NEW, IGNORED, PAD, UNK
 from .vocabulary import (
     VOCABULARY_FILE,
@@ -52,7 +60,11 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
     Pads and truncates on the left: the newest events are kept. `model_max_length` is the longest window.
     """
 
-    vocab_files_names = {"tokenizer_file": "tokenizer.json", "vocabulary_file": VOCABULARY_FILE}  # noqa: RUF012
+    vocab_files_names = {  # noqa: RUF012
+        "tokenizer_file": "tokenizer.json",
+        "vocabulary_file": VOCABULARY_FILE,
+        "manifest_file": VOCABULARY_MANIFEST,
+    }
     model_input_names = ["input_ids", "token_type_ids", "time_gap_ids", "attention_mask"]  # noqa: RUF012
     padding_side = "left"
     truncation_side = "left"
@@ -80,6 +92,18 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
     def has_time(self) -> bool:
         """Whether the log that this tokenizer was built from tells gaps apart; if not, every gap id is 1."""
         return self.init_kwargs["has_time"]
+
+    @property
+    def manifest(self) -> Path | None:
+        """Of the files that this tokenizer was loaded from; None without one."""
+        path = self.init_kwargs.get("manifest_file")
+        return None if path is None else Path(path)
+
+    @property
+    def vocabulary_digest(self) -> str:
+        """SHA-256 of what the ids mean: items, actions and times in order (2 s for a million items)."""
+        keys = [self._key(index) for index in range(len(self))]
+        return vocabulary_digest(keys, self.action_vocabulary, self.time_edges, self.has_time)
 
     @property
     def first_item_id(self) -> int:
@@ -263,8 +287,19 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | os.PathLike[str], *inputs: Any, **kwargs: Any) -> Any:
         """As in transformers. The vocabulary holds the special tokens already; saying that there are no added ones
-        keeps transformers from parsing the whole tokenizer.json a second time, in Python, to look for them."""
-        return super().from_pretrained(pretrained_model_name_or_path, *inputs, added_tokens_decoder={}, **kwargs)
+        keeps transformers from parsing the whole tokenizer.json a second time, in Python, to look for them.
+
+        Raises:
+            ValueError: the files are damaged.
+        """
+        source = pretrained_model_name_or_path
+        try:
+            loaded: Any = super().from_pretrained(source, *inputs, added_tokens_decoder={}, **kwargs)
+        except Exception:
+            check_manifest(Path(source, kwargs.get("subfolder") or "", VOCABULARY_MANIFEST))  # the better reason
+            raise
+        check_vocabulary(loaded.init_kwargs, loaded.backend_tokenizer.token_to_id, str(source))
+        return loaded
 
     def _save_pretrained(
         self,
@@ -274,7 +309,10 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         filename_prefix: str | None = None,
     ) -> tuple[str, ...]:
         saved = super()._save_pretrained(save_directory, file_names, legacy_format, filename_prefix)
-        return saved + self.save_vocabulary(str(save_directory), filename_prefix)
+        saved += self.save_vocabulary(str(save_directory), filename_prefix)
+        manifest = Path(save_directory) / prefixed(VOCABULARY_MANIFEST, filename_prefix)
+        write_manifest(manifest, [path.name for path in map(Path, saved) if path.parent == manifest.parent])
+        return (*saved, str(manifest))
 
     # -- counts and titles ---------------------------------------------------------------------------------------------
 
@@ -346,7 +384,7 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
 
     def save_vocabulary(self, save_directory: str, filename_prefix: str | None = None) -> tuple[str]:
         """Writes vocabulary.tsv: id, item, count and title of every item, with tabs and line ends as \\t and \\n."""
-        target = Path(save_directory) / (f"{filename_prefix}-{VOCABULARY_FILE}" if filename_prefix else VOCABULARY_FILE)
+        target = Path(save_directory) / prefixed(VOCABULARY_FILE, filename_prefix)
         source = self._vocabulary_source()
         if self._table is None and source is None:
             warnings.warn(
@@ -358,12 +396,18 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
             target.write_bytes(self._table.text)
         elif source is not None and not (target.exists() and target.samefile(source)):
             shutil.copyfile(source, target)
+        update_manifest(target.with_name(prefixed(VOCABULARY_MANIFEST, filename_prefix)), target.name)
         return (str(target),)
 
     def _vocabulary_source(self) -> Path | None:
         """The vocabulary.tsv this tokenizer was loaded with, as transformers resolved it."""
         path = self.init_kwargs.get("vocabulary_file")
         return Path(path) if path is not None and os.path.exists(path) else None
+
+
+def prefixed(name: str, prefix: str | None) -> str:
+    """A file's name as `save_pretrained(filename_prefix=...)` has it."""
+    return f"{prefix}-{name}" if prefix else name
 
 
 BehaviorTokenizer.register_for_auto_class()

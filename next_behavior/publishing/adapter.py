@@ -17,6 +17,7 @@ from typing import Any
 
 from huggingface_hub import HfApi, ModelCard, ModelCardData
 
+from next_behavior.model.integrity import check_folder
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.publishing.check import (
@@ -155,6 +156,7 @@ def check_adapter(adapter: Path, staged: Path, token: str | None) -> str | None:
     if not local.is_dir():
         answers_in_a_clean_process(str(staged), [[]], hub_environment(token), is_adapter=True)
         return None
+    check_folder(local)
     tokenizer = BehaviorTokenizer.from_pretrained(local)
     histories = golden_histories(tokenizer)
     answers = answers_in_a_clean_process(str(staged), histories, hub_environment(token), is_adapter=True)

@@ -13,6 +13,7 @@ from next_behavior.data.known import check_known
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.sequences import PREPARED, Sequences, tokenize_log
 from next_behavior.data.splits import Split, assign_parts
+from next_behavior.model.integrity import check_agreement, check_folder
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable
@@ -42,12 +43,14 @@ def load_publication(folder: Path, split: Split, events: str | None, options: Re
         events: the log; None takes the folder's own copy.
 
     Raises:
-        FileNotFoundError, ValueError: there is no such model, or no log to count users in.
+        FileNotFoundError, ValueError: there is no such model, it is damaged, or there is no log to count users in.
     """
     if not (folder / "config.json").is_file():
         raise FileNotFoundError(f"got --model {folder} without a config.json; expected the folder of a trained model.")
+    check_folder(folder)
     model = BertForNextBehavior.from_pretrained(folder, dtype=torch.float32).eval()
     tokenizer = BehaviorTokenizer.from_pretrained(folder)
+    check_agreement(model.config, tokenizer)
     if events is not None:
         log = read_events(events, options).events
         check_known(log, tokenizer.item_vocabulary, tokenizer.action_vocabulary)

@@ -49,6 +49,7 @@ def shrink(trained: Publication, keep_items: np.ndarray, keep_pairs: np.ndarray)
     check_tables(trained.model)
     tokenizer, facts = shrink_tokenizer(trained.tokenizer, trained.item_facts, keep[first:])
     model = shrink_model(trained.model, keep, torch.from_numpy(keep_pairs))
+    model.config.vocabulary_digest = tokenizer.vocabulary_digest
     return Publication(model, tokenizer, facts, shrink_sequences(trained.sequences, keep))
 
 

@@ -80,8 +80,9 @@ def model_folder(model: str | Path, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
+    files = [*READ_FILES, "*.safetensors*", "*.manifest.json"]
     try:
-        return Path(snapshot_download(model, revision=revision, allow_patterns=[*READ_FILES, "*.safetensors*"]))
+        return Path(snapshot_download(model, revision=revision, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().split("\n")[0]
         raise ValueError(f"got --model {model}, neither a folder nor a model on the Hub: {reason}") from error

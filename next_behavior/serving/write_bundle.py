@@ -23,6 +23,7 @@ import torch
 from next_behavior.data.files import whole_folder
 from next_behavior.model.associative_memory import AssociativeMemory
 from next_behavior.model.configuration_behavior import BehaviorConfig
+from next_behavior.model.integrity import check_agreement, check_folder
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.neighbor_lists import COUNT_UNIT
 from next_behavior.model.pair_tables import LOW
@@ -53,10 +54,12 @@ def write_bundle(model_folder: Path, place: Path, revision: str) -> None:
     """Exports the model of a folder to a bundle at `place`, and checks that it answers as the model does.
 
     Raises:
-        ValueError: it does not.
+        ValueError: it does not, or the folder is damaged.
     """
+    check_folder(model_folder)
     model = BertForNextBehavior.from_pretrained(model_folder, dtype=torch.float32).eval()
     tokenizer = BehaviorTokenizer.from_pretrained(model_folder)
+    check_agreement(model.config, tokenizer)
     with whole_folder(place) as folder:
         folder.mkdir(parents=True)
         export_network(model, folder / NETWORK)

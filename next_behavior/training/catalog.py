@@ -21,6 +21,7 @@ import torch
 from next_behavior.data.files import whole_folder
 from next_behavior.data.sequences import PREPARED
 from next_behavior.model.configuration_behavior import BehaviorConfig
+from next_behavior.model.integrity import check_folder
 from next_behavior.model.item_text import text_of_item
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
@@ -56,7 +57,7 @@ def load_trained(folder: Path) -> tuple[BertForNextBehavior, BehaviorTokenizer]:
 
     Raises:
         FileNotFoundError: there is no such folder.
-        ValueError: it holds something else.
+        ValueError: it holds something else, or is damaged.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"got --model {folder}; expected the folder of a trained model: there is none")
@@ -68,6 +69,7 @@ def load_trained(folder: Path) -> tuple[BertForNextBehavior, BehaviorTokenizer]:
             f"got --model {folder}, which holds {f'a model of the type {kind}' if kind else 'no config.json'}; "
             f"expected a trained BertForNextBehavior: {remedy}"
         )
+    check_folder(folder)
     device = "cuda" if torch.cuda.is_available() else "cpu"
     model: Any = BertForNextBehavior.from_pretrained(folder)
     return model.to(device).eval(), BehaviorTokenizer.from_pretrained(folder)

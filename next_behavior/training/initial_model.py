@@ -96,6 +96,7 @@ def new_config(prepared: PreparedLog, sizes: Sizes, use_positions: bool, label_s
         **memory_fields(prepared.neighbors),
         id2label=names,
         label2id={name: index for index, name in names.items()},
+        vocabulary_digest=tokenizer.vocabulary_digest,
     )
 
 

@@ -16,6 +16,7 @@ import torch
 from transformers import AutoConfig, PreTrainedConfig
 
 from next_behavior.model.configuration_behavior import BehaviorConfig
+from next_behavior.model.integrity import check_agreement, check_manifest
 from next_behavior.model.item_text import DEFAULT_ENCODER
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
@@ -43,7 +44,8 @@ def load_start(name: str | None, use_positions: bool, convolution_size: int | No
     """The start that `--base_model` names. A trained model keeps how it reads the order of events.
 
     Raises:
-        ValueError: there is no such checkpoint, it is neither of both, or the other arguments ask for another shape.
+        ValueError: there is no such checkpoint, it is neither of both or damaged, or the other arguments ask for
+            another shape.
     """
     if name is None:
         return Start()
@@ -59,7 +61,9 @@ def load_start(name: str | None, use_positions: bool, convolution_size: int | No
                 f"--base_model {name} has use_positions={config.use_positions} and convolution_size="
                 f"{config.convolution_size}, and keeps them: leave out --use_positions and --convolution_size."
             )
-        return Start(name, behavior=BertForNextBehavior.from_pretrained(name, dtype=torch.float32))
+        behavior = BertForNextBehavior.from_pretrained(name, dtype=torch.float32)
+        check_manifest(behavior.manifest)
+        return Start(name, behavior=behavior)
     if config.model_type != "bert":
         raise ValueError(
             f"--base_model {name} is of the type {config.model_type}, expected a BERT checkpoint (model_type bert) or "
@@ -77,11 +81,13 @@ def grown_tokenizer(
         The tokenizer, and the token ids of the added items.
 
     Raises:
-        ValueError: the log has actions that the model does not know.
+        ValueError: the log has actions that the model does not know, or the tokenizer is damaged or another model's.
     """
     model = start.behavior
     assert model is not None
     tokenizer = BehaviorTokenizer.from_pretrained(start.name)
+    check_manifest(tokenizer.manifest)
+    check_agreement(model.config, tokenizer)
     unknown = sorted(set(events["action"].unique()) - set(tokenizer.action_vocabulary))
     if unknown:
         raise ValueError(
