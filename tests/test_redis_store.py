@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
+import threading
 import time
 from contextlib import closing
 
@@ -106,3 +109,25 @@ def test_an_address_that_is_no_store_is_refused() -> None:
         open_store("postgres://user:secret@host/database")
     with pytest.raises(StoreUnavailable, match=r"got no answer from redis://127\.0\.0\.1:1/0 "):
         open_store("redis://user:secret@127.0.0.1:1/0")
+
+
+@pytest.mark.redis
+@pytest.mark.parametrize("rounds", [2, pytest.param(50, marks=pytest.mark.slow)])
+def test_every_acknowledged_event_outlives_a_kill_of_redis_once(redis_server: RedisServer, rounds: int) -> None:
+    acknowledged: list[str] = []
+    sent = itertools.count()
+    with closing(RedisStore(redis_server.address, prefix=f"kill{rounds}:")) as store:
+        for number in range(rounds):
+            killer = threading.Timer(0.02 * (1 + number % 5), redis_server.kill)
+            killer.start()
+            with contextlib.suppress(StoreUnavailable):
+                while True:
+                    name = str(next(sent))
+                    store.append([event(name, item=name)])
+                    acknowledged.append(name)
+            killer.join()
+            redis_server.start()
+            items = [stored.item for stored in store.journal(limit=10**9)]
+            assert len(items) == len(set(items))
+            assert set(acknowledged) <= set(items)
+            assert sorted(row["item"] for row in store.history("ann", 10**9)) == sorted(map(str, items))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import collections
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -18,6 +19,8 @@ from next_behavior.serving import sqlite_file, sqlite_store, sqlite_writer
 from next_behavior.serving.event_store import StoreBusy, StoreDamaged, StoreFull, StoreReadOnly
 from next_behavior.serving.open_store import open_store
 from next_behavior.serving.sqlite_store import SQLiteStore
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 def test_one_process_writes_and_others_read(tmp_path: Path) -> None:
@@ -201,3 +204,50 @@ def test_a_store_put_back_from_a_backup_gives_no_arrival_twice(tmp_path: Path) -
     with closing(SQLiteStore(path)) as store:
         store.append([event("next")])
         assert [e.arrival > last for e in store.journal()] == [False, True]
+
+
+# Three threads that append and say what was acknowledged, until the process is killed.
+WRITER = """
+import itertools, os, sys, threading
+from next_behavior.serving.event_store import StoredEvent
+from next_behavior.serving.open_store import open_store
+
+store = open_store(sys.argv[1])
+
+def write(thread):
+    for batch in itertools.count():
+        names = [f"{sys.argv[2]}-{thread}-{batch}-{n}" for n in range(16)]
+        events = [StoredEvent(name, f"user {n % 5}", name, "view", float(batch)) for n, name in enumerate(names)]
+        assert store.append(events) == ["inserted"] * 16
+        os.write(1, ("\\n".join(names) + "\\n").encode())
+
+for thread in range(3):
+    threading.Thread(target=write, args=(thread,), daemon=True).start()
+threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.slow)])
+def test_every_acknowledged_event_outlives_a_kill_once(tmp_path: Path, rounds: int) -> None:
+    path = tmp_path / "events.sqlite"
+    acknowledged: list[str] = []
+    for number in range(rounds):
+        command = [sys.executable, "-c", WRITER, str(path), str(number)]
+        with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE) as process:
+            assert process.stdout is not None
+            first = process.stdout.readline()
+            time.sleep(0.01 * (number % 7))
+            process.kill()
+            acknowledged += (first + process.stdout.read()).decode().split()
+        assert first, "the writer did not begin"
+        with closing(SQLiteStore(path)) as store:
+            items = [stored.item for stored in store.journal(limit=10**9)]
+            assert len(items) == len(set(items)) == store.count()
+            assert set(acknowledged) <= set(items)
+            histories = [str(row["item"]) for user in range(5) for row in store.history(f"user {user}", 10**9)]
+            assert sorted(histories) == sorted(map(str, items))
+            name = acknowledged[-1]
+            _, _, batch, n = map(int, name.split("-"))
+            assert store.append([event(name, f"user {n % 5}", name, time=float(batch))]) == ["duplicate"]
+        with closing(apsw.Connection(str(path))) as connection:
+            assert connection.execute("PRAGMA integrity_check").fetchall() == [("ok",)]

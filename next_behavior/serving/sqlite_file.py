@@ -41,7 +41,9 @@ KEY_BYTES = 32
 BUSY_MS = 2_000
 # A file up to this size is checked whole when it is opened.
 CHECKED_BYTES = 64 * 2**20
-LARGEST_WAL = 64 * 2**20
+LARGEST_WAL = 64 * 2**20  # bytes that the file keeps after a checkpoint
+PAGES_BETWEEN_CHECKPOINTS = 8_000  # of 4 KiB; a checkpoint writes scattered pages, and waits for the disk twice
+CACHE_KIB = 65_536
 
 
 def one_row(connection: apsw.Connection, statement: str, values: tuple[Any, ...] = ()) -> Any:
@@ -89,7 +91,8 @@ def open_file(path: Path, read_only: bool) -> apsw.Connection:
     _check(connection, path)
     run(
         "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; "
-        f"PRAGMA journal_size_limit = {LARGEST_WAL}"
+        f"PRAGMA journal_size_limit = {LARGEST_WAL}; PRAGMA cache_size = -{CACHE_KIB}; "
+        f"PRAGMA wal_autocheckpoint = {PAGES_BETWEEN_CHECKPOINTS}"
     ).fetchall()  # apsw runs a statement when the rows of the one before are read
     return connection
 

@@ -32,7 +32,9 @@ class Writer:
         self._key, self._max_events, self._cutoff, self._now = key, max_events, cutoff, now
         self._looked_until = 0  # the arrival up to which ages were looked at
         self._next_look = 0.0
-        self._arrivals = 0
+        # Of the transaction: the counters, and [number, events, horizon] of the users it is about.
+        self._counters: dict[str, int] = {}
+        self._users: dict[bytes, list[int]] = {}
 
     def commit(self, requests: list[Request]) -> list[Any]:
         """All requests in one transaction."""
@@ -42,14 +44,17 @@ class Writer:
         run = self.connection.execute
         run("BEGIN IMMEDIATE")
         try:
-            self._arrivals = self._counter("arrivals")
+            self._counters = dict(all_rows(self.connection, "SELECT name, value FROM counters"))
+            self._users = {}
             results: list[Any] = [
                 self._erase(request) if isinstance(request, str) else [self._insert(event) for event in request]
                 for request in requests
             ]
-            run("UPDATE counters SET value = ? WHERE name = 'arrivals'", (self._arrivals,))
+            self._write_users()
             if look:
                 self._remove_old()
+            for name, value in self._counters.items():
+                run("UPDATE counters SET value = ? WHERE name = ?", (value, name))
             run("COMMIT")
         except BaseException:
             if self.connection.in_transaction:
@@ -65,49 +70,69 @@ class Writer:
         return results
 
     def _insert(self, event: StoredEvent) -> Outcome:
-        run = self.connection.execute
-        user, event_id, moment = (
-            keyed_hash(self._key, event.user),
-            keyed_hash(self._key, event.event_id),
-            micros(event.time),
-        )
-        if one_row(self.connection, "SELECT 1 FROM erased WHERE hash = ? AND time >= ?", (user, moment)):
-            return "erased"
-        row = one_row(self.connection, "SELECT number, events, horizon FROM users WHERE hash = ?", (user,))
-        number, events, horizon = row or (None, 0, -1)
-        if moment < self._cutoff() or moment <= horizon:
+        key, event_id = keyed_hash(self._key, event.user), keyed_hash(self._key, event.event_id)
+        moment = micros(event.time)
+        if self._counters["erasures"]:
+            erased = one_row(self.connection, "SELECT time FROM erased WHERE hash = ?", (key,))
+            if erased is not None and moment <= erased[0]:
+                return "erased"
+        user = self._user(key)
+        if moment < self._cutoff() or (user is not None and moment <= user[2]):
             return "expired"
         same = one_row(self.connection, "SELECT user, time, item, action FROM events WHERE event_id = ?", (event_id,))
         if same is not None:
-            return "duplicate" if same == (number, moment, event.item, event.action) else "conflict"
-        if number is None:
-            number = self._add("users", 1)
-            run("INSERT INTO names VALUES (?, ?, 1)", (number, event.user))
-            run("INSERT INTO users VALUES (?, ?, 0, -1)", (user, number))
+            new = (None if user is None else user[0], moment, event.item, event.action)
+            return "duplicate" if same == new else "conflict"
+        if user is None:
+            user = self._add_user(key, event.user)
         # Never given twice, even by a store that was put back from an older backup.
-        self._arrivals = max(self._arrivals + 1, self._now())
-        run(
+        arrival = self._counters["arrivals"] = max(self._counters["arrivals"] + 1, self._now())
+        self.connection.execute(
             "INSERT INTO events VALUES (?, ?, ?, ?, ?, ?)",
-            (number, moment, self._arrivals, event_id, event.item, event.action),
+            (user[0], moment, arrival, event_id, event.item, event.action),
         )
-        self._add("events", 1)
-        run("UPDATE users SET events = events + 1 WHERE hash = ?", (user,))
-        if self._max_events is not None and events + 1 > self._max_events:
-            self._remove_oldest(user, number, events + 1 - self._max_events)
+        self._counters["events"] += 1
+        user[1] += 1
+        if self._max_events is not None and user[1] > self._max_events:
+            self._remove_oldest(user, user[1] - self._max_events)
         return "inserted"
 
-    def _remove_oldest(self, user: bytes, number: int, excess: int) -> None:
+    def _user(self, key: bytes) -> list[int] | None:
+        """[number, events, horizon] of a user: what is changed there is written with the transaction."""
+        if key not in self._users:
+            row = one_row(self.connection, "SELECT number, events, horizon FROM users WHERE hash = ?", (key,))
+            if row is None:
+                return None
+            self._users[key] = list(row)
+        return self._users[key]
+
+    def _add_user(self, key: bytes, name: str) -> list[int]:
+        self._counters["users"] += 1  # numbers are not used again, so names stay where they are written
+        self._users[key] = [self._counters["users"], 0, -1]
+        self.connection.execute("INSERT INTO names VALUES (?, ?, 1)", (self._counters["users"], name))
+        return self._users[key]
+
+    def _write_users(self) -> None:
+        for key, user in self._users.items():
+            self.connection.execute("INSERT OR REPLACE INTO users VALUES (?, ?, ?, ?)", (key, *user))
+
+    def _remove_oldest(self, user: list[int], excess: int) -> None:
         """Removes the oldest events of a user and remembers up to when."""
-        run = self.connection.execute
         oldest = all_rows(
             self.connection,
             "SELECT time, arrival FROM events WHERE user = ? ORDER BY time, arrival LIMIT ?",
-            (number, min(excess, STEP)),
+            (user[0], min(excess, STEP)),
         )
         for moment, arrival in oldest:
-            run("DELETE FROM events WHERE user = ? AND time = ? AND arrival = ?", (number, moment, arrival))
-        run("UPDATE users SET events = events - ?, horizon = ? WHERE hash = ?", (len(oldest), oldest[-1][0], user))
-        self._add("events", -len(oldest))
+            self._delete(user[0], moment, arrival)
+        user[1] -= len(oldest)
+        user[2] = oldest[-1][0]
+
+    def _delete(self, number: int, moment: int, arrival: int) -> None:
+        self.connection.execute(
+            "DELETE FROM events WHERE user = ? AND time = ? AND arrival = ?", (number, moment, arrival)
+        )
+        self._counters["events"] -= 1
 
     def _remove_old(self) -> None:
         """Looks at the next events of the journal, round and round, and removes those that are too old."""
@@ -122,8 +147,7 @@ class Writer:
         for number, name, moment, arrival in rows:
             if moment >= cutoff:
                 continue
-            run("DELETE FROM events WHERE user = ? AND time = ? AND arrival = ?", (number, moment, arrival))
-            self._add("events", -1)
+            self._delete(number, moment, arrival)
             user = keyed_hash(self._key, name)
             run("UPDATE users SET events = events - 1 WHERE hash = ?", (user,))
             if all_rows(self.connection, "DELETE FROM users WHERE hash = ? AND events = 0 RETURNING 1", (user,)):
@@ -132,21 +156,22 @@ class Writer:
         # A full step is followed by the next one soon, the end of a round by a pause.
         self._next_look = time.monotonic() + SECONDS_BETWEEN_STEPS / (1 if len(rows) < STEP else 10)
 
-    def _erase(self, user: str) -> bool:
+    def _erase(self, name: str) -> bool:
         run = self.connection.execute
-        key = keyed_hash(self._key, user)
+        key = keyed_hash(self._key, name)
         until = self._now()
-        row = one_row(self.connection, "SELECT number FROM users WHERE hash = ?", (key,))
-        if row is not None:
-            (newest,) = one_row(self.connection, "SELECT max(time) FROM events WHERE user = ?", row)
+        user = self._user(key)
+        if user is not None:
+            (newest,) = one_row(self.connection, "SELECT max(time) FROM events WHERE user = ?", (user[0],))
             until = max(until, newest or 0)  # of a clock that is ahead
-            run("DELETE FROM events WHERE user = ?", row)
-            self._add("events", -self.connection.changes())
+            run("DELETE FROM events WHERE user = ?", (user[0],))
+            self._counters["events"] -= self.connection.changes()
             run("DELETE FROM users WHERE hash = ?", (key,))
-            self._overwrite_name(row[0])
+            self._overwrite_name(user[0])
+            del self._users[key]
         run("INSERT INTO erased VALUES (?, ?) ON CONFLICT DO UPDATE SET time = max(time, excluded.time)", (key, until))
-        self._add("erasures", 1)
-        return row is not None
+        self._counters["erasures"] += 1
+        return user is not None
 
     def _overwrite_name(self, number: int) -> None:
         # As long as before, so that the row stays where it is.
@@ -157,10 +182,3 @@ class Writer:
     def _empty_log(self) -> bool:
         """Moves the write-ahead log into the file and cuts it to no bytes; whether that could be done."""
         return one_row(self.connection, "PRAGMA wal_checkpoint(TRUNCATE)")[0] == 0
-
-    def _counter(self, name: str) -> int:
-        return one_row(self.connection, "SELECT value FROM counters WHERE name = ?", (name,))[0]
-
-    def _add(self, name: str, number: int) -> int:
-        statement = "UPDATE counters SET value = value + ? WHERE name = ? RETURNING value"
-        return all_rows(self.connection, statement, (number, name))[0][0]
