@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import copy
+import io
 import time
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 
@@ -29,6 +31,7 @@ from next_behavior.publishing.privacy import (
     users_per_pair,
 )
 from next_behavior.publishing.publication import Publication, read_item_facts
+from next_behavior.publishing.publish import check_enough_left
 from next_behavior.publishing.scores import score_targets
 from next_behavior.publishing.shrink import check_tables, shrink
 from next_behavior.training.vocabulary import build_tokenizer
@@ -256,9 +259,44 @@ def test_rows_of_the_data_set_hold_the_events_and_no_user(trained: Publication) 
 
 
 @pytest.mark.parametrize(
-    "text", ["a" * 2**20, "a." * 2**19, "@" * 2**20, "+1 " * 2**18, "(12) 1" * 2**17, "www." * 2**18]
+    "text",
+    [
+        *("a" * 2**20, "a." * 2**19, "@" * 2**20, "a@" * 2**19, "+1 " * 2**18, "+1" + " " * 2**20, "1-" * 2**19),
+        *("(12) 1" * 2**17, "(12) 1" + "- " * 2**19, "www." * 2**18),
+    ],
+    ids=lambda text: f"{text[:12]}...",
 )
 def test_a_megabyte_of_text_is_searched_in_a_second(text: str) -> None:
     started = time.process_time()
     personal_traces([(text, text)])
     assert time.process_time() - started < 1
+
+
+@pytest.mark.parametrize(
+    ("removed", "little"), [({}, False), ({"items": 85, "events": 10}, False), ({"items": 95, "events": 10}, True),
+                            ({"items": 60, "events": 970}, True)]
+)  # fmt: skip
+def test_nearly_nothing_left_is_said_with_the_shares_and_asks_for_yes(
+    removed: dict[str, int], little: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gone = {f"removed_{name}": count for name, count in removed.items()}
+    privacy = Privacy(5, 2, items=100, pairs=40, events=1000, **gone)
+    monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))  # no terminal: nobody is asked
+    check_enough_left(privacy, little_is_fine=True)
+    if not little:
+        check_enough_left(privacy, little_is_fine=False)
+        return
+    with pytest.raises(ValueError, match=r"\d+ of 100 items \(\d+\.0 %\), .* pass --yes to publish it all the same"):
+        check_enough_left(privacy, little_is_fine=False)
+
+
+@pytest.mark.parametrize(("answer", "published"), [("y", True), ("", False), ("no", False)])
+def test_on_a_terminal_a_person_decides(answer: str, published: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    monkeypatch.setattr("sys.stdin", Terminal(f"{answer}\n"))
+    monkeypatch.setattr("sys.stdout", Terminal())
+    with nullcontext() if published else pytest.raises(ValueError, match="Nothing was sent"):
+        check_enough_left(Privacy(5, 2, items=100, removed_items=99), little_is_fine=False)

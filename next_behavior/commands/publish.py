@@ -20,7 +20,9 @@ from HF_TOKEN or `hf auth login`.
 from __future__ import annotations
 
 import argparse
+import time
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from next_behavior.data.read_options import add_event_arguments, options_from_arguments
@@ -43,6 +45,7 @@ def parse(arguments: Sequence[str] | None) -> Request:
             delivery=Delivery(args.dry_run, args.output, args.public, args.revision, args.tag),
             text_encoder=args.text_encoder,
             base_repo_id=args.base_repo_id,
+            little_is_fine=args.yes,
             verify=args.verify,
             push_dataset=args.push_dataset,
             dataset_repo_id=args.dataset_repo_id,
@@ -82,6 +85,7 @@ def options() -> argparse.ArgumentParser:
         default=Request.min_pair_users,
         help="pairs that fewer users share are removed from the memory; 1 keeps all (default: %(default)s)",
     )
+    group.add_argument("--yes", action="store_true", help="publish even if nearly nothing is left of the model")
     group = parser.add_argument_group("what only you know")
     group.add_argument("--license", help="license of the model, as the Hub names it (apache-2.0, other ...)")
     group.add_argument("--data_name", help="name of the data")
@@ -101,6 +105,7 @@ def options() -> argparse.ArgumentParser:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
+    started = time.monotonic()
     request = parse(arguments)
 
     from next_behavior.data.outputs import check_output_folder
@@ -117,6 +122,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from next_behavior.publishing.publish import publish
+    from next_behavior.training.phases import Phases
 
     disable_progress_bar()
-    publish(request)
+    publish(request, Phases(started, partial(print, flush=True)))

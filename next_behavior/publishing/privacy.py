@@ -16,10 +16,12 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+from tqdm import tqdm
 
 from next_behavior.data.sequences import TRAIN, Sequences
 from next_behavior.publishing.membership import membership_inference
 from next_behavior.publishing.publication import Publication
+from next_behavior.publishing.scores import BAR_AFTER
 from next_behavior.publishing.shrink import shrink
 
 # A phone number needs a plus or separators: item ids are often nothing but digits.
@@ -32,6 +34,9 @@ PERSONAL = {
     "URL": re.compile(r"(?:https?://|www\.)\S+", flags=re.IGNORECASE),
 }
 
+# Below this share of the items, or of the events that name one, a published model is asked for twice.
+FEW_LEFT = 0.1
+
 
 @dataclass(frozen=True)
 class Privacy:
@@ -39,6 +44,7 @@ class Privacy:
 
     Attributes:
         items, removed_items, pairs, removed_pairs: numbers before the removals, and how many of them were removed.
+        events, removed_events: learned events that name an item of the model, and how many of them name a removed one.
         traces: {kind: item ids} that look like personal data.
         membership, membership_as_trained: `membership_inference` after and before; None where it was not measured.
         cost: {metric: (as trained, as published)} on the same test events.
@@ -50,6 +56,8 @@ class Privacy:
     removed_items: int = 0
     pairs: int = 0
     removed_pairs: int = 0
+    events: int = 0
+    removed_events: int = 0
     traces: dict[str, list[str]] = field(default_factory=dict)
     membership: dict[str, Any] | None = None
     membership_as_trained: dict[str, Any] | None = None
@@ -58,6 +66,24 @@ class Privacy:
     @property
     def shrunk(self) -> bool:
         return bool(self.removed_items or self.removed_pairs)
+
+    @property
+    def nearly_nothing_left(self) -> bool:
+        """Whether a model over what is left knows nearly nothing of what was learned."""
+        parts = ((self.items, self.removed_items), (self.events, self.removed_events))
+        return any(whole - removed < FEW_LEFT * whole for whole, removed in parts)
+
+    def left(self) -> str:
+        """What is left, with its shares."""
+        parts = (
+            ("items", self.items, self.removed_items),
+            ("events with an item", self.events, self.removed_events),
+            ("counted pairs", self.pairs, self.removed_pairs),
+        )
+        return ", ".join(
+            f"{whole - removed:,} of {whole:,} {what} ({100 * (whole - removed) / max(whole, 1):.1f} %)"
+            for what, whole, removed in parts
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """For evaluation.json: how many items look like personal data, but not which."""
@@ -140,7 +166,8 @@ def without_rare(
     if min_pair_users > 1:
         distance = trained.model.config.memory_distance
         keep_pairs = users_per_pair(trained.sequences, learned, keys, distance) >= min_pair_users
-    privacy = Privacy(min_item_users, min_pair_users, items=len(keep_items) - first, pairs=len(keys))
+    known = trained.sequences.items[learned & trained.sequences.known_items()]
+    privacy = Privacy(min_item_users, min_pair_users, items=len(keep_items) - first, pairs=len(keys), events=len(known))
     if keep_items[first:].all() and keep_pairs.all():
         return trained, privacy
     published = shrink(trained, keep_items, keep_pairs)
@@ -148,6 +175,7 @@ def without_rare(
         privacy,
         removed_items=privacy.items - (len(published.tokenizer) - first),
         removed_pairs=privacy.pairs - len(published.model.associate_path.pair_keys),
+        removed_events=int((~keep_items[known]).sum()),
     )
 
 
@@ -155,7 +183,8 @@ def look_for_people(trained: Publication, published: Publication, privacy: Priva
     """Adds how well training events can be told from others, and what looks like personal data, which is warned of."""
     window = published.tokenizer.model_max_length
     titles = [title for _, title in published.item_facts]
-    traces = personal_traces(zip(published.tokenizer.item_vocabulary, titles, strict=True))
+    rows = zip(published.tokenizer.item_vocabulary, titles, strict=True)
+    traces = personal_traces(tqdm(rows, "looking for personal data", len(titles), unit=" items", delay=BAR_AFTER))
     for kind, items in traces.items():
         warnings.warn(
             f"{len(items):,} items look like personal data ({kind}), e.g. {items[:3]}: do you want them public?",

@@ -61,6 +61,7 @@ class Request:
         min_item_users, min_pair_users: items with fewer users, and pairs of items that fewer users share, are removed.
         text_encoder: where the model's text encoder is now, if not under its own name.
         base_repo_id: for an adapter, the Hub id of its base.
+        little_is_fine: publish even a model of which nearly nothing is left.
         verify: download what was sent and compare its answers.
         push_dataset, dataset_repo_id, dataset_times: whether the sequences are sent too, where, with "day" or "exact"
             times.
@@ -79,6 +80,7 @@ class Request:
     delivery: Delivery = Delivery()
     text_encoder: str | None = None
     base_repo_id: str | None = None
+    little_is_fine: bool = False
     verify: bool = False
     push_dataset: bool = False
     dataset_repo_id: str | None = None

@@ -9,6 +9,7 @@ from dataclasses import dataclass, fields
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 from next_behavior.data.batches import evaluation_batches
 from next_behavior.data.sequences import TEST, Sequences
@@ -20,6 +21,8 @@ from next_behavior.model.special_ids import NONE
 
 # The lowest log-probability that a loss is computed from, for targets that the model gives less or none.
 LOWEST = -30.0
+# Seconds after which what is not done shows a bar.
+BAR_AFTER = 2.0
 
 
 @dataclass(frozen=True)
@@ -50,6 +53,7 @@ def score_targets(model: BertForNextBehavior, sequences: Sequences, positions: n
     ranker = ModelRanker(model)
     rows: list[Scored] = []
     size = rows_per_batch(sequences.vocab_size)
+    bar = tqdm(total=len(positions), desc="scoring events", unit=" events", delay=BAR_AFTER)
     for batch in evaluation_batches(sequences, TEST, max_length, size, positions=positions):
         actions = ranker.action_probabilities(batch)
         scores = ranker.scores(batch).cpu()
@@ -70,6 +74,8 @@ def score_targets(model: BertForNextBehavior, sequences: Sequences, positions: n
                 group=batch.group,
             )
         )
+        bar.update(len(batch))
+    bar.close()
     if not rows:
         nothing = np.zeros(0)
         return Scored(**{column.name: nothing for column in fields(Scored)})
