@@ -15,6 +15,7 @@ import statistics
 import subprocess
 import sys
 import time
+from typing import Any
 
 # What is compared; the second is what the commands set. GNU's OpenMP, which torch's wheels bring, knows the last.
 SETTINGS: dict[str, dict[str, str]] = {
@@ -24,7 +25,13 @@ SETTINGS: dict[str, dict[str, str]] = {
     "GOMP_SPINCOUNT=1000": {"GOMP_SPINCOUNT": "1000"},
 }
 DECIDING = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT", "KMP_BLOCKTIME")
-SIZES = {"vocab_size": 5_000, "num_actions": 6, "hidden_size": 128, "num_hidden_layers": 1, "num_attention_heads": 2}
+SIZES: dict[str, Any] = {
+    "vocab_size": 5_000,
+    "num_actions": 6,
+    "hidden_size": 128,
+    "num_hidden_layers": 1,
+    "num_attention_heads": 2,
+}
 USERS, EVENTS = 10, 100
 UNTIMED_STEPS = 5
 BUSY = "while True: pass"

@@ -147,6 +147,14 @@ def test_the_snippet_loads_what_the_card_describes_or_says_how_to_pin_it(
     assert "the commit's id from this repository's history" in " ".join(text.split())
 
 
+def test_a_model_that_saw_less_than_one_pass_says_so_beside_its_results() -> None:
+    short = model_card(facts(run={**RUN, "passes": 0.43}))
+    assert "**The model saw 0.43 of a pass over its training events" in section(short, "Results")
+    assert "| passes over the training events | 0.43, less than one |" in section(short, "Training")
+    for run in (RUN, {**RUN, "passes": 2.5}):
+        assert "of a pass" not in section(model_card(facts(run=run)), "Results")
+
+
 def test_every_section_is_there_with_what_was_recorded() -> None:
     card = model_card(facts())
     assert re.findall(r"^## (.*)$", card, flags=re.MULTILINE) == SECTIONS

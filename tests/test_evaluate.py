@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import dataclasses
 import json
+import re
 from collections.abc import Iterator, Mapping
 from functools import partial
 from pathlib import Path
@@ -27,6 +28,7 @@ from next_behavior.evaluation.evaluator import evaluate, evaluate_model
 from next_behavior.evaluation.item_baselines import Popularity, RepeatLast
 from next_behavior.evaluation.rankers import UPDATED, ItemRanker, ModelRanker, UpdatedModelRanker
 from next_behavior.evaluation.ranking import best_ids, last_items, rows_per_batch
+from next_behavior.evaluation.summary import in_three_lines
 from next_behavior.evaluation.tables import format_table
 from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.model.modeling_behavior import BertForNextBehavior
@@ -354,9 +356,52 @@ def test_the_command_writes_the_model_and_every_baseline(
                 assert {"all", "repeat", "novel", "cold"} <= set(result[name][way]["items"])
     for name in ("model", "last_action_markov", "last_action_markov, balanced"):
         assert {"accuracy", "macro_f1", "log_loss", "ece", "recall", "count"} <= set(result[name]["actions"])
-    printed = capsys.readouterr().out
-    assert "The model against the best baseline" in printed
-    assert f"all {result['targets']} test targets" in printed
+    printed = capsys.readouterr().out.replace(str(tmp_path), "/t").replace(str(model_dir), "/m")
+    assert not [line for line in printed.replace(str(events), "/e").splitlines() if len(line) > 80]
+    assert printed.endswith("All tables are in /t/results/evaluation.md.\n")
+    assert re.findall(r"^(\w+):", printed[printed.index("Predicts:") :], re.MULTILINE) == [
+        "Predicts", "Compared", "Next",
+    ]  # fmt: skip
+    tables = (target.parent / "evaluation.md").read_text()
+    assert "The model against the best baseline" in tables
+    assert f"all {result['targets']} test targets" in tables
+
+
+def judged_result(difference: float, ends: list[float] | None, **changes: Any) -> dict[str, Any]:
+    """A result whose model finds the next item in .2 of the targets."""
+    row = {
+        "where": "kept", "group": "all", "metric": "recall@10", "model": 0.2, "best_baseline": "repeat_last",
+        "best": 0.2 - difference, "difference": difference, "difference_interval": ends, "beats": difference > 0,
+    }  # fmt: skip
+    model = {"kept": {"items": {"all": {"recall@10": 0.2}}}, "actions": {"accuracy": 0.625}}
+    return {"model": model, "actions": ["view", "buy"], "targets": 3000, "comparison": [row], **changes}
+
+
+@pytest.mark.parametrize(
+    ("result", "compared", "advice"),
+    [
+        (judged_result(0.05, [0.01, 0.09]), "better than the best baseline, repeat last, 15.0 %: +5.0 points (95 %: "
+         "+1.0 to +9.0).", 'ask it: pipeline("next-behavior", model="out/shop"'),
+        (judged_result(0.05, [-0.01, 0.09]), "not surely different from the best baseline, repeat last",
+         "train longer"),
+        (judged_result(-0.05, [-0.09, -0.01]), "worse than the best baseline, repeat last, 25.0 %: -5.0 points",
+         "counting is better here"),
+        (judged_result(0.05, [0.01, 0.09], passes=0.43), "better than", "it saw only 0.43 of a pass"),
+        (judged_result(0.05, None, passes=1.0, comparison=[]), "no baseline was measured", "evaluate on a log"),
+    ],
+)  # fmt: skip
+def test_the_verdict_says_how_well_against_what_and_what_to_do_next(
+    result: dict[str, Any], compared: str, advice: str
+) -> None:
+    lines = re.split(r"\n(?=\w)", in_three_lines(result, "out/shop"))
+    assert all(len(row) <= 80 for line in lines for row in line.split("\n"))
+    first, second, third = (" ".join(line.split()) for line in lines)
+    assert first == (
+        "Predicts: the next item is among its first ten answers in 20.0 %, the next action is right in 62.5 % of 3,000 "
+        "test events."
+    )
+    assert compared in second
+    assert advice in third
 
 
 @pytest.mark.filterwarnings("ignore:leave_one_out leaks the future")

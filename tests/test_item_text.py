@@ -2,6 +2,7 @@
 
 import importlib.util
 import os
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,7 +24,8 @@ from next_behavior.text import embedding_cache, encoders
 from next_behavior.text.embedding_cache import cached_embeddings
 from next_behavior.text.encoders import BertTextEncoder, TextEncoder, default_encoder, load_encoder
 from next_behavior.text.item_texts import item_texts, text_columns
-from next_behavior.text.reduction import fit_reduction, reduce_embeddings
+from next_behavior.text.reduction import Reduction, fit_reduction, reduce_embeddings
+from next_behavior.training.item_text import EmbeddedText, text_report
 
 ITEMS = pl.DataFrame(
     {
@@ -273,6 +275,32 @@ def test_an_interrupted_run_keeps_what_it_had_done_and_leaves_no_half_file(
     encoder = CountingEncoder()
     cached_embeddings(WORDS, encoder, tmp_path, progress=False)
     assert len(encoder.asked) == len(WORDS) - 4
+
+
+def test_where_time_is_limited_the_first_texts_are_read_and_the_rest_stays_for_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(embedding_cache, "FIRST_TEXTS", 3)
+    encoder = CountingEncoder()
+    over = time.monotonic() - 1
+    first = cached_embeddings(WORDS, encoder, tmp_path, progress=False, until=over)
+    assert encoder.asked == WORDS[:3]
+    assert first[:3].any(axis=1).all()
+    assert not first[3:].any()
+    cached_embeddings(WORDS, encoder, tmp_path, progress=False, until=over)
+    assert encoder.asked == WORDS[:6]
+    whole = cached_embeddings(WORDS, encoder, tmp_path, progress=False, until=over + 3600)
+    assert encoder.asked == WORDS
+    assert (whole == cached_embeddings(WORDS, CountingEncoder("alone"), tmp_path, progress=False)).all()
+
+
+def test_texts_that_there_was_no_time_for_are_said_aloud() -> None:
+    said = text_report(EmbeddedText(
+        encoder="some", columns=["title"], template=None, embeddings=np.ones((5, 2), dtype=np.float16),
+        reduction=Reduction(np.zeros(2), np.zeros((2, 1))), probe=np.ones(2), unread=7,
+    ), None, 12)  # fmt: skip
+    assert "5 of 12 items have a text" in said
+    assert "7 more, the rarest, --max_minutes leaves no time" in said
 
 
 def test_a_write_that_fails_leaves_no_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

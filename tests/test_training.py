@@ -8,6 +8,9 @@ import os
 import re
 import shutil
 import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,7 +41,16 @@ from next_behavior.training.prepared_log import hold_out_last_events, prepare_lo
 from next_behavior.training.settings import RunSettings
 from next_behavior.training.sizes import choose_sizes
 from next_behavior.training.state import AveragedWeights, RunState, learning_rate
-from next_behavior.training.time_limit import FEWEST_FITTED, TimeLimit, affordable_fit, affordable_validation_targets
+from next_behavior.training.time_limit import (
+    FEWEST_CALIBRATED,
+    FEWEST_FITTED,
+    FEWEST_VALIDATED,
+    TimeLimit,
+    TrainingTime,
+    affordable_calibration,
+    affordable_fit,
+    affordable_validation_targets,
+)
 from next_behavior.training.tokenized_log import TokenizedLog
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -178,6 +190,60 @@ def test_the_memory_is_fitted_on_as_many_users_as_the_time_allows() -> None:
     assert not len(fitted(-1.0))
 
 
+def test_temperatures_are_fitted_on_what_the_time_is_enough_for_and_never_on_nothing() -> None:
+    sequences = sequences_of([[(7, 3, TRAIN), (8, 3, VALIDATION)]] * 1000, 12, 7)
+    positions = target_positions(sequences, VALIDATION)
+
+    def calibrated(seconds_left: float) -> int:
+        return len(affordable_calibration(sequences, positions, 6, 1e-3, seconds_left, seed=0))
+
+    assert calibrated(math.inf) == 1000
+    assert calibrated(20.0) == 500
+    assert calibrated(-1.0) == FEWEST_CALIBRATED
+
+
+@pytest.fixture
+def clock(monkeypatch: pytest.MonkeyPatch) -> list[float]:
+    """The seconds that `TimeLimit` reads from a clock that only the test moves."""
+    now = [0.0]
+    monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    return now
+
+
+def test_training_ends_early_enough_for_what_follows_as_it_was_measured(clock: list[float]) -> None:
+    budget = TrainingTime(TimeLimit(0.0, 10.0), begin=60.0)
+    assert budget.end() == 450, "three quarters"
+    budget.validation_seconds, budget.fixed_seconds, budget.step_seconds = 200.0, 50.0, 3.0
+    assert budget.end() == 600 - 3 - 1.2 * 250
+    clock[0] = 60.0
+    assert budget.progress() == 0
+    clock[0] = 60 + (budget.end() - 60) / 2
+    assert budget.progress() == pytest.approx(0.5)
+    clock[0] = 300.0
+    assert budget.progress() == 1
+
+
+def test_where_preparation_was_long_training_still_gets_two_fifths_of_the_time(clock: list[float]) -> None:
+    clock[0] = 270.0
+    budget = TrainingTime(TimeLimit(0.0, 10.0), begin=270.0)
+    assert budget.end() - 270 == 0.4 * 600
+    assert budget.outlook(seconds_per_epoch=120.0) == (
+        "Time: 4:30 of 10:00 are spent; training has 4:00, about 2.0 passes over its events."
+    )
+
+
+def test_before_training_a_run_says_that_it_cannot_see_all_of_its_events(clock: list[float]) -> None:
+    clock[0] = 480.0
+    said = TrainingTime(TimeLimit(0.0, 10.0), begin=480.0).outlook(seconds_per_epoch=240.0)
+    assert "training has 2:00, about 0.5 passes over its events. Preparation took so long" in said
+    assert "--min_epochs 1" in said
+
+
+def test_without_a_limit_training_has_no_end(clock: list[float]) -> None:
+    budget = TrainingTime(TimeLimit(0.0, None), begin=0.0)
+    assert (budget.end(), budget.progress()) == (math.inf, 0)
+
+
 def test_with_a_time_limit_a_validation_ranks_what_a_small_part_of_it_is_enough_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
@@ -196,15 +262,16 @@ def test_with_a_time_limit_a_validation_ranks_what_a_small_part_of_it_is_enough_
 
     def chosen(minutes: float | None, is_fixed: bool = False) -> int:
         trained: Any = model
-        limit = TimeLimit(0.0, minutes)
-        found = affordable_validation_targets(trained, log, 1500, is_fixed, limit, seed=0, accelerator=accelerator)
+        budget = TrainingTime(TimeLimit(0.0, minutes), begin=0.0)
+        found = affordable_validation_targets(trained, log, 1500, is_fixed, budget, seed=0, accelerator=accelerator)
         assert model.training
+        assert minutes is None or budget.seconds_per_target == pytest.approx(2e-3)
         return found
 
     assert chosen(None) == 1500
     assert chosen(60.0) == 1500
     assert chosen(2.0) == 120 * 0.05 / (3 * 2e-3)
-    assert chosen(0.01) == FEWEST_FITTED
+    assert chosen(0.01) == FEWEST_VALIDATED
     assert chosen(0.01, is_fixed=True) == 1500, "as the user says"
 
 
@@ -324,8 +391,40 @@ def test_a_log_whose_held_out_events_name_no_item_trains(tmp_path: Path) -> None
 
 def test_the_time_limit_ends_a_run_with_a_saved_model(events: Path, tmp_path: Path, capsys: Any) -> None:
     train(events, tmp_path, "--max_minutes", "0.0001", "--max_epochs", "1000")
-    assert "the time is up" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "the time is up" in printed
     assert (tmp_path / "model.safetensors").exists()
+    passes = json.loads((tmp_path / "run.json").read_text())["passes"]
+    assert 0 < passes < 1
+    assert f"it saw only {passes:.2f} of a pass" in " ".join(printed.split())
+    assert f"saw {passes:.2f} of a pass over its training events" in (tmp_path / "evaluation.md").read_text()
+    assert not [line for line in printed.replace(str(tmp_path), "/t").splitlines() if len(line) > 80]
+
+
+@pytest.mark.slow  # two minutes, which is what it is about
+def test_two_minutes_are_held_to_a_tenth_beside_four_busy_processes(tmp_path: Path) -> None:
+    generator = np.random.default_rng(0)
+    popular = generator.zipf(1.3, size=30_000) % 3_000
+    rows = [(f"u{row % 100}", f"i{item}", "view", 1_700_000_000 + row) for row, item in enumerate(popular.tolist())]
+    items = pl.DataFrame({"item_id": [f"i{item}" for item in range(3_000)]})
+    items = items.with_columns(title=pl.format("Lamp number {}", "item_id"))
+    items.write_csv(tmp_path / "items.csv")
+    write_events(tmp_path / "events.csv", rows)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    begin = time.monotonic()
+    try:
+        run_python(
+            ROOT, "train_accelerate.py", "--events", str(tmp_path / "events.csv"), "--max_minutes", "2",
+            "--items", str(tmp_path / "items.csv"), "--output_dir", str(tmp_path / "out"), "--max_epochs", "1000",
+            "--patience", "1000", anew=True,
+            environment={"HF_HOME": str(tmp_path), "OMP_NUM_THREADS": "2"},
+        )  # fmt: skip
+    finally:
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert 90 < time.monotonic() - begin < 1.1 * 120
+    assert (tmp_path / "out" / "evaluation.md").is_file()
 
 
 def test_training_stops_when_validation_no_longer_improves(
@@ -355,15 +454,17 @@ def test_every_phase_is_announced_with_how_long_it_took(
     events: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     train(events, tmp_path, "--max_minutes", "90", "--min_epochs", "1", "--max_epochs", "2")
-    printed = capsys.readouterr().out
+    printed = re.sub(r"\n {8}(?=\S)", " ", capsys.readouterr().out)  # a long line is broken under its text
     begun = re.findall(r"^\[ \d:\d\d\] (.*) \.\.\.$", printed, flags=re.MULTILINE)
     targets = json.loads((tmp_path / "evaluation.json").read_text())["targets"]
-    (fitted,) = [phase for phase in begun if phase.startswith("Fitting")]
-    assert re.fullmatch(r"Fitting memory and probabilities on [\d,]+ validation events", fitted)
+    fitted = [phase for phase in begun if phase.startswith("Fitting")]
+    assert [re.sub(r"[\d,]+", "N", phase) for phase in fitted] == [
+        "Fitting the memory on N validation events", "Fitting probabilities on N validation events",
+    ]  # fmt: skip
     assert begun == [
         f"Reading the log {events}", "Counting which items follow which", "Building the model and its memory",
-        "Training: at least 1, at most 2 epochs, until 67:30", fitted,
-        f"Evaluating on {targets:,} test events, beside the baselines",
+        "Training: at least 1, at most 2 epochs, until about 67:30", "Reading the best model again", *fitted,
+        f"Saving the model in {tmp_path}", f"Evaluating on {targets:,} test events, beside the baselines",
     ]  # fmt: skip
     assert len(re.findall(r"^\[ \d:\d\d\]   done in \d:\d\d$", printed, flags=re.MULTILINE)) == len(begun)
 

@@ -1,4 +1,4 @@
-"""The model and the baselines on held-out events: a table, and JSON.
+"""The model and the baselines on held-out events: a verdict in three lines, tables in a file, and JSON.
 
     python evaluate_behavior.py --model out/shop --events events.parquet
     python evaluate_behavior.py --model out/shop --events events.parquet --json evaluation.json
@@ -10,6 +10,8 @@ The split that is recorded with the model is used unless `--split` names another
 catalog, ties against the ranker: once with the items that the user has seen as candidates (kept), and once without
 (removed; then only targets that are new to the user count). `--update_memory` adds the model as it would be served: its
 memory goes on counting the events before the targets, without training.
+
+The tables are in `evaluation.md` in the model's folder, or beside the file that `--json` names.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="event log: a CSV, TSV, JSON Lines or Parquet file, a folder or glob of them, or USER/NAME on the Hub",
     )
     parser.add_argument("--split", choices=["time", "leave_one_out"], help="default: the one recorded with the model")
-    parser.add_argument("--json", help="write the result here")
+    parser.add_argument("--json", help="write the result here, and the tables beside it as .md")
     parser.add_argument("--max_targets", type=int, help="about so many targets, of whole users drawn at random")
     parser.add_argument("--batch_size", type=int, help="rows scored at once at most")
     parser.add_argument("--seed", type=int, default=0, help="of the draw and of the bootstrap")
@@ -73,14 +75,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     from next_behavior.data.events import read_events
     from next_behavior.data.files import write_whole
+    from next_behavior.data.shown import to_width
     from next_behavior.data.splits import assign_parts
     from next_behavior.evaluation.evaluator import evaluate_folder, split_to_evaluate
+    from next_behavior.evaluation.summary import in_three_lines
     from next_behavior.evaluation.tables import format_table
     from next_behavior.model.integrity import check_folder
 
     check_folder(model)  # before the log, which may take minutes
     log = read_events(args.events, options)
-    print(log.report)
+    print(to_width(str(log.report)))
     split = split_to_evaluate(model, log.events, args.split)
     result = evaluate_folder(
         model,
@@ -91,6 +95,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         args.seed,
         memory_updates=args.memory_updates if args.update_memory else None,
     )
-    print(format_table(result))
+    tables = model / "evaluation.md" if args.json is None else Path(args.json).with_suffix(".md")
     if args.json is not None:
         write_whole(Path(args.json), json.dumps(result, indent=1, allow_nan=False))
+    write_whole(tables, format_table(result))
+    print(f"\n{in_three_lines(result, args.model)}\nAll tables are in {tables}.")

@@ -36,8 +36,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     finished = run(settings, options, started)
     if finished is None:  # only the main process prints
         return
-    if finished.table is not None:
-        print(finished.table)
+    if finished.verdict is not None:
+        print(f"\n{finished.verdict}\nAll tables are in {finished.folder}/evaluation.md.")
     print(
         f"\nThe model is in {finished.folder} ({finished.seconds:.0f} s). Load it with\n"
         f'  AutoModel.from_pretrained("{finished.folder}", trust_remote_code=True)'

@@ -15,11 +15,12 @@ A result is what `evaluation.json` holds. Metrics over no targets are None. It h
 
 `*_interval` are 95 % bootstrap intervals over users. Beside the rankers stand split, part, targets, item_targets,
 users, sampled, seed, items, max_length, rankers (names in order) and, if there is a ranker called "model",
-`comparison` with the best baseline.
+`comparison` with the best baseline. `passes` is how often training saw its events, None where it is not known.
 """
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -290,7 +291,7 @@ def evaluate_folder(
     check_agreement(model.config, tokenizer)
     check_known(events, tokenizer.item_vocabulary, tokenizer.action_vocabulary)
     dataset = tokenize_log(events, tokenizer)
-    return evaluate_model(
+    result = evaluate_model(
         model,
         Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id),
         TEST,
@@ -302,3 +303,11 @@ def evaluate_folder(
         actions=tokenizer.action_vocabulary,
         memory_updates=memory_updates,
     )
+    result["passes"] = recorded_passes(model_dir)
+    return result
+
+
+def recorded_passes(model_dir: Path) -> float | None:
+    """The passes over its training events that the model in a folder saw; None where its run did not record them."""
+    record = model_dir / "run.json"
+    return json.loads(record.read_text()).get("passes") if record.is_file() else None

@@ -150,6 +150,21 @@ def describe_split(result: Result) -> str:
     return "\n".join(lines)
 
 
+def saw_little(passes: float | None) -> bool:
+    """Whether a model saw less than one pass over its training events; None is not recorded."""
+    return passes is not None and passes < 1
+
+
+def little_training(passes: float | None) -> str | None:
+    """What a reader must know of a model that saw less than one pass; None for every other."""
+    if passes is None or not saw_little(passes):
+        return None
+    return (
+        f"**The model saw {passes:.2f} of a pass over its training events: the time limit ended its training. Trained "
+        "longer, it may predict better.**"
+    )
+
+
 def verdict(result: Result) -> str:
     """One line per comparison of the model with the best baseline, those it loses marked."""
     lines = []
@@ -193,6 +208,8 @@ def notes_of(result: Result) -> list[str]:
 def format_table(result: Result) -> str:
     """What `evaluate` returned, as text."""
     parts = [describe_split(result)]
+    if (little := little_training(result.get("passes"))) is not None:
+        parts.append(little)
     for way, title in ((KEPT, "Seen items kept"), (REMOVED, "Seen items removed, targets new to the user")):
         counts = [result[name][way]["items"]["all"]["count"] for name in result["rankers"] if way in result[name]]
         if counts and counts[0]:

@@ -19,6 +19,7 @@ from huggingface_hub import EvalResult, ModelCard, ModelCardData
 from next_behavior.data.shown import shown
 from next_behavior.evaluation.rankers import MODEL
 from next_behavior.evaluation.ranking import KEPT, REMOVED
+from next_behavior.evaluation.tables import little_training
 from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.publishing.privacy import Privacy
 from next_behavior.publishing.record import command_of
@@ -116,6 +117,7 @@ def model_card(facts: CardFacts) -> str:
         command=shown(command_of(facts.run) or "", WHOLE).replace("`", "'") or "# the run recorded no settings",
         training_rows=training_rows(facts.config, facts.parameters, facts.run),
         results=None if result is None else results(result),
+        little_training=little_training((facts.run or {}).get("passes")),
         shrunk=facts.privacy.shrunk,
         calibration=calibration(facts.measured, len(actions), facts.has_calibration_plot),
         temperatures=temperatures(facts.config, len(actions), facts.has_time),

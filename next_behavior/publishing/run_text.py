@@ -10,7 +10,7 @@ from datetime import datetime, timezone
 from typing import Any
 
 from next_behavior.data.shown import shown
-from next_behavior.evaluation.tables import number
+from next_behavior.evaluation.tables import number, saw_little
 from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.publishing.privacy import Privacy
 from next_behavior.publishing.request import Provenance
@@ -175,11 +175,19 @@ def training_rows(config: BehaviorConfig, parameters: int, run: Mapping[str, Any
         ("split", settings["split"].replace("_", " ")),
         ("seed", str(settings["seed"])),
         ("time", duration(run["seconds"])),
+        *passes_row(run.get("passes")),
         ("machine", plain(machine["description"]) if machine else "not recorded by the run"),
     ]
     if versions:
         rows.append(("versions", ", ".join(f"{name} {version}" for name, version in versions.items())))
     return rows
+
+
+def passes_row(passes: float | None) -> Rows:
+    """How often training saw its events; nothing for a run that did not record it."""
+    if passes is None:
+        return []
+    return [("passes over the training events", f"{passes:.2f}{', less than one' if saw_little(passes) else ''}")]
 
 
 def text_columns(config: BehaviorConfig) -> str:

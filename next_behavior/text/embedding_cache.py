@@ -6,7 +6,9 @@ embeddings = cached_embeddings(texts["text"].to_list(), encoder)      # (N, D) f
 from __future__ import annotations
 
 import hashlib
+import math
 import os
+import time
 import warnings
 from collections.abc import Sequence
 from pathlib import Path
@@ -23,6 +25,8 @@ from next_behavior.text.encoders import TextEncoder
 
 # Texts per file of the cache: what an interrupted run loses at most.
 SHARD = 8192
+# Where time is limited: texts that are read first, and the share of the time left that the next ones may take.
+FIRST_TEXTS, NEXT_SHARE = 128, 0.25
 
 
 def default_cache() -> Path:
@@ -35,8 +39,9 @@ def cached_embeddings(
     encoder: TextEncoder,
     cache_dir: str | os.PathLike[str] | None = None,
     progress: bool = True,
+    until: float = math.inf,
 ) -> np.ndarray:
-    """Embeddings of texts, of which only those are computed that the cache lacks.
+    """Embeddings of texts, of which only those are computed that the cache lacks, in their order.
 
     The cache has one folder per `encoder.identity` and in it files of at most SHARD texts, each named by the hash of
     what it holds and written whole or not at all: an interrupted run goes on where it was, several processes may share
@@ -46,9 +51,10 @@ def cached_embeddings(
         texts: N texts, repeated ones are embedded once; None is no text.
         cache_dir: None takes `default_cache()`.
         progress: show a progress bar.
+        until: when to stop, by `time.monotonic`; the first texts are always read.
 
     Returns:
-        (N, D) float16, rows of length one; all zeros where there is no text.
+        (N, D) float16, rows of length one; all zeros where there is no text, or none was read.
     """
     folder = Path(cache_dir or default_cache()) / encoder.identity
     embeddings = np.zeros((len(texts), encoder.dimensions), dtype=np.float16)
@@ -63,13 +69,19 @@ def cached_embeddings(
         place, found = _read_shard(path, keys, encoder.dimensions)
         embeddings[rows[place]] = found
         known[place] = True
-    missing = rows[~known]
-    missing_keys = keys[~known]
+    order = np.argsort(rows[~known])
+    missing, missing_keys = rows[~known][order], keys[~known][order]
     with tqdm(total=len(missing), desc="embedding texts", unit="text", disable=not progress or not len(missing)) as bar:
-        for start in range(0, len(missing), SHARD):
-            part = missing[start : start + SHARD]
+        start, size, begin = 0, SHARD if until == math.inf else FIRST_TEXTS, time.monotonic()
+        while start < len(missing) and (start == 0 or time.monotonic() < until):
+            part = missing[start : start + size]
             embeddings[part] = encoder.embed([str(texts[row]) for row in part], bar)
-            _write_shard(folder, missing_keys[start : start + SHARD], embeddings[part])
+            _write_shard(folder, missing_keys[start : start + size], embeddings[part])
+            start += len(part)
+            if until < math.inf:
+                now = time.monotonic()
+                affordable = NEXT_SHARE * (until - now) * start / max(1e-9, now - begin)
+                size = int(np.clip(affordable, FIRST_TEXTS, SHARD))
     again = rows[inverse] != named
     embeddings[named[again]] = embeddings[rows[inverse[again]]]
     return embeddings

@@ -57,6 +57,8 @@ FITTED_WITH_GATE = ("memory_history_decay", "generate_temperature", "memory_powe
 MEMORY_RANKINGS = 3 * len(HISTORY_DECAYS) + len(MEMORY_SHARES) + len(MEMORY_TRENDS) + len(FRESHNESS)
 
 # -- the heads
+# Their fit takes as long as so many rankings of its targets, about, and as one more for each action.
+TEMPERATURE_RANKINGS = 4
 TEMPERATURES = np.geomspace(0.5, 2.0, 36)
 
 

@@ -1,6 +1,6 @@
 """Item text in training (`--items`): read and embed it, give it to a new model, weigh the links between similar texts.
 
-    text = embed_items(items, tokenizer, settings.text_encoder, columns, template, settings.text_size, phases)
+    text = embed_items(items, tokenizer, encoder, columns, template, size, phases, until)
     fill_text(model, text)
     fit_text_links(model, log)
 
@@ -52,9 +52,10 @@ class EmbeddedText:
     encoder: str  # the name that `add_items` will load
     columns: list[str]
     template: str | None
-    embeddings: np.ndarray  # (vocab_size, E) float16; zeros where there is no text
+    embeddings: np.ndarray  # (vocab_size, E) float16; zeros where there is no text, or none was read
     reduction: Reduction
     probe: np.ndarray  # (E,), by which the model recognizes the encoder
+    unread: int = 0  # items whose text there was no time for
 
 
 def check_items(path: str, items: pl.DataFrame, tokenizer: BehaviorTokenizer) -> None:
@@ -75,6 +76,7 @@ def embed_items(
     template: str | None,
     size: int,
     phases: Phases,
+    until: float,
 ) -> EmbeddedText | None:
     """Embeds the texts of the vocabulary's items, or takes them from the cache; None if there is nothing to read.
 
@@ -83,6 +85,7 @@ def embed_items(
         encoder: its name; None takes the default one, "none" reads nothing.
         columns, template: what is read, see `item_texts`; None and None take all columns that hold text.
         size: principal components that are kept.
+        until: when reading stops, by `time.monotonic`; the items with most events come first.
     """
     if encoder == NO_ENCODER:
         return None
@@ -99,13 +102,14 @@ def embed_items(
     name = absolute_name(encoder or DEFAULT_ENCODER)
     with phases(f"Reading item text: {known['text'].drop_nulls().n_unique():,} texts with {name}"):
         loaded = load_encoder(encoder or default_encoder())
-        embeddings = cached_embeddings(known["text"].to_list(), loaded)
+        embeddings = cached_embeddings(known["text"].to_list(), loaded, until=until)
     if columns is None:
         columns = template_columns(template or "")
     return EmbeddedText(
         encoder=name,
         columns=columns,
         template=template,
+        unread=known["text"].count() - int(np.count_nonzero(embeddings.any(axis=1))),
         embeddings=np.pad(embeddings, ((tokenizer.first_item_id, 0), (0, 0))),
         probe=loaded.embed([PROBE_TEXT])[0],
         reduction=fit_reduction(embeddings, size),
@@ -123,7 +127,13 @@ def text_report(text: EmbeddedText | None, encoder: str | None, num_items: int) 
     if text is not None:
         read = ", ".join(text.columns) if text.template is None else text.template
         with_text = np.count_nonzero(text.embeddings.any(axis=1))
-        return f"Item text         {with_text:,} of {num_items:,} items have a text, read from {read}"
+        report = f"Item text         {with_text:,} of {num_items:,} items have a text, read from {read}"
+        if text.unread:
+            report += (
+                f"; for those of {text.unread:,} more, the rarest, --max_minutes leaves no time: they are known by "
+                "their ids. What was read is kept for the next run; --text_encoder model2vec:NAME reads faster"
+            )
+        return report
     if encoder == NO_ENCODER:
         return "Item text         not read (--text_encoder none); titles are shown in answers"
     return (

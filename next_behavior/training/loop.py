@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -33,12 +35,15 @@ from next_behavior.training.calibration import fit_gate
 from next_behavior.training.checkpoints import Checkpoints
 from next_behavior.training.saved_state import TrainingState
 from next_behavior.training.state import AveragedWeights, BatchStream, RunState, learning_rate
-from next_behavior.training.time_limit import TimeLimit, affordable_validation_targets
+from next_behavior.training.time_limit import TrainingTime, affordable_validation_targets
 from next_behavior.training.tokenized_log import TokenizedLog
 from next_behavior.training.validation import action_log_loss, validation_ndcg
 
 # Steps between two losses that are shown and tracked; the shown one is a running mean, of which a step is this share.
 SHOWN_STEPS, SHOWN_SHARE = 20, 0.02
+# The bar ends with the last epoch or with the time, and is drawn less often where no terminal shows it.
+BAR, COLUMNS = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, at most {remaining} left", 79
+SECONDS_IN_A_FILE = 30
 # Time is up: steps since the last validation are worth another if they are more than this share of an epoch.
 WORTH_VALIDATING = 20
 
@@ -66,13 +71,13 @@ class TrainedModel:
     Attributes:
         folder: where it lies.
         positions: the validation events that chose it.
-        seconds_per_target: how long ranking the items of one target takes.
+        passes: over the training events, that its weights have seen.
         seconds_before: spent by the runs that this one resumed.
     """
 
     folder: Path
     positions: np.ndarray
-    seconds_per_target: float
+    passes: float
     seconds_before: float
 
 
@@ -90,14 +95,15 @@ class Training:
         self,
         settings: LoopSettings,
         accelerator: Accelerator,
-        limit: TimeLimit,
+        budget: TrainingTime,
+        say: Callable[[str], None],
         log: TokenizedLog,
         stream: BatchStream,
         model: BertForNextBehavior,
         with_lora: PeftModel | None,
         checkpoints: Checkpoints,
     ) -> None:
-        self.settings, self.accelerator, self.limit = settings, accelerator, limit
+        self.settings, self.accelerator, self.budget, self.say = settings, accelerator, budget, say
         self.log, self.stream, self.checkpoints, self.with_lora = log, stream, checkpoints, with_lora
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = make_optimizer(self.trained, settings.learning_rate, settings.weight_decay)
@@ -107,7 +113,6 @@ class Training:
         self.everything = TrainingState(self.bare, self.averaged, self.optimizer, self.state)
         self.seconds_before = 0.0
         self.positions = np.zeros(0, dtype=np.int64)  # validation events
-        self.seconds_per_target: list[float] = []
         self.running_loss = math.nan
 
     def resume(self) -> None:
@@ -115,14 +120,14 @@ class Training:
         self.checkpoints.restore_last(self.everything)
         self.state.check_end(self.settings.patience, self.settings.max_epochs)
         self.seconds_before = self.state.seconds
-        self.accelerator.print(f"Resumed at step {self.state.step} (epoch {self.state.epoch}).")
+        self.say(f"Resumed at step {self.state.step} (epoch {self.state.epoch}).")
 
     def choose_validation_events(self, planned: int, is_fixed: bool) -> None:
         """Draws the validation events: as many as the time allows, or as the resumed run had."""
         state, seed = self.state, self.settings.seed
         if not state.validation_targets:
             state.validation_targets = affordable_validation_targets(
-                self.bare, self.log, planned, is_fixed, self.limit, seed, self.accelerator
+                self.bare, self.log, planned, is_fixed, self.budget, seed, self.accelerator
             )
         self.positions = target_positions(self.log.sequences, VALIDATION, state.validation_targets, seed)
 
@@ -155,10 +160,18 @@ class Training:
         Raises:
             KeyboardInterrupt: with a message that says how to continue.
         """
-        self.accelerator.print(self.summary())
-        is_shown = self.accelerator.is_main_process
-        self.bar = tqdm(unit=" events", unit_scale=True, desc="training", mininterval=1, disable=not is_shown)
+        self.say(self.summary())
         self.model.train()
+        if self.budget.limit.minutes is not None:
+            self.say(self.budget.outlook(self.steps_per_epoch * self.seconds_of_a_step()))
+        self.bar = tqdm(
+            total=1.0,
+            bar_format=BAR,
+            desc="training",
+            mininterval=1 if sys.stderr.isatty() else SECONDS_IN_A_FILE,
+            ncols=COLUMNS,
+            disable=not self.accelerator.is_main_process,
+        )
         try:
             why = self.train_until_the_end()
         except KeyboardInterrupt:
@@ -166,11 +179,23 @@ class Training:
             how = "continue with --resume" if self.checkpoints.has_last() else "nothing was kept yet, start again"
             raise KeyboardInterrupt(f"interrupted at step {self.state.step}; {how}") from None
         self.bar.close()
-        self.accelerator.print(
-            f"Stopped {why}; step {self.state.kept_step} is kept, validation NDCG@10 {self.state.kept_metric:.4f}."
-        )
-        seconds = float(np.mean(self.seconds_per_target or [0.0]))
-        return TrainedModel(self.checkpoints.best(), self.positions, seconds, self.seconds_before)
+        state = self.state
+        self.say(f"Stopped {why}; step {state.kept_step} is kept, validation NDCG@10 {state.kept_metric:.4f}.")
+        return TrainedModel(self.checkpoints.best(), self.positions, state.kept_passes, self.seconds_before)
+
+    def seconds_of_a_step(self) -> float:
+        """How long a step takes on this machine; it changes no weight."""
+        seconds = 0.0
+        for _ in range(2):  # the first one prepares what the others find
+            before = time.monotonic()
+            for batch in self.next_batches():
+                output = self.model(**batch)
+                self.accelerator.backward(output.loss)
+                float(output.loss.detach())  # waits for a GPU
+            self.optimizer.zero_grad()
+            seconds = time.monotonic() - before
+        self.budget.step_seconds = seconds
+        return seconds
 
     def train_until_the_end(self) -> str:
         """Trains until the end and returns why it ended."""
@@ -195,15 +220,23 @@ class Training:
     def set_learning_rate(self) -> None:
         """The rate of the next step, by the progress in epochs or in time, whichever is further."""
         state, settings = self.state, self.settings
-        progress = (state.epoch + state.step_in_epoch / self.steps_per_epoch) / settings.max_epochs
-        progress = min(1.0, max(progress, self.limit.progress()))
+        progress = self.progress()
         rate = learning_rate(settings.learning_rate, settings.warmup_steps, settings.schedule, state.step, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
+    def passes(self) -> float:
+        """Over the training events, so far."""
+        return self.state.epoch + self.state.step_in_epoch / self.steps_per_epoch
+
+    def progress(self) -> float:
+        """The share of the training that is over, in epochs or in time, whichever is further."""
+        return min(1.0, max(self.passes() / self.settings.max_epochs, self.budget.progress()))
+
     def train_step(self) -> None:
         """One optimizer step over the batches of all processes and accumulation steps."""
         state, accelerator = self.state, self.accelerator
+        begin = time.monotonic()
         # Dropout and negatives depend on the step alone, so that a resumed run draws what the first would have drawn.
         processes, rank = accelerator.num_processes, accelerator.process_index
         torch.manual_seed((self.settings.seed * 1_000_003 + state.step) * processes + rank)
@@ -231,7 +264,8 @@ class Training:
                 f"the loss is {loss} at step {state.step}, expected a finite number: lower --learning_rate "
                 f"({self.settings.learning_rate:g}), or train in fp32 (--precision no)."
             )
-        self.show_loss(loss, int(targets))
+        self.budget.step_seconds = time.monotonic() - begin
+        self.show_loss(loss)
 
     def next_batches(self) -> list[dict[str, torch.Tensor]]:
         """This process's batches of the next step."""
@@ -240,30 +274,31 @@ class Training:
         numbers = range(first, first + self.batches_per_step, accelerator.num_processes)
         return [self.stream.batch(state.epoch, number, accelerator.device) for number in numbers]
 
-    def show_loss(self, loss: float, targets: int) -> None:
+    def show_loss(self, loss: float) -> None:
         before = loss if math.isnan(self.running_loss) else self.running_loss
         self.running_loss = (1 - SHOWN_SHARE) * before + SHOWN_SHARE * loss
-        self.bar.update(targets)
+        self.bar.update(max(0.0, self.progress() - self.bar.n))
         if self.state.step % SHOWN_STEPS == 0:
-            self.bar.set_description_str(f"epoch {self.state.epoch} loss {self.running_loss:.3f}")
+            self.bar.set_description_str(f"epoch {self.state.epoch} loss {self.running_loss:.3f}", refresh=False)
             self.accelerator.log({"loss": loss, "epoch": self.state.epoch}, step=self.state.step)
 
     def is_out_of_time(self) -> bool:
         """Whether the time for training is spent in any process, and may end it."""
-        if self.limit.minutes is None or self.state.epoch < self.settings.min_epochs:
+        if self.budget.limit.minutes is None or self.state.epoch < self.settings.min_epochs:
             return False
-        is_over = torch.tensor(float(self.limit.progress() > 1), device=self.accelerator.device)
+        is_over = torch.tensor(float(self.budget.progress() >= 1), device=self.accelerator.device)
         return bool(self.accelerator.reduce(is_over) > 0)
 
     def validate(self) -> None:
         """Scores the averaged weights, keeps them if they are the best, and writes a checkpoint."""
-        state = self.state
+        state, begin = self.state, time.monotonic()
         if self.settings.ema_decay:
             self.averaged.swap(self.bare)
         self.bare.eval()
         learned = copy.deepcopy(self.bare.path_gate.state_dict())
         metric, loss = self.score()
         if state.judge(metric, loss):
+            state.kept_passes = self.passes()
             self.checkpoints.save_best(self.bare, self.with_lora)
         self.bare.path_gate.load_state_dict(learned)
         self.bare.train()
@@ -272,11 +307,10 @@ class Training:
         state.check_end(self.settings.patience, self.settings.max_epochs)
         self.save_checkpoint()
         self.accelerator.log({"validation_ndcg@10": metric, "validation_log_loss": loss}, step=state.step)
-        self.bar.set_postfix_str(f"validation NDCG@10 {metric:.4f}, best {state.best_metric:.4f}")
+        self.budget.validation_seconds = time.monotonic() - begin
         self.bar.write(
             f"epoch {state.epoch:>3}  step {state.step:>6}  loss {self.running_loss:.4f}  "
-            f"validation log-loss {loss:.4f}  NDCG@10 {metric:.4f}"
-            f"{'  kept' if state.kept_step == state.step else ''}"
+            f"validation {loss:.4f}  NDCG@10 {metric:.4f}{'  kept' if state.kept_step == state.step else ''}"
         )
 
     def score(self) -> tuple[float, float]:
@@ -287,11 +321,11 @@ class Training:
             return 0.0, -float(self.state.step)
         before = time.monotonic()
         metric = validation_ndcg(self.bare, self.log, self.positions)
-        self.seconds_per_target.append((time.monotonic() - before) / len(self.positions))
+        self.budget.seconds_per_target = (time.monotonic() - before) / len(self.positions)
         return metric, item_loss + action_log_loss(self.bare, self.log, self.positions)
 
     def save_checkpoint(self) -> None:
-        self.state.seconds = self.seconds_before + self.limit.seconds_spent()
+        self.state.seconds = self.seconds_before + self.budget.limit.seconds_spent()
         self.checkpoints.save_last(self.everything)
 
 

@@ -7,7 +7,8 @@
     [ 0:06] Reading the log events.csv ...
     [ 0:09]   done in 0:03
 
-The time in brackets counts from the start of the process, as `--max_minutes` does.
+The time in brackets counts from the start of the process, as `--max_minutes` does. Whatever a run prints goes through
+`Phases.line`, so that it fits a terminal.
 """
 
 from __future__ import annotations
@@ -15,7 +16,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+from next_behavior.data.shown import to_width
 
 
 @dataclass(frozen=True)
@@ -24,14 +27,20 @@ class Phases:
 
     started: float
     say: Callable[[str], None]
+    seconds: dict[str, float] = field(default_factory=dict)  # of the phases that are over, by their text
+
+    def line(self, text: str) -> None:
+        """Says something besides: long lines are broken."""
+        self.say(to_width(text))
 
     @contextmanager
     def __call__(self, what: str) -> Iterator[None]:
         """One phase. A phase that fails has no end line."""
         begin = time.monotonic()
-        self.say(f"[{clock(begin - self.started)}] {what} ...")
+        self.line(f"[{clock(begin - self.started)}] {what} ...")
         yield
         end = time.monotonic()
+        self.seconds[what] = end - begin
         self.say(f"[{clock(end - self.started)}]   done in {clock(end - begin).strip()}")
 
 

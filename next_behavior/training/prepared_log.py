@@ -30,6 +30,7 @@ from next_behavior.training.item_text import EmbeddedText, check_items, embed_it
 from next_behavior.training.phases import Phases
 from next_behavior.training.settings import RunSettings
 from next_behavior.training.start import Start, grown_tokenizer, load_start
+from next_behavior.training.time_limit import TimeLimit
 from next_behavior.training.tokenized_log import TokenizedLog
 from next_behavior.training.vocabulary import build_tokenizer
 
@@ -38,6 +39,7 @@ LENGTH_QUANTILE, LENGTH_STEP, LENGTH_BOUNDS = 0.99, 8, (16, 200)
 FEWEST_NEW_ITEMS = 64
 # What `--split none` holds out to decide when to stop: a tenth of the events of a fifth of the users, 4,000 at most.
 HELD_OUT_USERS, MOST_HELD_OUT_USERS, HELD_OUT_EVENTS = 0.2, 4000, 10
+COUNTING = "Counting which items follow which"  # a phase
 
 
 @dataclass(frozen=True)
@@ -56,7 +58,7 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
     """Reads, cleans, splits and tokenizes the log. The main process must come first: it writes what the others read."""
     output = Path(settings.output_dir)
     with phases(f"Reading the log {settings.events}"):
-        split, events = read_log(settings, options, output, accelerator)
+        split, events = read_log(settings, options, output, accelerator, phases)
     # With --split none the held-out events are part of what the model knows.
     known_events = events if settings.split == "none" else events.filter(pl.col("part") == TRAIN)
     items = None if settings.items is None else read_items(settings.items)
@@ -78,8 +80,8 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
     if items is not None:
         check_items(str(settings.items), items, tokenizer)
         if start.behavior is None:
-            text = read_text(settings, items, tokenizer, accelerator, phases)
-    with phases("Counting which items follow which"):
+            text = read_text(settings, items, tokenizer, phases)
+    with phases(COUNTING):
         sequences = tokenized(events, tokenizer, output / PREPARED, accelerator.is_main_process)
         neighbors = ItemNeighbors().fit(sequences)
     return PreparedLog(
@@ -93,12 +95,12 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
 
 
 def read_log(
-    settings: RunSettings, options: ReadOptions, output: Path, accelerator: Accelerator
+    settings: RunSettings, options: ReadOptions, output: Path, accelerator: Accelerator, phases: Phases
 ) -> tuple[Split, pl.DataFrame]:
     """The cleaned events with their parts, and their split."""
     writes = accelerator.is_main_process
     cleaned = read_events(settings.events, options, rejects_path=output / "rejects.parquet" if writes else None)
-    accelerator.print(str(cleaned.report))
+    phases.line(str(cleaned.report))
     if writes:
         (output / "cleaning_report.json").write_text(json.dumps(cleaned.report.to_dict(), indent=1, default=str))
     split = make_split(cleaned.events, settings.split)
@@ -136,7 +138,6 @@ def read_text(
     settings: RunSettings,
     items: pl.DataFrame,
     tokenizer: BehaviorTokenizer,
-    accelerator: Accelerator,
     phases: Phases,
 ) -> EmbeddedText | None:
     """The embedded item text for a new model; says what is read."""
@@ -148,8 +149,9 @@ def read_text(
         template=settings.text_template,
         size=settings.text_size,
         phases=phases,
+        until=TimeLimit(phases.started, settings.max_minutes).text_end(),
     )
-    accelerator.print(text_report(text, settings.text_encoder, len(tokenizer.item_vocabulary)))
+    phases.line(text_report(text, settings.text_encoder, len(tokenizer.item_vocabulary)))
     return text
 
 

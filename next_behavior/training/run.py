@@ -26,6 +26,7 @@ from next_behavior.data.files import only_writer, write_whole
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.sequences import TEST, VALIDATION
 from next_behavior.evaluation.evaluator import evaluate_model
+from next_behavior.evaluation.summary import in_three_lines
 from next_behavior.evaluation.tables import format_table
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.text.encoders import computes_in_bfloat16
@@ -36,12 +37,20 @@ from next_behavior.training.loop import TrainedModel, Training
 from next_behavior.training.lora import lora_config, with_adapters
 from next_behavior.training.memory import fill_memory
 from next_behavior.training.phases import Phases, clock
-from next_behavior.training.prepared_log import PreparedLog, prepare_log
+from next_behavior.training.prepared_log import COUNTING, PreparedLog, prepare_log
 from next_behavior.training.save import run_record, save_adapter, save_model
 from next_behavior.training.settings import RunSettings
 from next_behavior.training.sizes import Sizes, choose_sizes
 from next_behavior.training.state import BatchStream
-from next_behavior.training.time_limit import TimeLimit, affordable_fit, affordable_test_targets
+from next_behavior.training.time_limit import (
+    TimeLimit,
+    TrainingTime,
+    affordable_calibration,
+    affordable_fit,
+    affordable_test_targets,
+)
+
+BUILDING = "Building the model and its memory"  # a phase
 
 
 @dataclass(frozen=True)
@@ -49,12 +58,12 @@ class FinishedRun:
     """What the user is told.
 
     Attributes:
-        table: the evaluation on test events; None with `--split none`.
+        verdict: what the evaluation on test events says, in three lines; None with `--split none`.
         seconds: of this process.
     """
 
     folder: str
-    table: str | None
+    verdict: str | None
     seconds: float
 
 
@@ -85,20 +94,23 @@ def run_alone(
         prepared = prepare_log(settings, options, accelerator, phases)
     sizes = choose_sizes(settings, prepared.log.sequences, on_gpu)
     identity = RunIdentity(asdict(settings), asdict(options), prepared.log.sequences.digest())
-    trained = train_within_memory(settings, sizes, prepared, identity, accelerator, limit, phases)
+    budget = TrainingTime(limit, begin=limit.seconds_spent())
+    trained = train_within_memory(settings, sizes, prepared, identity, accelerator, budget, phases)
     finished = None
     if accelerator.is_main_process:
-        model = BertForNextBehavior.from_pretrained(trained.folder, dtype=torch.float32)
-        model = model.to(accelerator.device).eval()
-        calibrate(model, settings, sizes, prepared, trained, limit, phases)
-        record = run_record(settings, sizes, options, trained.seconds_before + limit.seconds_spent())
-        save_model(output, model, prepared.tokenizer, prepared.log.split, record)
-        if settings.lora_r:
-            save_adapter(output, trained.folder, model, prepared.tokenizer)
-        table = None
+        with phases("Reading the best model again"):
+            model = BertForNextBehavior.from_pretrained(trained.folder, dtype=torch.float32)
+            model = model.to(accelerator.device).eval()
+        calibrate(model, settings, sizes, prepared, trained, budget, phases)
+        record = run_record(settings, sizes, options, trained.passes, trained.seconds_before + limit.seconds_spent())
+        with phases(f"Saving the model in {output}"):
+            save_model(output, model, prepared.tokenizer, prepared.log.split, record)
+            if settings.lora_r:
+                save_adapter(output, trained.folder, model, prepared.tokenizer)
+        verdict = None
         if settings.split != "none":
-            table = evaluate_on_test(model, settings.seed, sizes, prepared, trained, limit, phases, output)
-        finished = FinishedRun(settings.output_dir, table, limit.seconds_spent())
+            verdict = evaluate_on_test(model, settings.seed, sizes, prepared, trained, budget, phases, output)
+        finished = FinishedRun(settings.output_dir, verdict, limit.seconds_spent())
     accelerator.wait_for_everyone()
     accelerator.end_training()
     return finished
@@ -133,7 +145,7 @@ def train_within_memory(
     prepared: PreparedLog,
     identity: RunIdentity,
     accelerator: Accelerator,
-    limit: TimeLimit,
+    budget: TrainingTime,
     phases: Phases,
 ) -> TrainedModel:
     """`train`. Where memory is short it starts again with batches of half the size, and twice as many in a step."""
@@ -147,7 +159,7 @@ def train_within_memory(
         accelerator.free_memory()
         shrink = sizes.tokens_per_batch // tokens_per_batch
         accelerator.gradient_accumulation_steps = settings.gradient_accumulation_steps * shrink
-        return train(settings, sizes, prepared, identity, accelerator, limit, phases, tokens_per_batch)
+        return train(settings, sizes, prepared, identity, accelerator, budget, phases, tokens_per_batch)
 
     return attempt()
 
@@ -158,14 +170,14 @@ def train(
     prepared: PreparedLog,
     identity: RunIdentity,
     accelerator: Accelerator,
-    limit: TimeLimit,
+    budget: TrainingTime,
     phases: Phases,
     tokens_per_batch: int,
 ) -> TrainedModel:
     """Builds the model and trains it; `tokens_per_batch` are the events of `gradient_accumulation_steps` batches."""
     micro_batch = tokens_per_batch // settings.gradient_accumulation_steps
     stream = BatchStream(prepared.log, micro_batch, settings.seed)
-    with phases("Building the model and its memory"):
+    with phases(BUILDING):
         model = build_model(
             prepared,
             sizes,
@@ -173,7 +185,7 @@ def train(
             label_smoothing=settings.label_smoothing,
             item2vec=settings.item2vec,
             seed=settings.seed,
-            say=accelerator.print,
+            say=phases.line,
         )
     with_lora = None
     if settings.lora_r:
@@ -182,18 +194,20 @@ def train(
     checkpoints = Checkpoints(
         accelerator, Path(settings.output_dir), identity, micro_batch * settings.gradient_accumulation_steps
     )
-    training = Training(settings, accelerator, limit, prepared.log, stream, model, with_lora, checkpoints)
+    # What follows counts for the baselines; reading and writing the model takes about as long.
+    budget.begin, budget.fixed_seconds = budget.limit.seconds_spent(), 2 * phases.seconds[COUNTING]
+    training = Training(settings, accelerator, budget, phases.line, prepared.log, stream, model, with_lora, checkpoints)
     if settings.resume:
         training.resume()
-    with phases(f"Training: {stopping_rules(settings, limit)}"):
+    with phases(f"Training: {stopping_rules(settings, budget)}"):
         training.choose_validation_events(sizes.validation_targets, is_fixed=settings.validation_targets is not None)
         return training.run()
 
 
-def stopping_rules(settings: RunSettings, limit: TimeLimit) -> str:
+def stopping_rules(settings: RunSettings, budget: TrainingTime) -> str:
     """For the user: the passes over the training events, and when the time is up."""
     least = f"at least {settings.min_epochs}, " if settings.min_epochs else ""
-    end = "" if limit.minutes is None else f", until {clock(limit.training_end()).strip()}"
+    end = "" if budget.limit.minutes is None else f", until about {clock(budget.end()).strip()}"
     return f"{least}at most {settings.max_epochs} epochs{end}"
 
 
@@ -203,19 +217,22 @@ def calibrate(
     sizes: Sizes,
     prepared: PreparedLog,
     trained: TrainedModel,
-    limit: TimeLimit,
+    budget: TrainingTime,
     phases: Phases,
 ) -> None:
     """Fits the memory and the temperatures on validation events, as many as the time allows."""
     log, seed = prepared.log, settings.seed
     positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, seed)
-    fitted = affordable_fit(log.sequences, positions, trained.seconds_per_target, limit.seconds_left(), seed)
+    left, each = budget.limit.seconds_left() - budget.fixed_seconds, budget.seconds_per_target
+    fitted = affordable_fit(log.sequences, positions, each, left, seed)
+    if len(fitted):
+        with phases(f"Fitting the memory on {len(fitted):,} validation events"):
+            fit_memory(model, log, fitted)
     if len(positions):
+        left = budget.limit.seconds_left() - budget.fixed_seconds
         calibrated = fitted if len(fitted) else trained.positions
-        what = "memory and probabilities" if len(fitted) else "probabilities"
-        with phases(f"Fitting {what} on {len(calibrated):,} validation events"):
-            if len(fitted):
-                fit_memory(model, log, fitted)
+        calibrated = affordable_calibration(log.sequences, calibrated, model.config.num_actions, each, left, seed)
+        with phases(f"Fitting probabilities on {len(calibrated):,} validation events"):
             fit_temperatures(model, log, calibrated)
     if settings.split == "none":
         # Nothing is evaluated any more: the memory learns the held-out events, too.
@@ -228,18 +245,19 @@ def evaluate_on_test(
     sizes: Sizes,
     prepared: PreparedLog,
     trained: TrainedModel,
-    limit: TimeLimit,
+    budget: TrainingTime,
     phases: Phases,
     output: Path,
 ) -> str:
-    """Writes the evaluation of the model and the baselines on test events; returns it as a table."""
+    """Writes the evaluation of the model and the baselines on test events; returns what it says, in three lines."""
     log = prepared.log
     sequences = log.sequences
     max_targets = sizes.test_targets or None
-    if limit.minutes is not None:
+    if budget.limit.minutes is not None:
         planned = sizes.test_targets or len(target_positions(sequences, TEST))
         num_items = sequences.vocab_size - sequences.first_item_id
-        max_targets = affordable_test_targets(planned, num_items, trained.seconds_per_target, limit.seconds_left())
+        left = budget.limit.seconds_left() - budget.fixed_seconds
+        max_targets = affordable_test_targets(planned, num_items, budget.seconds_per_target, left)
     count = len(target_positions(sequences, TEST, max_targets, seed))
     with phases(f"Evaluating on {count:,} test events, beside the baselines"):
         result = evaluate_model(
@@ -253,7 +271,7 @@ def evaluate_on_test(
             actions=prepared.tokenizer.action_vocabulary,
             neighbors=prepared.neighbors,
         )
-    table = format_table(result)
+    result["passes"] = trained.passes
     write_whole(output / "evaluation.json", json.dumps(result, indent=1))
-    write_whole(output / "evaluation.md", table)
-    return table
+    write_whole(output / "evaluation.md", format_table(result))
+    return in_three_lines(result, str(output))

@@ -24,14 +24,17 @@ from next_behavior.training.settings import RunSettings
 from next_behavior.training.sizes import Sizes
 
 
-def run_record(settings: RunSettings, sizes: Sizes, options: ReadOptions, seconds: float) -> dict[str, Any]:
-    """What `run.json` holds."""
+def run_record(
+    settings: RunSettings, sizes: Sizes, options: ReadOptions, passes: float, seconds: float
+) -> dict[str, Any]:
+    """What `run.json` holds; `passes` over the training events made the saved weights."""
     _, encoder = split_mark(settings.text_encoder or "")
     names = {"events": settings.events, "base_model": settings.base_model, "text_encoder": encoder}
     return {
         "settings": asdict(settings),
         "sizes": asdict(sizes),
         "read_options": asdict(options),
+        "passes": round(passes, 4),
         "seconds": round(seconds, 1),
         # These named files here, and nothing on the Hub, whatever lies here when the run is read again.
         "files": [name for name, value in names.items() if value and are_files_here(value)],

@@ -70,6 +70,7 @@ class RunState:
     kept_step: int = 0  # the validation whose weights are kept
     kept_metric: float = -1.0
     kept_loss: float = math.inf
+    kept_passes: float = 0.0  # over the training events, that they have seen
     bad_validations: int = 0
     finished: bool = False
     seconds: float = 0.0  # of all processes so far, up to the checkpoint

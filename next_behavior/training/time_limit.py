@@ -1,7 +1,11 @@
-"""`--max_minutes`: when training has to stop, and how many events can be ranked in the time that is left.
+"""`--max_minutes`: how the time of a run is divided, and how much can be done in what is left of it.
 
-Training gets three quarters of the time. The rest is for what comes after it: fitting on validation events, the final
-evaluation, saving. Where ranking is slow, fewer events are ranked, always of whole users drawn at random.
+    preparation     item texts are read until a fifth of the time is over; items after that are known by their ids
+    training        until three quarters are over; for two fifths of the time where preparation took longer
+    what follows    a last validation, the model read again, fits on validation events, the final table
+
+What follows is foreseen from what has been measured so far in this run, on this machine: training stops as early as it
+has to. Where ranking is slow, fewer events are ranked, always of whole users drawn at random.
 """
 
 from __future__ import annotations
@@ -19,18 +23,23 @@ from next_behavior.data.batches import target_positions
 from next_behavior.data.sequences import VALIDATION, Sequences
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.special_ids import NONE
-from next_behavior.training.calibration import MEMORY_RANKINGS, validation_ndcg
+from next_behavior.training.calibration import MEMORY_RANKINGS, TEMPERATURE_RANKINGS, validation_ndcg
+from next_behavior.training.phases import clock
 from next_behavior.training.tokenized_log import TokenizedLog
 
-# Share of the time kept for what comes after training, and the most that one validation may take.
-FINAL_SHARE, VALIDATION_SHARE = 0.25, 0.05
+# Shares of the time: when reading item texts ends, the least for training, and what is kept for what comes after it.
+TEXT_SHARE, TRAINING_SHARE, FINAL_SHARE = 0.2, 0.4, 0.25
+# The most that one validation may take.
+VALIDATION_SHARE = 0.05
 # A validation takes about as long as ranking its targets three times; that time is measured on so many targets.
-VALIDATION_RANKINGS, PROBED_TARGETS = 3, 128
-# What all baselines together take to score one item for one target, about; a table from fewer targets says too little.
+VALIDATION_RANKINGS, PROBED_TARGETS = 3, 64
+# What all baselines together take to score one item for one target on an idle machine, about. On a busy one they take
+# longer, as the model does.
 BASELINE_SECONDS_PER_ITEM = 1.1e-7
-FEWEST_TEST_TARGETS = 500
-# The memory is not fitted on fewer validation targets.
-FEWEST_FITTED = 500
+# A choice between weights, a fit of the memory, temperatures and a table from fewer targets say too little.
+FEWEST_VALIDATED, FEWEST_FITTED, FEWEST_CALIBRATED, FEWEST_TEST_TARGETS = 100, 500, 50, 200
+# What follows training is foreseen with this reserve; it counts the start and the end of the process, too.
+RESERVE = 1.2
 
 
 @dataclass(frozen=True)
@@ -40,20 +49,74 @@ class TimeLimit:
     started: float
     minutes: float | None
 
+    @property
+    def seconds(self) -> float:
+        """Of the whole process; infinite without a limit."""
+        return math.inf if self.minutes is None else 60 * self.minutes
+
     def seconds_spent(self) -> float:
         return time.monotonic() - self.started
 
     def seconds_left(self) -> float:
         """Of the whole process; infinite without a limit."""
-        return math.inf if self.minutes is None else 60 * self.minutes - self.seconds_spent()
+        return self.seconds - self.seconds_spent()
 
-    def training_end(self) -> float:
-        """When training has to stop, in seconds after the start; infinite without a limit."""
-        return math.inf if self.minutes is None else 60 * self.minutes * (1 - FINAL_SHARE)
+    def text_end(self) -> float:
+        """When reading item texts has to stop, by `time.monotonic`."""
+        return self.started + TEXT_SHARE * self.seconds
+
+
+@dataclass
+class TrainingTime:
+    """When training has to stop. What follows it is foreseen from what was measured last.
+
+    Attributes:
+        begin: when training begins, in seconds after the start of the process.
+        fixed_seconds: what follows takes so long at least, whatever it ranks: counts, reading and writing the model.
+        seconds_per_target: of ranking the items of one target.
+        step_seconds, validation_seconds: of the last step and the last validation.
+    """
+
+    limit: TimeLimit
+    begin: float
+    fixed_seconds: float = 0.0
+    seconds_per_target: float = 0.0
+    step_seconds: float = 0.0
+    validation_seconds: float = 0.0
+
+    def seconds_after(self) -> float:
+        """What follows a last step takes at least."""
+        ranked = VALIDATION_RANKINGS * FEWEST_CALIBRATED + 2 * FEWEST_TEST_TARGETS
+        least = self.validation_seconds + self.fixed_seconds + self.seconds_per_target * ranked
+        return self.step_seconds + RESERVE * least
+
+    def end(self) -> float:
+        """When training has to stop, in seconds after the start of the process; infinite without a limit."""
+        seconds = self.limit.seconds
+        if seconds == math.inf:
+            return seconds
+        planned = max((1 - FINAL_SHARE) * seconds, self.begin + TRAINING_SHARE * seconds)
+        return min(planned, seconds - self.seconds_after())
 
     def progress(self) -> float:
-        """The share of the training time that is spent; 0 without a limit, above 1 when it is over."""
-        return self.seconds_spent() / self.training_end()
+        """The share of the training time that is spent; 0 without a limit, at least 1 when it is over."""
+        spent, end = self.limit.seconds_spent(), self.end()
+        return 1.0 if spent >= end else max(0.0, spent - self.begin) / (end - self.begin)
+
+    def outlook(self, seconds_per_epoch: float) -> str:
+        """For the user, before training: how long it has, and how much of the log it can see."""
+        limit, end = self.limit, self.end()
+        left = max(0.0, end - limit.seconds_spent())
+        passes = left / max(1e-9, seconds_per_epoch)
+        text = (
+            f"Time: {clock(limit.seconds_spent()).strip()} of {clock(limit.seconds).strip()} are spent; training has "
+            f"{clock(left).strip()}, about {passes:.1f} passes over its events."
+        )
+        if left < TRAINING_SHARE * limit.seconds:
+            text += " Preparation took so long that this is less than two fifths of --max_minutes."
+        if passes < 1:
+            text += " That is less than one: a larger --max_minutes, or --min_epochs 1, lets it see them all."
+        return text
 
 
 def affordable_validation_targets(
@@ -61,12 +124,12 @@ def affordable_validation_targets(
     log: TokenizedLog,
     planned: int,
     is_fixed: bool,
-    limit: TimeLimit,
+    budget: TrainingTime,
     seed: int,
     accelerator: Accelerator,
 ) -> int:
     """Validation targets while training: the planned number, or as many as can be ranked in a small part of the time;
-    the same on all processes.
+    the same on all processes. Notes in `budget` what ranking one takes.
 
     Args:
         is_fixed: the user asks for the planned number.
@@ -74,17 +137,20 @@ def affordable_validation_targets(
     sequences = log.sequences
     positions = target_positions(sequences, VALIDATION, planned, seed)
     sample = positions[sequences.items[positions] != NONE][:PROBED_TARGETS]
-    if limit.minutes is None or is_fixed or not len(sample):
+    if budget.limit.minutes is None or not len(sample):
         return planned
     model.eval()
-    validation_ndcg(model, log, sample)  # makes the lists of neighbors
+    validation_ndcg(model, log, sample[:1])  # makes the lists of neighbors
     before = time.monotonic()
     validation_ndcg(model, log, sample)
-    each = VALIDATION_RANKINGS * (time.monotonic() - before) / len(sample)
+    budget.seconds_per_target = (time.monotonic() - before) / len(sample)
     model.train()
-    affordable = max(FEWEST_FITTED, int(60 * limit.minutes * VALIDATION_SHARE / each))
+    each = VALIDATION_RANKINGS * max(1e-9, budget.seconds_per_target)
+    affordable = planned if is_fixed else max(FEWEST_VALIDATED, int(budget.limit.seconds * VALIDATION_SHARE / each))
     everywhere = accelerator.gather(torch.tensor([affordable], device=accelerator.device))
-    return min(len(positions), int(cast(torch.Tensor, everywhere).min()))
+    chosen = min(len(positions), int(cast(torch.Tensor, everywhere).min()))
+    budget.validation_seconds = each * chosen
+    return planned if is_fixed else chosen
 
 
 def affordable_fit(
@@ -99,8 +165,24 @@ def affordable_fit(
     return fewer if affordable >= FEWEST_FITTED else positions[:0]
 
 
+def affordable_calibration(
+    sequences: Sequences,
+    positions: np.ndarray,
+    num_actions: int,
+    seconds_per_target: float,
+    seconds_left: float,
+    seed: int,
+) -> np.ndarray:
+    """The validation targets that temperatures are fitted on: those at `positions`, or as many as a quarter of the
+    time that is left is enough for, and never none."""
+    affordable = seconds_left / 4 / max(1e-9, (TEMPERATURE_RANKINGS + num_actions) * seconds_per_target)
+    if affordable >= len(positions):
+        return positions
+    return target_positions(sequences, VALIDATION, max(FEWEST_CALIBRATED, int(affordable)), seed)
+
+
 def affordable_test_targets(planned: int, num_items: int, seconds_per_target: float, seconds_left: float) -> int:
     """Test targets in the final table: the planned number, or as many as can be ranked in half of the time that is
-    left. The other half is for fitting the baselines and for the actions."""
-    each = seconds_per_target + num_items * BASELINE_SECONDS_PER_ITEM
+    left. The other half is for the intervals and for the actions."""
+    each = seconds_per_target + max(seconds_per_target, num_items * BASELINE_SECONDS_PER_ITEM)
     return min(planned, max(FEWEST_TEST_TARGETS, int(0.5 * seconds_left / each)))

@@ -1,0 +1,86 @@
+"""An evaluation in three lines for the screen: how well what is predicted, against the best baseline, what to do next.
+
+    print(in_three_lines(result, "out/shop"))
+
+All that was measured is in the tables (`tables.py`).
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from next_behavior.data.shown import to_width
+from next_behavior.evaluation.comparison import ACTIONS, Result
+from next_behavior.evaluation.rankers import MODEL
+from next_behavior.evaluation.ranking import KEPT
+from next_behavior.evaluation.tables import plain, saw_little
+
+
+def in_three_lines(result: Result, folder: str) -> str:
+    """The verdict on the model in `folder`; each of the three lines has at most two rows of a terminal."""
+    row = judged(result)
+    lines = [
+        f"Predicts:  {predicted(result)}",
+        f"Compared:  {compared(row)}",
+        f"Next:      {advice(result, row, folder)}",
+    ]
+    return "\n".join(to_width(line) for line in lines)
+
+
+def judged(result: Result) -> dict[str, Any] | None:
+    """The comparison that counts: the next item among the first ten, or else the next action; None without either."""
+    wanted = [(KEPT, "all", "recall@10"), (ACTIONS, None, "accuracy")]
+    rows = {(row["where"], row["group"], row["metric"]): row for row in result["comparison"]}
+    return next((rows[key] for key in wanted if key in rows), None)
+
+
+def percent(share: float) -> str:
+    return f"{100 * share:.1f} %"
+
+
+def predicted(result: Result) -> str:
+    """How often the next item is among the first ten, and how often the next action is the one predicted."""
+    parts, recall = [], result[MODEL][KEPT]["items"]["all"]["recall@10"]
+    if recall is not None:
+        parts.append(f"the next item is among its first ten answers in {percent(recall)}")
+    if len(result["actions"]) > 1 and result[MODEL][ACTIONS]["accuracy"] is not None:
+        parts.append(f"the next action is right in {percent(result[MODEL][ACTIONS]['accuracy'])}")
+    return f"{', '.join(parts) or 'nothing was measured'} of {result['targets']:,} test events."
+
+
+def compared(row: dict[str, Any] | None) -> str:
+    """The model and the best baseline, in points of a percent."""
+    if row is None:
+        return "no baseline was measured on these events."
+    what = "next action" if row["where"] == ACTIONS else "next item"
+    points = 100 * row["difference"]
+    ends = row["difference_interval"]
+    interval = "" if ends is None else f" (95 %: {100 * ends[0]:+.1f} to {100 * ends[1]:+.1f})"
+    how = {"better": "better than", "worse": "worse than", "unclear": "not surely different from"}[outcome(row)]
+    best = plain(row["best_baseline"])
+    return f"{what}, {how} the best baseline, {best}, {percent(row['best'])}: {points:+.1f} points{interval}."
+
+
+def outcome(row: dict[str, Any]) -> str:
+    """better, worse, or unclear where the interval of the difference holds 0."""
+    ends = row["difference_interval"]
+    if ends is not None and ends[0] <= 0 <= ends[1]:
+        return "unclear"
+    return "better" if row["beats"] else "worse"
+
+
+def advice(result: Result, row: dict[str, Any] | None, folder: str) -> str:
+    """What to do next."""
+    if saw_little(result.get("passes")):
+        return (
+            f"train on, it saw only {result['passes']:.2f} of a pass over its events: the same command with --resume "
+            "and a larger --max_minutes."
+        )
+    if row is None:
+        return "evaluate on a log that shares items and actions with the one trained on."
+    match outcome(row):
+        case "better":
+            return f'ask it: pipeline("next-behavior", model="{folder}", trust_remote_code=True).'
+        case "unclear":
+            return "train longer, give item text (--items) or more events before you rely on it."
+    return "counting is better here: train longer, or give item text (--items) or more events."
