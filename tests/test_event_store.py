@@ -134,6 +134,16 @@ def test_the_journal_is_read_in_pages_from_where_it_was_left(make: Callable[...,
 
 
 @on_both
+def test_arrivals_grow_when_the_clock_goes_back(make: Callable[..., EventStore]) -> None:
+    clock = iter(range(10_000, 0, -1))
+    with closing(make(clock=lambda: float(next(clock)))) as store:
+        for name in ("e1", "e2", "e3"):
+            store.append([event(name, item=name)])
+        assert [row["item"] for row in store.history("ann", 9)] == ["e1", "e2", "e3"]
+        assert [e.item for e in store.journal()] == ["e1", "e2", "e3"]
+
+
+@on_both
 def test_an_event_sent_by_many_at_once_is_inserted_once(make: Callable[..., EventStore]) -> None:
     with closing(make()) as store:
         outcomes: list[Outcome] = []

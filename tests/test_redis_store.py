@@ -4,18 +4,23 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
+from pathlib import Path
 
 import pytest
 import redis
 from redis_server import RedisServer
-from stored_events import event
+from stored_events import WRITER, event
 
 from next_behavior.serving.event_store import StoreFull, StoreReadOnly, StoreUnavailable
 from next_behavior.serving.open_store import open_store
 from next_behavior.serving.redis_store import RedisStore
+
+ROOT = Path(__file__).resolve().parent.parent
 
 
 @pytest.mark.redis
@@ -131,3 +136,26 @@ def test_every_acknowledged_event_outlives_a_kill_of_redis_once(redis_server: Re
             assert len(items) == len(set(items))
             assert set(acknowledged) <= set(items)
             assert sorted(row["item"] for row in store.history("ann", 10**9)) == sorted(map(str, items))
+
+
+@pytest.mark.redis
+def test_two_processes_that_write_are_killed_and_lose_nothing(redis_server: RedisServer) -> None:
+    command = [sys.executable, "-c", WRITER, redis_server.address]
+    processes = [
+        subprocess.Popen([*command, str(number)], cwd=ROOT, stdout=subprocess.PIPE, text=True) for number in range(2)
+    ]
+    acknowledged: list[str] = []
+    for process in processes:
+        assert process.stdout is not None
+        acknowledged.append(process.stdout.readline().strip())
+    for process in processes:
+        process.kill()
+        acknowledged += process.communicate()[0].split()
+    with closing(open_store(redis_server.address, read_only=True)) as store:
+        items = [stored.item for stored in store.journal(limit=10**9)]
+        assert len(items) == len(set(items))
+        assert {"0", "1"} <= {name.split("-")[0] for name in acknowledged}
+        assert set(acknowledged) <= set(items)
+        for user in range(5):
+            moments = [row["timestamp"] for row in store.history(f"user {user}", 10**9)]
+            assert moments == sorted(moments)

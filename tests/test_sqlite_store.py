@@ -13,7 +13,7 @@ from pathlib import Path
 
 import apsw
 import pytest
-from stored_events import event
+from stored_events import WRITER, event
 
 from next_behavior.serving import sqlite_file, sqlite_store, sqlite_writer
 from next_behavior.serving.event_store import StoreBusy, StoreDamaged, StoreFull, StoreReadOnly
@@ -156,6 +156,9 @@ def test_a_damaged_file_is_refused_with_the_way_out(tmp_path: Path) -> None:
         content[3 * 4096 : 20 * 4096] = b"\x5a" * (17 * 4096)
     with pytest.raises(StoreDamaged, match=r"\.recover"):
         SQLiteStore(path)
+    # Read-only, what is whole is read, and the rest is an error of that call.
+    with closing(SQLiteStore(path, read_only=True)) as store, pytest.raises(StoreDamaged):
+        store.journal(limit=10**9)
     with stored(tmp_path / "short.sqlite") as content:
         del content[len(content) // 2 :]
     with pytest.raises(StoreDamaged, match=r"\.recover"):
@@ -177,6 +180,27 @@ def test_a_file_of_something_else_or_of_a_later_version_is_refused(tmp_path: Pat
             connection.execute(statement).fetchall()
         with pytest.raises(StoreDamaged, match=message):
             SQLiteStore(path)
+
+
+def test_a_store_whose_making_was_interrupted_is_made(tmp_path: Path) -> None:
+    path = tmp_path / "events.sqlite"
+    with closing(apsw.Connection(str(path))) as connection:
+        connection.execute("PRAGMA journal_mode = WAL").fetchall()
+    path.with_name("events.sqlite.key.part").write_bytes(b"half a key")
+    with closing(SQLiteStore(path)) as store:
+        assert store.append([event("e1")]) == ["inserted"]
+
+
+def test_a_file_that_may_not_be_written_refuses_events_and_is_read(tmp_path: Path) -> None:
+    with closing(SQLiteStore(tmp_path / "events.sqlite")) as store:
+        store.append([event("e1")])
+        assert store._writer is not None
+        store._writer.connection.execute("PRAGMA query_only = ON").fetchall()
+        with pytest.raises(StoreReadOnly, match="the right to write"):
+            store.append([event("e2")])
+        assert len(store.history("ann", 9)) == 1
+        store._writer.connection.execute("PRAGMA query_only = OFF").fetchall()
+        assert store.append([event("e2")]) == ["inserted"]
 
 
 def test_the_key_is_its_owners_alone_and_belongs_to_the_store(tmp_path: Path) -> None:
@@ -204,27 +228,6 @@ def test_a_store_put_back_from_a_backup_gives_no_arrival_twice(tmp_path: Path) -
     with closing(SQLiteStore(path)) as store:
         store.append([event("next")])
         assert [e.arrival > last for e in store.journal()] == [False, True]
-
-
-# Three threads that append and say what was acknowledged, until the process is killed.
-WRITER = """
-import itertools, os, sys, threading
-from next_behavior.serving.event_store import StoredEvent
-from next_behavior.serving.open_store import open_store
-
-store = open_store(sys.argv[1])
-
-def write(thread):
-    for batch in itertools.count():
-        names = [f"{sys.argv[2]}-{thread}-{batch}-{n}" for n in range(16)]
-        events = [StoredEvent(name, f"user {n % 5}", name, "view", float(batch)) for n, name in enumerate(names)]
-        assert store.append(events) == ["inserted"] * 16
-        os.write(1, ("\\n".join(names) + "\\n").encode())
-
-for thread in range(3):
-    threading.Thread(target=write, args=(thread,), daemon=True).start()
-threading.Event().wait()
-"""
 
 
 @pytest.mark.parametrize("rounds", [3, pytest.param(50, marks=pytest.mark.slow)])

@@ -49,8 +49,8 @@ PREFIX = "next-behavior:1:"  # with the version of what lies behind it
 KEY_BYTES = 32
 SECONDS_OF_IDS = 30 * 86_400
 JOURNAL_LENGTH = 1_000_000
-SECONDS_TO_ANSWER = 2.0
-RETRIES = 3
+SECONDS_TO_ANSWER = 1.0  # of one try
+RETRIES = 2
 # Events of one script, in which Redis does nothing else: some milliseconds.
 LARGEST_SCRIPT = 200
 SECONDS_BETWEEN_STEPS = 1.0

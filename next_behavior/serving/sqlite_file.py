@@ -74,30 +74,34 @@ def lock_to_write(path: Path) -> FileLock:
 
 
 def open_file(path: Path, read_only: bool) -> apsw.Connection:
-    """A connection to a store that is whole, made if absent."""
+    """A connection to a store, made if absent. One to write to must be whole; of another is read what can be."""
     if read_only:
         connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READONLY)
         connection.set_busy_timeout(BUSY_MS)
-        _check(connection, path)
+        _check_version(connection, path)
         return connection
     os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))  # SQLite gives its other files the same permissions
     connection = apsw.Connection(str(path), flags=apsw.SQLITE_OPEN_READWRITE)
     connection.set_busy_timeout(BUSY_MS)
     run = connection.execute
-    if path.stat().st_size == 0:
-        run("PRAGMA journal_mode = WAL")
+    run("PRAGMA journal_mode = WAL")
+    if one_row(connection, "SELECT 1 FROM sqlite_schema") is None:  # new, or its making was interrupted
         run(f"BEGIN IMMEDIATE; {SCHEMA} PRAGMA application_id = {APPLICATION_ID}; "
             f"PRAGMA user_version = {SCHEMA_VERSION}; COMMIT")  # fmt: skip
-    _check(connection, path)
+    _check_version(connection, path)
+    if path.stat().st_size <= CHECKED_BYTES:
+        (verdict,) = one_row(connection, "PRAGMA quick_check(1)")
+        if verdict != "ok":
+            raise StoreDamaged(f"{_damaged(path)} ({verdict})")
     run(
-        "PRAGMA journal_mode = WAL; PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; "
+        "PRAGMA synchronous = FULL; PRAGMA secure_delete = ON; "
         f"PRAGMA journal_size_limit = {LARGEST_WAL}; PRAGMA cache_size = -{CACHE_KIB}; "
         f"PRAGMA wal_autocheckpoint = {PAGES_BETWEEN_CHECKPOINTS}"
     ).fetchall()  # apsw runs a statement when the rows of the one before are read
     return connection
 
 
-def _check(connection: apsw.Connection, path: Path) -> None:
+def _check_version(connection: apsw.Connection, path: Path) -> None:
     (application,), (version,) = connection.execute("PRAGMA application_id; PRAGMA user_version").fetchall()
     if application != APPLICATION_ID:
         raise StoreDamaged(f"got {path}, a SQLite file that is no event store; expected one, or a new path")
@@ -106,10 +110,6 @@ def _check(connection: apsw.Connection, path: Path) -> None:
             f"got {path} of version {version}; expected version {SCHEMA_VERSION}: use the release that wrote it, or a "
             "new path"
         )
-    if path.stat().st_size <= CHECKED_BYTES:
-        (verdict,) = one_row(connection, "PRAGMA quick_check(1)")
-        if verdict != "ok":
-            raise StoreDamaged(f"{_damaged(path)} ({verdict})")
 
 
 def hash_key(path: Path, connection: apsw.Connection, read_only: bool) -> bytes:
@@ -147,7 +147,8 @@ def _damaged(path: Path) -> str:
     return (
         f"got {path}, which is damaged; expected the file that the store wrote. Stop the service and copy the files "
         f"away. Then restore a backup of {path.name} and {path.name}.key, or save what can be read with "
-        f"`sqlite3 {path.name} .recover | sqlite3 NEW`, or move the files away to begin with an empty store"
+        f"`sqlite3 {path.name} .recover | sqlite3 NEW`, or move the files away to begin with an empty store. Opened "
+        "read-only, it gives what can be read"
     )
 
 
