@@ -1,10 +1,10 @@
 """The bundle: what a process needs to answer for a saved model, without torch and transformers.
 
     DIR/serving/<revision>/
-      network.onnx          encoder, action, time, item-query, pointer and gate (network.py, export.py)
+      network.onnx          encoder and heads (network.py)
       constants.json        the model's constants and the tokenizer's vocabularies of actions and times
       item_table.npy        (V, H) float32, the rows of all items, text included
-      *.npy                 the tables of the memory: see `MEMORY_ARRAYS`
+      *.npy                 the tables of the memory and of the pointer: see `MEMORY_ARRAYS`, `POINTER_ARRAYS`
       tokenizer.json, vocabulary.tsv    as in the model's folder
       golden.json           histories, questions and what the model itself answers
       manifest.json         SHA-256 of each of these files; written last
@@ -40,6 +40,10 @@ MEMORY_ARRAYS = (
 )
 
 
+# Biases of the pointer, (Q, n) float32 each, for the Q actions that may come next.
+POINTER_ARRAYS = ("action_bias", "recency_bias", "count_bias", "done_bias", "gap_bias")
+
+
 @dataclass(frozen=True)
 class Constants:
     """What the predictor reads of a model's configuration and of its tokenizer; the names are theirs."""
@@ -55,7 +59,9 @@ class Constants:
     actions_without_item: list[int]
     action_weights: list[float]
     retired_items: list[int]
+    action_temperature: float
     item_temperature: float
+    time_temperature: float
     memory_distance: int
     memory_decay: float
     memory_backward: float
@@ -82,13 +88,14 @@ class Bundle:
         folder: where it lies.
         constants: of the model and its tokenizer.
         item_table: (V, H) float32.
-        memory: the arrays of `MEMORY_ARRAYS`.
+        memory, pointer: the arrays of `MEMORY_ARRAYS` and of `POINTER_ARRAYS`.
     """
 
     folder: Path
     constants: Constants
     item_table: np.ndarray
     memory: dict[str, np.ndarray]
+    pointer: dict[str, np.ndarray]
 
 
 def write_constants(folder: Path, constants: Constants) -> None:
@@ -117,8 +124,9 @@ def open_bundle(folder: Path) -> Bundle:
         known = {field.name for field in fields(Constants)}
         if set(values) != known:
             raise ValueError(f"{folder / CONSTANTS} was written by another version of this package: {remedy}.")
-        arrays = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in MEMORY_ARRAYS}
-        return Bundle(folder, Constants(**values), np.load(folder / ITEM_TABLE, mmap_mode="r"), arrays)
+        memory = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in MEMORY_ARRAYS}
+        pointer = {name: np.load(folder / f"{name}.npy") for name in POINTER_ARRAYS}
+        return Bundle(folder, Constants(**values), np.load(folder / ITEM_TABLE, mmap_mode="r"), memory, pointer)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is missing, expected a whole bundle: {remedy}.") from error
 

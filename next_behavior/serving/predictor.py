@@ -15,7 +15,7 @@ import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import onnxruntime
@@ -26,8 +26,9 @@ from next_behavior.model.histories import HistoryIds, HistoryReader, as_arrays, 
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NONE, PATHS, UNK
 from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, known_item, plain_item
 from next_behavior.serving.bundle import GOLDEN, NETWORK, Bundle, open_bundle
-from next_behavior.serving.distribution import Catalog, Said, ranked, shares_of_paths
+from next_behavior.serving.distribution import GATE_NONE, GATE_REPEAT, MASKED, Catalog, Said, ranked, shares_of_paths
 from next_behavior.serving.live_memory import LiveMemory
+from next_behavior.serving.pointer import Pointer
 
 # Scores held at once, as in the model.
 MAX_SCORES = 2**22
@@ -84,6 +85,21 @@ class Asked:
     cold_start: bool
 
 
+class NetworkAnswer(NamedTuple):
+    """What is known of the next event of B histories, of Q actions that may come next.
+
+    Attributes:
+        by_action: (B, Q) and times: (B, G), calibrated probabilities.
+        queries: (B, Q, H); pointer: (B, Q, T) and gate: (B, Q, 3), logarithms, MASKED where impossible.
+    """
+
+    by_action: np.ndarray
+    times: np.ndarray
+    queries: np.ndarray
+    pointer: np.ndarray
+    gate: np.ndarray
+
+
 @dataclass(frozen=True)
 class Learned:
     """What an event has taught: (item, item, weight) for "the first, then the second"."""
@@ -117,6 +133,9 @@ class Predictor:
         self._table = bundle.item_table
         self.catalog = Catalog(constants, bundle.item_table)
         self.memory = LiveMemory(constants, bundle.memory)
+        self._pointer = Pointer(constants, bundle.pointer)
+        self._causal = np.triu(np.full((constants.max_events, constants.max_events), MASKED), 1)
+        self._without_item = np.isin(np.arange(FIRST_ACTION, constants.num_actions), constants.actions_without_item)
         self._lock = threading.Lock()
 
     @classmethod
@@ -240,9 +259,7 @@ class Predictor:
         if not asked:
             return []
         with self._lock:
-            action_logits, time_logits, queries, pointer, gate = self._said([one.ids for one in asked])
-            by_action = softmax(action_logits)  # (B, A)
-            times = softmax(time_logits)[:, FIRST_GAP:]  # (B, G)
+            by_action, times, queries, pointer, gate = self._said([one.ids for one in asked])
             answered: list[list[dict[str, Any]]] = [[] for _ in asked]
             for row, one in enumerate(asked):
                 if one.of == "action":
@@ -258,7 +275,7 @@ class Predictor:
                 for row, actions in zip(part, chosen, strict=True):
                     one, width = asked[row], len(asked[row].ids.items)
                     begin_of, end = end, end + len(queries[row, actions])
-                    counts = by_action[row, FIRST_ACTION:][actions] if one.action is None else np.ones(1, np.float32)
+                    counts = by_action[row, actions] if one.action is None else np.ones(1, np.float32)
                     said = Said(np.array(one.ids.items), pointer[row, actions, -width:], gate[row, actions], counts)
                     answered[row] = self._ranked_items(one, said, logits[begin_of:end])
         for row, (one, found) in enumerate(zip(asked, answered, strict=True)):
@@ -269,16 +286,35 @@ class Predictor:
                     each["paths"] = each.pop("paths", None)
         return answered
 
-    def _said(self, histories: list[HistoryIds]) -> list[np.ndarray]:
-        items, actions, time_gaps, mask = as_arrays(histories, max(len(ids.items) for ids in histories))
+    def _said(self, histories: list[HistoryIds]) -> NetworkAnswer:
+        """What the network says of a batch of histories."""
+        constants = self.constants
+        width = max(len(ids.items) for ids in histories)
+        items, actions, time_gaps, mask = as_arrays(histories, width)
         feed = {
             "item_rows": self._table[items],
-            "items": items,
             "actions": actions,
             "time_gaps": time_gaps,
             "mask": mask,
+            "attention_bias": self._attention_bias(mask),
         }
-        return self._network.run(None, feed)
+        action_logits, time_logits, queries, scores, gate = self._network.run(None, feed)
+        pointer = self._pointer.log_probabilities(scores, items, actions, time_gaps, mask)
+        gate[:, ~self._without_item, GATE_NONE] = MASKED
+        gate[pointer.max(axis=2) <= MASKED, GATE_REPEAT] = MASKED
+        by_action = softmax(action_logits[:, FIRST_ACTION:] / np.float32(constants.action_temperature))
+        times = softmax(time_logits[:, FIRST_GAP:] / np.float32(constants.time_temperature))
+        return NetworkAnswer(by_action, times, queries, pointer, gate)
+
+    def _attention_bias(self, mask: np.ndarray) -> np.ndarray:
+        """(B, 1, T, T) float32: an event reads itself and those before it, padding reads itself."""
+        length = mask.shape[1]
+        causal = self._causal[:length, :length]
+        if mask.all():
+            return np.broadcast_to(causal, (len(mask), 1, length, length))
+        bias = np.where(mask[:, None, None, :] != 0, causal, MASKED)
+        bias[:, :, np.arange(length), np.arange(length)] = 0
+        return bias
 
     def _rows_of(self, one: Asked) -> slice:
         return slice(None) if one.action is None else slice(one.action - FIRST_ACTION, one.action - FIRST_ACTION + 1)
@@ -319,16 +355,15 @@ class Predictor:
     def _ranked_actions(self, one: Asked, probabilities: np.ndarray) -> list[dict[str, Any]]:
         score = probabilities
         if one.balanced:
-            score = score * np.exp(np.array(self.constants.action_weights, np.float32))
-        order = FIRST_ACTION + np.argsort(-score[FIRST_ACTION:], kind="stable")[: one.top_k]
+            score = score * np.exp(np.array(self.constants.action_weights[FIRST_ACTION:], np.float32))
         return [
             {
-                "action": self.constants.actions[index - FIRST_ACTION],
+                "action": self.constants.actions[row],
                 "item": None,
                 "title": None,
-                "probability": float(probabilities[index]),
+                "probability": float(probabilities[row]),
             }
-            for index in order.tolist()
+            for row in np.argsort(-score, kind="stable")[: one.top_k].tolist()
         ]
 
     def _item(self, item_id: int, new_items: list[str]) -> str | None:
@@ -422,7 +457,7 @@ def difference_between(found: list[dict[str, Any]], wanted: list[dict[str, Any]]
         ):
             return f"answer {place} has the paths {one['paths']}, expected {same['paths']}"
         if one["when"] is not None and any(
-            abs(value - other["when"][name]) > TOLERANCE * max(1.0, abs(other["when"][name]))
+            abs(value - other["when"][name]) > (1e-3 * other["when"][name] if name == "median_seconds" else TOLERANCE)
             for name, value in one["when"].items()
         ):
             return f"the time until the next event is {one['when']}, expected {other['when']}"

@@ -28,12 +28,15 @@ from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.neighbor_lists import COUNT_UNIT
 from next_behavior.model.pair_tables import LOW
 from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
+from next_behavior.model.repeat_path import BIAS_SCALE
+from next_behavior.model.special_ids import FIRST_ACTION
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.model.vocabulary import VOCABULARY_FILE
 from next_behavior.serving.bundle import (
     GOLDEN,
     ITEM_TABLE,
     NETWORK,
+    POINTER_ARRAYS,
     Constants,
     open_bundle,
     write_constants,
@@ -75,7 +78,7 @@ def write_tables(model: BertForNextBehavior, tokenizer: BehaviorTokenizer, folde
     """Writes what is no network and no file of the model's folder."""
     write_constants(folder, constants_of(model.config, tokenizer, revision))
     np.save(folder / ITEM_TABLE, filled_table(model))
-    for name, table in memory_arrays(model.associate_path).items():
+    for name, table in {**memory_arrays(model.associate_path), **pointer_arrays(model)}.items():
         np.save(folder / f"{name}.npy", table)
 
 
@@ -98,18 +101,20 @@ def constants_of(config: BehaviorConfig, tokenizer: BehaviorTokenizer, revision:
 def export_network(model: BertForNextBehavior, path: Path) -> None:
     """Writes encoder and heads as ONNX, for any number of histories and any length."""
     batch, length, config = 2, min(7, model.config.max_position_embeddings), model.config
-    channels = [torch.ones(batch, length, dtype=torch.long) for _ in INPUTS[1:]]
+    channels = [torch.ones(batch, length, dtype=torch.long) for _ in INPUTS[1:-1]]
     rows = torch.zeros(batch, length, config.hidden_size)
-    dynamic = {0: torch.export.Dim.DYNAMIC, 1: torch.export.Dim.DYNAMIC}
+    bias = torch.zeros(batch, 1, length, length)
+    grows = torch.export.Dim.DYNAMIC
+    dynamic = [{0: grows, 1: grows}] * (len(INPUTS) - 1)
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
             ServedNetwork(model).eval(),
-            (rows, *channels),
+            (rows, *channels, bias),
             input_names=list(INPUTS),
             output_names=list(OUTPUTS),
-            dynamic_shapes=[dynamic] * len(INPUTS),
+            dynamic_shapes=[*dynamic, {0: grows, 2: grows, 3: grows}],
             dynamo=True,
             verbose=False,
         )
@@ -146,6 +151,15 @@ def memory_arrays(memory: AssociativeMemory) -> dict[str, np.ndarray]:
         "link_ids": memory.borrow_ids.cpu().numpy().astype(np.int32),
         "link_weights": (memory.borrow_weights.cpu().numpy() / COUNT_UNIT).astype(np.float32),
     }
+
+
+@torch.no_grad()
+def pointer_arrays(model: BertForNextBehavior) -> dict[str, np.ndarray]:
+    """The biases of the repeat path as `bundle.POINTER_ARRAYS` has them."""
+    path = model.repeat_path
+    tables = (path.action_bias.weight, path.recency_bias.weight, path.count_bias.weight, path.done_bias.weight)
+    arrays = [BIAS_SCALE * table[FIRST_ACTION:].float().numpy() for table in (*tables, path.gap_bias)]
+    return dict(zip(POINTER_ARRAYS, arrays, strict=True))
 
 
 def golden_answers(model: BertForNextBehavior, tokenizer: BehaviorTokenizer) -> dict[str, Any]:
