@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from dataclasses import fields
+from typing import Any
 
 import numpy as np
 import pytest
@@ -29,7 +30,13 @@ def config_with(**changes: object) -> BehaviorConfig:
 
 
 def constants_of(config: BehaviorConfig) -> Constants:
-    apart = {"revision": "r", "max_events": 50, "actions": ["view"], "time_edges": [], "has_time": False}
+    apart: dict[str, Any] = {
+        "revision": "r",
+        "max_events": 50,
+        "actions": ["view"],
+        "time_edges": [],
+        "has_time": False,
+    }
     return Constants(**apart, **{f.name: getattr(config, f.name) for f in fields(Constants) if f.name not in apart})
 
 

@@ -205,7 +205,11 @@ def test_a_senseless_question_is_refused_in_a_sentence(small: Predictor, options
 
 def test_a_bundle_that_answers_otherwise_is_refused(small: Predictor, tmp_path: Path) -> None:
     history = [{"item": "3", "action": "view"}]
-    golden = {"histories": [history], "questions": [{"top_k": 3}], "answers": [[small.answer(history, top_k=3)]]}
+    golden: dict[str, Any] = {
+        "histories": [history],
+        "questions": [{"top_k": 3}],
+        "answers": [[small.answer(history, top_k=3)]],
+    }
     path = tmp_path / "golden.json"
     path.write_text(json.dumps(golden))
     small.check_golden(path)
