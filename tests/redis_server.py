@@ -17,7 +17,7 @@ class RedisServer:
     """`with RedisServer() as server: server.address`. It may be killed and started again, and finds its file."""
 
     def __init__(self) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="redis-"))
+        self._folder: Path | None = None
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             self._port = free.getsockname()[1]
@@ -30,6 +30,7 @@ class RedisServer:
 
     def __exit__(self, *error: object) -> None:
         self.kill()
+        assert self._folder is not None
         shutil.rmtree(self._folder)
 
     def start(self) -> None:
@@ -37,6 +38,8 @@ class RedisServer:
         if program is None:
             assert "REDIS_REQUIRED" not in os.environ, "REDIS_REQUIRED is set, and there is no redis-server"
             pytest.skip("needs redis-server: apt-get install redis-server")
+        if self._folder is None:
+            self._folder = Path(tempfile.mkdtemp(prefix="redis-"))
         settings = {"port": self._port, "bind": "127.0.0.1", "save": "", "appendonly": "yes", "appendfsync": "always"}
         arguments = [part for name, value in settings.items() for part in (f"--{name}", str(value))]
         self._process = subprocess.Popen([program, *arguments], cwd=self._folder, stdout=subprocess.DEVNULL)
