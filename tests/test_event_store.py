@@ -69,6 +69,18 @@ def test_an_event_is_there_when_the_store_is_opened_again(make: Callable[..., Ev
 
 
 @on_both
+def test_a_history_is_read_as_it_was_when_an_event_came(make: Callable[..., EventStore]) -> None:
+    with closing(make()) as store:
+        store.append([event(f"e{n}", item=f"i{n}", time=time) for n, time in enumerate([10.0, 30.0, 20.0, 40.0])])
+        store.append([event(f"f{n}", item="later", time=50.0 + n) for n in range(40)])
+        arrivals = [one.arrival for one in store.journal(limit=4)]
+        histories = [store.history("ann", 2, until=arrival) for arrival in arrivals]
+        items = [[one["item"] for one in history] for history in histories]
+        assert items == [["i0"], ["i0", "i1"], ["i2", "i1"], ["i1", "i3"]]
+        assert store.history("ann", 0, until=arrivals[0]) == []
+
+
+@on_both
 @pytest.mark.parametrize("text", ["a b", "a\0b", "\u202eright", "zero\u200bwidth", "café", "cafe\u0301", '"]\n', "007"])
 def test_any_text_comes_back_as_it_was(make: Callable[..., EventStore], text: str) -> None:
     with closing(make()) as store:

@@ -22,6 +22,7 @@ COMMANDS = {
     "add-items": "give a trained model new items, retire old ones, without training",
     "export": "export a model for serving, without torch",
     "publish": "turn a trained model into a Hub repository",
+    "serve": "serve a trained model over HTTP, in real time",
     "tune-text": "tune a text encoder on an event log and its item texts",
 }
 
@@ -59,6 +60,10 @@ def main_of(command: str) -> Callable[[Sequence[str] | None], None]:
             from next_behavior.commands import publish
 
             return publish.main
+        case "serve":
+            from next_behavior.commands import serve
+
+            return serve.main
         case "tune-text":
             from next_behavior.commands import tune_text
 

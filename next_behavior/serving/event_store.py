@@ -99,8 +99,9 @@ class EventStore(Protocol):
     def append(self, events: Sequence[StoredEvent]) -> list[Outcome]:
         """The same, and waits."""
 
-    def history(self, user: str, length: int) -> list[dict[str, Any]]:
-        """The newest `length` events of a user, oldest first, as {"item", "action", "timestamp"}; [] if unknown."""
+    def history(self, user: str, length: int, until: int | None = None) -> list[dict[str, Any]]:
+        """The newest `length` events of a user, oldest first, as {"item", "action", "timestamp"}; [] if unknown. With
+        `until` as they were when the event of this arrival number came."""
 
     def erase(self, user: str) -> bool:
         """Removes all that names the user. Whether there was something. Sent again, these events stay away."""

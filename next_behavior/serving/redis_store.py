@@ -122,14 +122,27 @@ class RedisStore:
         queue = self._writing()
         return queue.wait(queue.submit(user))
 
-    def history(self, user: str, length: int) -> list[dict[str, Any]]:
-        with self._errors():
-            answer = self._run(self._history, lambda: [self._hash(user), self._cutoff(), max(0, length)])
+    def history(self, user: str, length: int, until: int | None = None) -> list[dict[str, Any]]:
+        if length < 1:
+            return []
+        later = 0
+        while True:  # what came later is left out here: a sorted set is in order of time alone
+            pairs = self._newest(user, length + later)
+            kept = [pair for pair in pairs if until is None or int(pair[0].split(b" ", 1)[0]) <= until][:length]
+            if len(kept) == length or len(pairs) < length + later:
+                break
+            later = 2 * later + 16
         history = []
-        for member, moment in zip(answer[-2::-2], answer[::-2], strict=True):
+        for member, moment in reversed(kept):
             item, action = json.loads(member.split(b" ", 2)[2])
             history.append({"item": item, "action": action, "timestamp": float(moment) / MICROS})
         return history
+
+    def _newest(self, user: str, length: int) -> list[tuple[bytes, bytes]]:
+        """Members and times, newest first."""
+        with self._errors():
+            answer = self._run(self._history, lambda: [self._hash(user), self._cutoff(), length])
+        return list(zip(answer[::2], answer[1::2], strict=True))
 
     def erasures(self) -> int:
         with self._errors():

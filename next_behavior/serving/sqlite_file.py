@@ -62,7 +62,7 @@ def all_rows(connection: apsw.Connection, statement: str, values: tuple[Any, ...
 def lock_to_write(path: Path) -> FileLock:
     """Keeps other processes, and other stores of this one, from writing. The lock goes with the process."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(path.with_name(f"{path.name}.lock"), timeout=0, mode=0o600, is_singleton=False)
+    lock = FileLock(path.with_name(f"{path.name}.lock"), timeout=0, mode=0o600, is_singleton=False, thread_local=False)
     try:
         lock.acquire()
     except Timeout:

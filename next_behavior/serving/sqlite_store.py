@@ -41,6 +41,8 @@ from next_behavior.serving.group_commit import GroupCommit, Request
 from next_behavior.serving.sqlite_file import BUSY_MS, hash_key, lock_to_write, open_file, store_errors
 from next_behavior.serving.sqlite_writer import SECONDS_BETWEEN_STEPS, Writer
 
+LAST = 2**63 - 1  # no arrival is larger
+
 
 class SQLiteStore:
     """An `EventStore` in one file.
@@ -108,12 +110,12 @@ class SQLiteStore:
         queue = self._writing()
         return queue.wait(queue.submit(user))
 
-    def history(self, user: str, length: int) -> list[dict[str, Any]]:
+    def history(self, user: str, length: int, until: int | None = None) -> list[dict[str, Any]]:
         with store_errors(self.path):
             rows = self._quick.rows(
                 "SELECT item, action, time FROM events WHERE user = (SELECT number FROM users WHERE hash = ?) "
-                "AND time >= ? ORDER BY time DESC, arrival DESC LIMIT ?",
-                (keyed_hash(self._key, user), self._cutoff(), max(0, length)),
+                "AND time >= ? AND arrival <= ? ORDER BY time DESC, arrival DESC LIMIT ?",
+                (keyed_hash(self._key, user), self._cutoff(), LAST if until is None else until, max(0, length)),
             )
         rows.reverse()
         return [{"item": item, "action": action, "timestamp": moment / MICROS} for item, action, moment in rows]

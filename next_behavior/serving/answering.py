@@ -1,0 +1,79 @@
+"""What the service needs of a predictor, as types. `predictor.py` has it; a test has a small one of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+Event = Mapping[str, Any]
+Answers = list[dict[str, Any]]
+
+
+class About(Protocol):
+    """What is served: `revision` is a hash of its content."""
+
+    @property
+    def revision(self) -> str: ...
+    @property
+    def items(self) -> int: ...
+    @property
+    def actions(self) -> Sequence[str]: ...
+    @property
+    def max_events(self) -> int: ...
+    @property
+    def has_time(self) -> bool: ...
+
+
+class Question(Protocol):
+    """A history and options that have been read and checked."""
+
+    @property
+    def cold_start(self) -> bool: ...
+    @property
+    def truncated(self) -> bool: ...
+    @property
+    def unknown_items(self) -> int: ...
+    @property
+    def events(self) -> int: ...
+
+
+class Lesson(Protocol):
+    """What the memory learned from one event: (item, item, weight) of each pair."""
+
+    @property
+    def pairs(self) -> Sequence[tuple[str, str, float]]: ...
+
+
+class Answering(Protocol):
+    """A predictor."""
+
+    @property
+    def info(self) -> About: ...
+
+    def ask(
+        self,
+        events: Sequence[Event],
+        *,
+        top_k: int = 10,
+        of: str = "pair",
+        action: str | None = None,
+        exclude_seen: bool = False,
+        allowed_items: Sequence[str] | None = None,
+        balanced: bool = False,
+        paths: bool = False,
+    ) -> Any:
+        """A `Question`, for `answers`. ValueError: an event or an option is not what is documented."""
+
+    def answers(self, asked: Sequence[Any]) -> list[Answers]:
+        """The answers to each question, in one pass."""
+
+    def answer(self, events: Sequence[Event], **options: Any) -> Answers: ...
+
+    def count(self, history: Sequence[Event]) -> Lesson:
+        """The memory learns what the last event of the history adds."""
+
+    def snapshot(self, path: Path) -> None: ...
+
+    def restore(self, path: Path) -> None:
+        """ValueError: the file is not a snapshot of this revision."""
