@@ -436,6 +436,16 @@ def test_a_log_of_which_the_model_knows_little_is_warned_of_with_the_share() -> 
     check_known(events, ["a", "b"], ["view"])  # a fifth is usual where a catalog changes fast
 
 
+def test_the_tables_of_a_model_in_a_read_only_folder_are_printed(
+    events: Path, model_dir: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (model_dir / "evaluation.md").unlink(missing_ok=True)
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write in any folder
+    main(["--model", str(model_dir), "--events", str(events)])
+    assert "| recall of" in capsys.readouterr().out
+    assert not (model_dir / "evaluation.md").exists()
+
+
 def test_a_model_that_is_not_there_is_reported(events: Path) -> None:
     with pytest.raises(FileNotFoundError, match="the folder of a trained model"):
         main(["--model", "no/such/model", "--events", str(events)])

@@ -8,6 +8,7 @@ import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -279,7 +280,7 @@ def test_a_megabyte_of_text_is_searched_in_a_second(text: str) -> None:
 def test_nearly_nothing_left_is_said_with_the_shares_and_asks_for_yes(
     removed: dict[str, int], little: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    gone = {f"removed_{name}": count for name, count in removed.items()}
+    gone: dict[str, Any] = {f"removed_{name}": count for name, count in removed.items()}
     privacy = Privacy(5, 2, items=100, pairs=40, events=1000, **gone)
     monkeypatch.setattr("sys.stdin", io.StringIO("y\n"))  # no terminal: nobody is asked
     check_enough_left(privacy, little_is_fine=True)

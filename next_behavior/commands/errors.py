@@ -10,7 +10,12 @@ import io
 import os
 import shutil
 import sys
+import warnings
 from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from next_behavior.data.shown import shown_lines
 
 # OSError: a file that is missing or may not be read or written, a full disk, a file where a folder should be.
 USER_ERRORS: tuple[type[Exception], ...] = (ValueError, OSError)
@@ -32,17 +37,31 @@ def run(name: str, main: Callable[[], None], errors: tuple[type[Exception], ...]
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # a terminal may lack the characters of an id
             stream.reconfigure(errors="backslashreplace")
+    usual = warnings.showwarning
+    warnings.showwarning = partial(show_warning, name, usual)
     try:
         main()
     except KeyboardInterrupt as interruption:
         print(f"\n{name}: {str(interruption) or 'interrupted'}", file=sys.stderr)
         sys.exit(INTERRUPTED)
     except errors as error:
-        sys.exit(f"{name}: {message_of(error)}")
+        sys.exit(f"{name}: {shown_lines(message_of(error))}")
     except Exception as error:
         if DISK_FULL in str(error):
             sys.exit(f"{name}: {DISK_FULL}: {MAKE_ROOM} ({error})")
         raise
+    finally:
+        warnings.showwarning = usual
+
+
+def show_warning(
+    name: str, usual: Callable[..., None], message: Warning | str, category: type[Warning], *where: Any
+) -> None:
+    """A warning for a user in a line, like an error. Those for programmers are shown as Python shows them."""
+    if issubclass(category, UserWarning):
+        print(f"{name}: warning: {shown_lines(str(message))}", file=sys.stderr)
+    else:
+        usual(message, category, *where)
 
 
 def message_of(error: Exception) -> str:

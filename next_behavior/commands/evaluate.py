@@ -67,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not model.is_dir():
         raise FileNotFoundError(f"got --model {args.model}; expected the folder of a trained model")
 
-    from next_behavior.data.outputs import check_output_file
+    from next_behavior.data.outputs import can_write, check_output_file
 
     options = options_from_arguments(args)
     if args.json is not None:
@@ -98,5 +98,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     tables = model / "evaluation.md" if args.json is None else Path(args.json).with_suffix(".md")
     if args.json is not None:
         write_whole(Path(args.json), json.dumps(result, indent=1, allow_nan=False))
+    print(f"\n{in_three_lines(result, args.model)}")
+    if args.json is None and not can_write(model):  # a folder that others share
+        print(f"\n{format_table(result)}")
+        return
     write_whole(tables, format_table(result))
-    print(f"\n{in_three_lines(result, args.model)}\nAll tables are in {tables}.")
+    print(f"All tables are in {tables}.")

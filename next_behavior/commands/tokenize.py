@@ -35,6 +35,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from next_behavior.data.events import read_events
     from next_behavior.data.files import whole_files
     from next_behavior.data.items import read_items
+    from next_behavior.data.shown import shown
     from next_behavior.training.vocabulary import build_tokenizer
 
     log = read_events(args.events, options)
@@ -48,7 +49,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     )
     with whole_files(Path(args.output)) as unfinished:
         tokenizer.save_pretrained(unfinished)
-    actions = ", ".join(tokenizer.action_vocabulary)
+    actions = ", ".join(map(shown, tokenizer.action_vocabulary))
     print(f"items    {len(tokenizer.item_vocabulary):,}, ids from {tokenizer.first_item_id}")
     print(f"actions  {len(tokenizer.action_vocabulary)}: {actions}")
     print(f"time     {len(tokenizer.time_edges) + 1 if tokenizer.has_time else 'no'} buckets of the gap between events")

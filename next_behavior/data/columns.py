@@ -8,6 +8,8 @@ from __future__ import annotations
 import difflib
 from collections.abc import Mapping
 
+from next_behavior.data.shown import shown as text_shown
+
 USER, ITEM, ACTION, TIME = "user_id", "item_id", "action", "timestamp"
 FLAGS = {USER: "user_column", ITEM: "item_column", ACTION: "action_column", TIME: "time_column"}
 
@@ -138,20 +140,23 @@ def choose_columns(columns: list[str], asked: Mapping[str, str | None], notes: l
     for role, column in chosen.items():
         if column in taken:
             raise ValueError(
-                f"got the column {column!r} for both {taken[column]} and {role}; expected two columns: "
+                f"got the column {cut(column)!r} for both {taken[column]} and {role}; expected two columns: "
                 f"change --{FLAGS[taken[column]]} or --{FLAGS[role]}"
             )
         if column is not None:
             if columns.count(column) > 1:
                 raise ValueError(
-                    f"got {columns.count(column)} columns named {column!r}; expected one: rename the others"
+                    f"got {columns.count(column)} columns named {cut(column)!r}; expected one: rename the others"
                 )
             taken[column] = role
     return chosen
 
 
 def _closest(name: str, columns: list[str]) -> str:
-    return cut(max(columns, key=lambda c: difflib.SequenceMatcher(None, plain(c), plain(name)).ratio(), default="..."))
+    return text_shown(
+        max(columns, key=lambda c: difflib.SequenceMatcher(None, plain(c), plain(name)).ratio(), default="..."),
+        MOST_SHOWN,
+    )
 
 
 def _looks_like_data(columns: list[str]) -> bool:

@@ -79,7 +79,7 @@ def _table(source: object, id_column: str | None) -> tuple[pl.DataFrame, str]:
     if malformed:
         row, reason, text = malformed[0]
         warnings.warn(
-            f"{source}: {len(malformed):,} rows left out, e.g. row {row:,} ({reason}): {text!r}", stacklevel=3
+            f"{source}: {len(malformed):,} rows left out, e.g. row {row:,} ({reason}): {text!r:.80}", stacklevel=3
         )
     return pl.concat([part.frame for part in parts], how="vertical_relaxed"), key
 

@@ -32,8 +32,8 @@ def check_known(events: pl.DataFrame, items: Sequence[str], actions: Sequence[st
         share = float(named.is_in(pl.Series(known, dtype=pl.String).implode()).mean() or 0.0)  # type: ignore[arg-type]
         if share >= FEW or not len(named):
             continue
-        ours = repr(shown(known[0], most=40)) if known else "none"
-        theirs = f"e.g. {shown(str(named[0]), most=40)!r} in the log, {ours} in the model"
+        ours = f"'{shown(known[0], most=40)}'" if known else "none"
+        theirs = f"e.g. '{shown(str(named[0]), most=40)}' in the log, {ours} in the model"
         remedy = f"expected a log of the same {what}s: check --{FLAGS[role]}, and that it is this model's log"
         if share == 0:
             raise ValueError(

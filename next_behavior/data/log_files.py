@@ -164,7 +164,7 @@ def read_file(file: Path, columns: list[str], layout: Layout = Layout()) -> Rows
     missing = [column for column in columns if column not in columns_of(file, layout)]
     if missing:
         raise ValueError(
-            f"got {file} without the column {missing[0]!r}, which other files of the log have; expected the same "
+            f"got {file} without the column {missing[0]!r:.80}, which other files of the log have; expected the same "
             "columns in every file: rewrite it or move it away"
         )
     if kind == "csv":

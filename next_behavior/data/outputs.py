@@ -57,12 +57,17 @@ def check_output_file(output: str | Path, flag: str, inputs: Inputs, format: str
             raise ValueError(f"got {flag} {file}, which {name} reads; expected another file: it would be overwritten")
 
 
+def can_write(folder: Path) -> bool:
+    """Whether files can be made in a folder that is there."""
+    return os.access(folder, os.W_OK | os.X_OK)
+
+
 def _check_writable(folder: Path, flag: str) -> None:
     """ValueError unless the folder, or the nearest one above it that is there, is a folder that can be written."""
     nearest = next(place for place in (folder.absolute(), *folder.absolute().parents) if place.exists())
     if not nearest.is_dir():
         raise ValueError(f"got {flag} below {nearest}, which is a file; expected a folder: name another")
-    if not os.access(nearest, os.W_OK | os.X_OK):
+    if not can_write(nearest):
         raise ValueError(
             f"got {flag} in {nearest}, which cannot be written; expected a folder that can: change its permissions, or "
             "name another"

@@ -16,11 +16,13 @@ import polars as pl
 
 from next_behavior.data.cleaning import RULES
 from next_behavior.data.columns import ACTION, FLAGS, looks_like
+from next_behavior.data.shown import LONGEST_LINE, shown
 
 PLACEHOLDERS = ["null", "none", "nan", "n/a", "undefined", "unknown", "anonymous", "guest", "-1"]
 HEAVY_SHARE, HEAVY_TIMES = 0.01, 20  # a heavy user holds 1 % of the events and 20 times the median
 FAST_EVENTS, FAST_SECONDS = 60, 60  # faster than an event per second for a minute: no person
 WIDTH, INDENT = 110, 18  # characters in a line of the report, and before its text
+NAME = 60  # characters of a column, a user or an action
 SHOWN = 5  # users, files and actions named in the report before it says "and N more"
 
 
@@ -90,7 +92,7 @@ class CleaningReport:
         lines = [*self._read_and_removed(), *self._kept(), *self._odd()]
         return "\n".join(
             textwrap.fill(
-                text,
+                shown(text, LONGEST_LINE),
                 width=WIDTH,
                 initial_indent=label.ljust(INDENT),
                 subsequent_indent=" " * INDENT,
@@ -106,7 +108,7 @@ class CleaningReport:
         lines = [("Event log", f"{self.source} ({', '.join([*size, _count(self.rows, 'row')])})")]
         absent = {"action": 'none, every action is "interact"', "timestamp": "none, file order is the order"}
         for role, column in self.columns.items():
-            lines.append((f"  {role}", f"column {column}" if column else absent[role]))
+            lines.append((f"  {role}", f"column {shown(column, NAME)}" if column else absent[role]))
         if self.unread:
             lines.append(("  not read", self._leftovers()))
         lines += [("  note", note) for note in self.notes]
@@ -120,11 +122,11 @@ class CleaningReport:
         hints = {column: looks_like(column) for column in self.unread}
         lacking = [column for column, role in hints.items() if role is not None and self.columns[role] is None]
         texts = [
-            f"{column} (looks like {'an action' if role == ACTION else 'a time'}: --{FLAGS[role]} {column})"
-            for column in lacking
+            f"{name} (looks like {'an action' if role == ACTION else 'a time'}: --{FLAGS[role]} {name})"
+            for column, name in zip(lacking, names(lacking), strict=True)
             if (role := hints[column]) is not None
         ]
-        texts += [column for column in self.unread if column not in lacking]
+        texts += names([column for column in self.unread if column not in lacking])
         more = f" and {len(texts) - 2 * SHOWN} more" if len(texts) > 2 * SHOWN else ""
         return ", ".join(texts[: 2 * SHOWN]) + more
 
@@ -134,7 +136,7 @@ class CleaningReport:
         if self.first_time and self.last_time:
             lines.append(("  time span", f"{_short(self.first_time)} to {_short(self.last_time)} UTC"))
         lines.append(("  per user", f"median {self.median_user_events:g} events, longest {self.longest_user_events:,}"))
-        shares = [f"{action} {_percent(count, self.events)}" for action, count in self.actions.items()]
+        shares = [f"{shown(action, NAME)} {_percent(count, self.events)}" for action, count in self.actions.items()]
         more = f" and {len(shares) - 2 * SHOWN} more" if len(shares) > 2 * SHOWN else ""
         lines.append(("  actions", f"{len(shares)}: {', '.join(shares[: 2 * SHOWN])}{more}"))
         lines.append(("  repeats", f"{100 * self.repeats:.1f} % of the events with an item: their user had it before"))
@@ -148,16 +150,20 @@ class CleaningReport:
         if self.first_time:
             share = _percent(self.ties, self.events)
             tied = f"{_count(self.ties, 'event')} ({share}) at the same time as the user's previous one"
-            lines.append(("  ties", f"{tied}; {self.order or 'file order'} decides"))
+            lines.append(("  ties", f"{tied}; {shown(self.order or 'file order', NAME)} decides"))
             copies = f"{self.exact_duplicates:,} ({_percent(self.exact_duplicates, self.events)})"
             hint = " kept; --duplicates drop removes them" if self.exact_duplicates else ""
             lines.append(("  exact copies", copies + hint))
         users = {user for user, _ in self.suspicious_users}
         lines.append(("  suspicious", _count(len(users), "user") if users else "no user"))
-        lines += [("", f"{user}: {reason}") for user, reason in self.suspicious_users[:SHOWN]]
+        lines += [("", f"{shown(user, NAME)}: {reason}") for user, reason in self.suspicious_users[:SHOWN]]
         if len(self.suspicious_users) > SHOWN:
             lines.append(("", f"and {len(self.suspicious_users) - SHOWN} more"))
         return lines
+
+
+def names(columns: list[str]) -> list[str]:
+    return [shown(column, NAME) for column in columns]
 
 
 def _count(number: int, noun: str) -> str:

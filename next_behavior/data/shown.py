@@ -11,6 +11,7 @@ import unicodedata
 
 # Longer text is cut: an id of 20,000 characters would push everything else off the screen.
 MOST_CHARACTERS = 120
+LONGEST_LINE = 2400  # of a message, which names files and several ids
 # Control characters, line and paragraph ends, lone surrogates, and format characters, which can turn the direction of
 # writing round.
 HIDDEN = ("Cc", "Cf", "Zl", "Zp", "Cs")
@@ -54,3 +55,8 @@ def to_width(text: str, width: int = WIDTH) -> str:
                 drop_whitespace=True, replace_whitespace=False,
             )  # fmt: skip
     return "\n".join(lines)
+
+
+def shown_lines(text: str) -> str:
+    """Lines of a message, each as `shown` shows it: what a message quotes may have slipped in unseen."""
+    return "\n".join(shown(line, LONGEST_LINE) for line in text.split("\n"))

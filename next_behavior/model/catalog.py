@@ -89,7 +89,9 @@ class ChangingCatalog(PreTrainedModel):
         ids = [tokenizer.encode_item(item) for item in items]
         unknown = [item for item, index in zip(items, ids, strict=True) if index < self.config.first_item_id]
         if unknown:
-            raise ValueError(f"the vocabulary does not hold {unknown[:5]}: nothing was retired.")
+            raise ValueError(
+                f"the vocabulary does not hold {[str(item)[:80] for item in unknown[:5]]}: nothing was retired."
+            )
         self.config.retired_items = sorted({*self.config.retired_items, *ids})
 
     def _new_texts(self, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:

@@ -14,7 +14,7 @@ import difflib
 import numbers
 import warnings
 from bisect import bisect_right
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import date, datetime, timezone
 from decimal import Decimal
@@ -146,7 +146,7 @@ class HistoryReader:
         self.warned.add(action)
         warnings.warn(
             f"a history has the action {action!r:.80}, which is unknown and read as such, expected one of "
-            f"{', '.join(map(repr, self.action_ids))}: spelling counts.",
+            f"{names_of(self.action_ids)}: spelling counts.",
             stacklevel=6,
         )
 
@@ -243,6 +243,11 @@ def check_event(event: Any, position: int, row: int) -> None:
 def is_whole(value: object) -> bool:
     """Whether a value is a whole number; True and False are none."""
     return isinstance(value, numbers.Integral) and not isinstance(value, bool)
+
+
+def names_of(actions: Iterable[str]) -> str:
+    """Actions as a message names them: what cannot be seen is escaped, and long ones are cut."""
+    return ", ".join(f"{action!r:.80}" for action in actions)
 
 
 def as_text(value: Any, name: str) -> str:

@@ -26,7 +26,7 @@ import torch
 from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
-from .histories import HistoryReader, as_arrays, as_histories, as_text, in_time_order
+from .histories import HistoryReader, as_arrays, as_histories, as_text, in_time_order, names_of
 from .integrity import (
     VOCABULARY_MANIFEST,
     check_manifest,
@@ -157,7 +157,7 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         """
         text = as_text(action, "action")
         if text not in self._action_ids:
-            raise ValueError(f"action {text!r} is unknown, expected one of {', '.join(map(repr, self._action_ids))}.")
+            raise ValueError(f"action {text!r:.80} is unknown, expected one of {names_of(self._action_ids)}.")
         return self._action_ids[text]
 
     def decode_action(self, index: int) -> str:

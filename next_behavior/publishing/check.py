@@ -22,6 +22,7 @@ from typing import Any
 
 from transformers import PreTrainedModel
 
+from next_behavior.data.shown import MOST_CHARACTERS
 from next_behavior.model import modeling_behavior
 from next_behavior.model.configuration_behavior import CODE_FILES
 from next_behavior.model.modeling_behavior import BertForNextBehavior
@@ -101,13 +102,18 @@ print("ANSWERS " + json.dumps(answers))
 """
 
 
+def short(names: list[str]) -> list[str]:
+    """The names that a card can show whole; all of them if it can show none."""
+    return [name for name in names if len(name) <= MOST_CHARACTERS] or names
+
+
 def golden_histories(tokenizer: BehaviorTokenizer) -> list[list[dict[str, Any]]]:
     """Histories made from the vocabulary alone, not from any user's.
 
     The most frequent items with every action in turn; one that repeats an item; one with an unknown item and an event
     without an item; an empty one.
     """
-    items, actions = tokenizer.item_vocabulary[:4], tokenizer.action_vocabulary
+    items, actions = short(tokenizer.item_vocabulary)[:4], short(tokenizer.action_vocabulary)
     frequent = [
         {"item": item, "action": actions[index % len(actions)], "timestamp": FIRST_TIME + STEPS[index]}
         for index, item in enumerate(items)

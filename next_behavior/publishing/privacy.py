@@ -19,6 +19,7 @@ import numpy as np
 from tqdm import tqdm
 
 from next_behavior.data.sequences import TRAIN, Sequences
+from next_behavior.data.shown import shown
 from next_behavior.publishing.membership import membership_inference
 from next_behavior.publishing.publication import Publication
 from next_behavior.publishing.scores import BAR_AFTER
@@ -187,7 +188,8 @@ def look_for_people(trained: Publication, published: Publication, privacy: Priva
     traces = personal_traces(tqdm(rows, "looking for personal data", len(titles), unit=" items", delay=BAR_AFTER))
     for kind, items in traces.items():
         warnings.warn(
-            f"{len(items):,} items look like personal data ({kind}), e.g. {items[:3]}: do you want them public?",
+            f"{len(items):,} items look like personal data ({kind}), e.g. {', '.join(map(shown, items[:3]))}: do you "
+            "want them public?",
             stacklevel=1,
         )
     as_trained = None

@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from next_behavior.data.batches import evaluation_batches, target_positions
 from next_behavior.data.sequences import VALIDATION
+from next_behavior.data.shown import shown
 from next_behavior.evaluation.metrics import ndcg_at_k, pessimistic_ranks
 from next_behavior.model.associative_memory import MAX_CHUNK_ELEMENTS
 from next_behavior.model.encoder import last_index
@@ -63,8 +64,9 @@ def check_items(path: str, items: pl.DataFrame, tokenizer: BehaviorTokenizer) ->
     known = tokenizer.item_vocabulary
     if known and not items["item_id"].is_in(known).any():
         raise ValueError(
-            f"got --items {path} with ids such as {', '.join(items['item_id'].head(3).to_list())}, of which "
-            f"the log names none; it names {', '.join(known[:3])}: write ids in both alike, or leave --items out"
+            f"got --items {path} with ids such as {', '.join(map(shown, items['item_id'].head(3)))}, of which "
+            f"the log names none; it names {', '.join(map(shown, known[:3]))}: write ids in both alike, or "
+            "leave --items out"
         )
 
 

@@ -15,6 +15,7 @@ import polars as pl
 import torch
 from transformers import AutoConfig, PreTrainedConfig
 
+from next_behavior.data.shown import shown
 from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.model.integrity import check_agreement, check_manifest
 from next_behavior.model.item_text import DEFAULT_ENCODER
@@ -23,6 +24,9 @@ from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.text.embedding_cache import cached_embeddings
 from next_behavior.text.encoders import default_encoder
 from next_behavior.training.item_text import own_encoder
+
+# Actions that a message names.
+MOST_NAMED = 20
 
 
 @dataclass(frozen=True)
@@ -91,8 +95,9 @@ def grown_tokenizer(
     unknown = sorted(set(events["action"].unique()) - set(tokenizer.action_vocabulary))
     if unknown:
         raise ValueError(
-            f"the log has the actions {', '.join(unknown)}, but {start.name} was trained on "
-            f"{', '.join(tokenizer.action_vocabulary)}: rename them in the log, or train a new model."
+            f"the log has the actions {', '.join(map(shown, unknown[:MOST_NAMED]))}, but {start.name} was trained on "
+            f"{', '.join(map(shown, tokenizer.action_vocabulary[:MOST_NAMED]))}: rename them in the log, or "
+            "train a new model."
         )
     counts = events.filter(pl.col("item_id").is_not_null()).group_by("item_id").len()
     counts = counts.filter(pl.col("len") >= min_item_count).sort("len", "item_id", descending=[True, False])
