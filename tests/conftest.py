@@ -84,6 +84,27 @@ def bert(tmp_path_factory: pytest.TempPathFactory) -> str:
     return save_bert(tmp_path_factory.mktemp("bert"))
 
 
+@pytest.fixture(scope="session")
+def exported(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of the golden model (item text, three actions, times) with its bundle, which no test changes. It is
+    exported once for all processes of a test run."""
+    import tarfile
+
+    from filelock import FileLock
+    from golden import ARCHIVE
+
+    from next_behavior.serving.export import bundle_for
+
+    base = tmp_path_factory.getbasetemp()
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "exported"
+    with FileLock(f"{folder}.lock"):
+        if not folder.is_dir():
+            with tarfile.open(ARCHIVE) as archive:
+                archive.extractall(folder, filter="data")
+        bundle_for(folder / "model")
+    return folder / "model"
+
+
 @pytest.fixture(scope="module")
 def hub() -> Iterator[HubServer]:
     """An empty Hub on loopback, in its own process, for one test module; tests/hub_server.py says how to use it."""

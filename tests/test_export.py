@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import json
 import shutil
-import tarfile
 from pathlib import Path
 
 import pytest
-from golden import ANSWERS, ARCHIVE, HISTORIES, QUESTIONS
+from golden import ANSWERS, HISTORIES, QUESTIONS
 from processes import run_python
 
 from next_behavior.commands import export as command
@@ -32,19 +31,9 @@ print("ANSWERS", json.dumps([[predictor.answer(history, **each) for history in h
 """
 
 
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folder of a trained model with item text, three actions and times, and its bundle."""
-    folder = tmp_path_factory.mktemp("exported")
-    with tarfile.open(ARCHIVE) as archive:
-        archive.extractall(folder, filter="data")
-    bundle_for(folder / "model")
-    return folder / "model"
-
-
-def test_a_bundle_answers_in_a_process_without_torch_as_the_model_did(model: Path) -> None:
+def test_a_bundle_answers_in_a_process_without_torch_as_the_model_did(exported: Path) -> None:
     asked, here = (json.dumps(HISTORIES), json.dumps(QUESTIONS)), {"PYTHONPATH": str(Path(__file__).parents[1])}
-    done = run_python(model.parent, "-c", WITHOUT_TORCH, *asked, environment=here, anew=True)
+    done = run_python(exported.parent, "-c", WITHOUT_TORCH, *asked, environment=here, anew=True)
     found = json.loads(done.stdout.split("ANSWERS ")[1])
     wanted = json.loads(ANSWERS.read_text())["answers"]["pipeline"]
     for question, answers, expected in zip(QUESTIONS, found, wanted, strict=True):
@@ -52,15 +41,17 @@ def test_a_bundle_answers_in_a_process_without_torch_as_the_model_did(model: Pat
             assert difference_between(one, other) is None, question
 
 
-def test_it_is_made_once_and_anew_for_a_changed_model(model: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_it_is_made_once_and_anew_for_a_changed_model(
+    exported: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     said: list[str] = []
-    bundle = bundle_for(model, say=said.append)
-    assert bundle.parent == model / "serving"
+    bundle = bundle_for(exported, say=said.append)
+    assert bundle.parent == exported / "serving"
     assert not said, "it was there"
-    command.main(["--model", str(model)])
+    command.main(["--model", str(exported)])
     assert capsys.readouterr().out.strip() == str(bundle)
-    changed = model.parent / "changed"
-    shutil.copytree(model, changed)
+    changed = tmp_path / "changed"
+    shutil.copytree(exported, changed)
     text = (changed / "config.json").read_text()
     (changed / "config.json").write_text(text.replace('"vocab_size":', '"vocab_size" :'))
     shutil.rmtree(changed / "serving")
@@ -70,9 +61,9 @@ def test_it_is_made_once_and_anew_for_a_changed_model(model: Path, capsys: pytes
 
 
 @pytest.mark.parametrize("name", ["item_table.npy", "network.onnx", "tokenizer.json"])
-def test_a_damaged_bundle_is_refused(model: Path, tmp_path: Path, name: str) -> None:
+def test_a_damaged_bundle_is_refused(exported: Path, tmp_path: Path, name: str) -> None:
     copy = tmp_path / "bundle"
-    shutil.copytree(bundle_for(model), copy)
+    shutil.copytree(bundle_for(exported), copy)
     data = bytearray((copy / name).read_bytes())
     data[len(data) // 2] ^= 1
     (copy / name).write_bytes(data)
@@ -83,9 +74,9 @@ def test_a_damaged_bundle_is_refused(model: Path, tmp_path: Path, name: str) -> 
         Predictor.load(copy)
 
 
-def test_a_bundle_of_another_version_is_refused(model: Path, tmp_path: Path) -> None:
+def test_a_bundle_of_another_version_is_refused(exported: Path, tmp_path: Path) -> None:
     copy = tmp_path / "bundle"
-    shutil.copytree(bundle_for(model), copy)
+    shutil.copytree(bundle_for(exported), copy)
     values = json.loads((copy / CONSTANTS).read_text())
     (copy / CONSTANTS).write_text(json.dumps({**values, "more": 1}))
     manifest = json.loads((copy / "manifest.json").read_text())

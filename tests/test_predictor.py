@@ -8,6 +8,7 @@ import warnings
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
@@ -15,9 +16,11 @@ from hypothesis import strategies as st
 from served import predictor_in_memory
 from tiny import tiny_model
 
+from next_behavior.model.histories import as_arrays
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.serving.batch_scoring import BatchScorer, Wanted
 from next_behavior.serving.predictor import Predictor, difference_between
 from next_behavior.training.vocabulary import assemble
 
@@ -217,3 +220,67 @@ def test_a_bundle_that_answers_otherwise_is_refused(small: Predictor, tmp_path: 
     path.write_text(json.dumps(golden))
     with pytest.raises(ValueError, match="does not answer as the model did"):
         small.check_golden(path)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    text=st.booleans(),
+    retired=st.lists(st.sampled_from(ITEMS), unique=True, max_size=8),
+    temperature=st.sampled_from([1.0, 1.4]),
+    share=st.sampled_from([0.0, 0.3]),
+    trend=st.sampled_from([0.0, 0.5]),
+    scale=st.sampled_from([1.0, 40.0]),
+    histories=st.lists(st.lists(event, max_size=LONGEST + 3), min_size=1, max_size=5),
+    options=question | about_actions,
+)
+def test_many_histories_at_once_have_the_answers_of_each(
+    folder: Path,
+    seed: int,
+    text: bool,
+    retired: list[str],
+    temperature: float,
+    share: float,
+    trend: float,
+    scale: float,
+    histories: list[list[dict[str, Any]]],
+    options: dict[str, Any],
+) -> None:
+    tokenizer = tokenizer_of_items()
+    model = random_model(
+        tokenizer, seed, text, item_temperature=temperature, memory_share=share, memory_trend=trend,
+        generate_temperature=1 / scale,
+    )  # fmt: skip
+    model.retire_items(tokenizer, retired)
+    predictor = predictor_in_memory(model, tokenizer, folder)
+    options = {name: value for name, value in options.items() if name not in ("paths", "balanced")}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        asked = [predictor.ask(history, **options) for history in histories]
+        each = predictor.answers(asked)
+    first, longest = predictor.first_item_id, max(len(one.ids.items) for one in asked)
+    before = [
+        (row, index)
+        for row, one in enumerate(asked)
+        for index in ([] if one.exclude is None else one.exclude.tolist())
+        if index >= first
+    ]
+    seen = (np.array([row for row, _ in before], np.int64), np.array([index for _, index in before], np.int64))
+    of = options.get("of", "pair")
+    wanted = Wanted(options["top_k"], of, asked[0].action, options.get("exclude_seen", False), asked[0].allowed)
+    items, actions, time_gaps, mask = as_arrays([one.ids for one in asked], longest)
+    found = BatchScorer(predictor).best(items, actions, time_gaps, mask, wanted, seen)
+    for row, answers in enumerate(each):
+        here = found.rows == row
+        assert here.sum() == len(answers)
+        np.testing.assert_allclose(
+            found.probabilities[here], [answer["probability"] for answer in answers], atol=1e-5, rtol=1e-3
+        )
+        known = {(answer["action"], answer["item"]): answer["probability"] for answer in answers}
+        for item, action, probability in zip(
+            found.items[here].tolist(), found.actions[here].tolist(), found.probabilities[here].tolist(), strict=True
+        ):
+            name = predictor._item(item, asked[row].new_items) if item else None
+            pair = (ACTIONS[action - 3] if action else None, name)
+            assert pair in known or abs(probability - answers[-1]["probability"]) < 1e-5
+            assert known.get(pair, probability) == pytest.approx(probability, abs=1e-5)

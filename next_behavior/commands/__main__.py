@@ -21,6 +21,7 @@ COMMANDS = {
     "tokenize": "build the tokenizer of an event log alone",
     "add-items": "give a trained model new items, retire old ones, without training",
     "export": "export a model for serving, without torch",
+    "score": "score every user of a log, as Parquet",
     "publish": "turn a trained model into a Hub repository",
     "serve": "serve a trained model over HTTP, in real time",
     "tune-text": "tune a text encoder on an event log and its item texts",
@@ -56,6 +57,10 @@ def main_of(command: str) -> Callable[[Sequence[str] | None], None]:
             from next_behavior.commands import export
 
             return export.main
+        case "score":
+            from next_behavior.commands import score
+
+            return score.main
         case "publish":
             from next_behavior.commands import publish
 

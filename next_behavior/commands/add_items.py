@@ -18,13 +18,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 
-def read_ids(path: Path) -> list[str]:
-    """The ids in a text file, one on each line, exactly as written and each once; empty lines are passed over."""
-    if not path.is_file():
-        raise FileNotFoundError(f"got --retire {path}; expected a text file with an item id on each line")
-    return list(dict.fromkeys(filter(None, path.read_text(encoding="utf-8-sig").split("\n"))))
-
-
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--model", required=True, type=Path, help="folder of a trained model")
@@ -46,10 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
             f"got --output_dir {args.output_dir}, which is there already; expected a new folder, or the model's own to "
             "change it in place"
         )
-    retire = [] if args.retire is None else read_ids(args.retire)
 
+    from next_behavior.data.id_lists import read_ids
     from next_behavior.data.outputs import check_output_folder
 
+    retire = [] if args.retire is None else read_ids(args.retire, "--retire")
     check_output_folder(args.output_dir, "--output_dir", {} if in_place else {"--items": args.items})
 
     from transformers.utils.logging import disable_progress_bar

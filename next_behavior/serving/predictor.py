@@ -158,6 +158,10 @@ class Predictor:
         constants, items = self.constants, self.constants.vocab_size - self.first_item_id
         return Info(constants.revision, items, constants.actions, constants.max_events, constants.has_time)
 
+    def item_vocabulary(self) -> list[str]:
+        """The items in id order; the first has the id `first_item_id`."""
+        return [self._name(index) for index in range(self.first_item_id, self.constants.vocab_size)]
+
     # -- questions -----------------------------------------------------------------------------------------------------
 
     def ask(
@@ -258,8 +262,11 @@ class Predictor:
         """The answers to each question; an answer does not depend on the others."""
         if not asked:
             return []
+        histories = [one.ids for one in asked]
         with self._lock:
-            by_action, times, queries, pointer, gate = self._said([one.ids for one in asked])
+            by_action, times, queries, pointer, gate = self.network_answer(
+                *as_arrays(histories, max(len(ids.items) for ids in histories))
+            )
             answered: list[list[dict[str, Any]]] = [[] for _ in asked]
             for row, one in enumerate(asked):
                 if one.of == "action":
@@ -286,11 +293,11 @@ class Predictor:
                     each["paths"] = each.pop("paths", None)
         return answered
 
-    def _said(self, histories: list[HistoryIds]) -> NetworkAnswer:
-        """What the network says of a batch of histories."""
+    def network_answer(
+        self, items: np.ndarray, actions: np.ndarray, time_gaps: np.ndarray, mask: np.ndarray
+    ) -> NetworkAnswer:
+        """What the network says after histories of ids, (B, T) int64 each, padded on the left."""
         constants = self.constants
-        width = max(len(ids.items) for ids in histories)
-        items, actions, time_gaps, mask = as_arrays(histories, width)
         feed = {
             "item_rows": self._table[items],
             "actions": actions,

@@ -1,0 +1,260 @@
+"""The best answers for many histories at once: the predictor's, in passes over whole batches.
+
+Between events the memory stands still, so its lists are put into one sparse matrix, and a batch of histories is a
+product with it. What is left are a few passes over (histories, actions, items). By the rules of `distribution.py`,
+which a test holds it to.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from scipy import sparse
+
+from next_behavior.model.special_ids import FIRST_ACTION, NONE
+from next_behavior.serving.distribution import GATE_NEW, GATE_NONE, GATE_REPEAT, MASKED, TINY
+from next_behavior.serving.predictor import NetworkAnswer, Predictor
+from next_behavior.serving.top import BLOCK
+
+# Scores held at once: 4 MiB stay in a core's cache.
+MAX_SCORES = 2**20
+# exp of a larger number is no float32, and the sum over a catalog must be one, too.
+LARGEST_LOGIT = 60.0
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """What is asked of every history: as `Predictor.ask` has it, ids for names.
+
+    Attributes:
+        allowed: the only items that are ranked, ids (n,) ascending; None for all.
+    """
+
+    top_k: int
+    of: str
+    action: int | None
+    exclude_seen: bool
+    allowed: np.ndarray | None
+
+
+@dataclass(frozen=True)
+class Answers:
+    """The best answers of a batch in one table, by history, the best first.
+
+    Attributes:
+        rows: (n,) the history that each answers; items: (n,) ids, 0 where the question was not about them.
+        actions: (n,) ids, 0 where the question was not about them; probabilities: (n,) float32.
+    """
+
+    rows: np.ndarray
+    items: np.ndarray
+    actions: np.ndarray
+    probabilities: np.ndarray
+
+
+class BatchScorer:
+    """Answers of a predictor, whose memory must not learn in the meantime."""
+
+    def __init__(self, predictor: Predictor, progress: Callable[[Iterable[int]], Iterable[int]] = iter) -> None:
+        self.predictor, self.constants, self.catalog = predictor, predictor.constants, predictor.catalog
+        memory, size = predictor.memory, self.constants.vocab_size
+        lists = [memory.neighbors(item) for item in progress(range(size))]
+        ends = np.cumsum([0, *(len(ids) for ids, _ in lists)])
+        ids, values = (np.concatenate([*parts]) for parts in zip(*lists, strict=True))
+        self.lists = sparse.csr_array((values, ids, ends), shape=(size, size))
+        self.trend = memory.trend()
+        self.shares = memory.shares(np.arange(size))
+        lengths = np.linalg.norm(self.catalog.rows, axis=1)
+        self._longest = float(lengths.max())
+        self._most_boost = 0.0 if self.trend is None else float(self.trend.max())
+        self._seen = np.zeros((1, size), bool)
+
+    def rows_at_once(self, wanted: Wanted) -> int:
+        """Histories whose scores are held at once."""
+        width = 1 if wanted.action is not None else len(self.constants.actions)
+        return max(1, MAX_SCORES // (width * len(self.catalog.rows)))
+
+    def best(
+        self, items: np.ndarray, actions: np.ndarray, time_gaps: np.ndarray, mask: np.ndarray, wanted: Wanted, seen: Any
+    ) -> Answers:
+        """The best answers for histories of ids, (B, T) int64 each, padded on the left.
+
+        Args:
+            seen: (rows, ids) of items that were seen before the windows and are left out, (n,) int64 each.
+        """
+        said = self.predictor.network_answer(items, actions, time_gaps, mask)
+        if wanted.of == "action":
+            return self._best_actions(said, wanted)
+        if wanted.action is not None:
+            chosen = slice(wanted.action - FIRST_ACTION, wanted.action - FIRST_ACTION + 1)
+            said = NetworkAnswer(
+                np.ones((len(items), 1), np.float32),
+                said.times,
+                np.ascontiguousarray(said.queries[:, chosen]),
+                said.pointer[:, chosen],
+                said.gate[:, chosen],
+            )
+        return self._best_items(said, items, mask, wanted, seen)
+
+    def _best_actions(self, said: NetworkAnswer, wanted: Wanted) -> Answers:
+        count = min(wanted.top_k, said.by_action.shape[1])
+        order = np.argsort(-said.by_action, axis=1, kind="stable")[:, :count]
+        best = np.take_along_axis(said.by_action, order, axis=1).ravel()
+        rows = np.repeat(np.arange(len(order)), count)
+        return Answers(rows, np.zeros_like(rows), order.ravel() + FIRST_ACTION, best)
+
+    def _best_items(
+        self, said: NetworkAnswer, items: np.ndarray, mask: np.ndarray, wanted: Wanted, seen: Any
+    ) -> Answers:
+        constants, catalog, first, size = self.constants, self.catalog, self.catalog.first, self.catalog.size
+        batch, width, _ = said.queries.shape
+        inverse = np.float32(1 / constants.item_temperature)
+        known = (items >= first) & (mask != 0)
+        seen_rows, seen_columns = np.nonzero(known)[0], items[known] - first
+        rows, columns, scores = self._scored(items, known)
+        boost = np.float32(constants.memory_power) * np.log1p(scores / np.float32(constants.memory_unit))
+
+        logits = catalog.logits(said.queries.reshape(batch * width, -1)).reshape(batch, width, -1)  # (B, Q, N)
+        if self.trend is not None:
+            logits[:, :, :size] += self.trend[first:]
+        for row in range(width):
+            logits[rows, row, columns] += boost
+        logits[seen_rows, :, seen_columns] = MASKED
+        logits[:, :, size:] = MASKED
+        queries = float(np.sqrt((said.queries**2).sum(axis=2).max()))
+        if queries * self._longest + self._most_boost + float(boost.max(initial=0)) > LARGEST_LOGIT:
+            logits -= logits.max(axis=2, keepdims=True)
+        shares = np.exp(logits)
+        totals = shares.sum(axis=2)  # (B, Q)
+        gate = said.gate - np.log(np.exp(said.gate).sum(axis=2, keepdims=True))
+        weighed = scores if self.trend is None else scores * np.exp(self.trend[columns + first])
+        sums = np.bincount(rows, weighed, batch).astype(np.float32)
+        counted = weighed / np.maximum(sums[rows], TINY) * self.shares[columns + first]
+        left = np.maximum(1 - np.bincount(rows, counted, batch).astype(np.float32), TINY)
+        scale = np.exp((gate[:, :, GATE_NEW] + np.log(left[:, None] / totals)) * inverse)  # (B, Q)
+        corrected = []
+        if counted.any():
+            for row in range(width):
+                both = shares[rows, row, columns] / totals[rows, row] * left[rows] + counted
+                gated = np.exp(gate[rows, row, GATE_NEW] * inverse)
+                corrected.append(gated * both**inverse / scale[rows, row])
+        new = shares
+        if inverse != 1:
+            logits *= inverse
+            new = np.exp(logits, out=logits)
+        for row, values in enumerate(corrected):
+            new[rows, row, columns] = values
+        if len(catalog.retired):
+            new[:, :, catalog.retired] = 0
+
+        repeated = np.exp((said.pointer + gate[:, :, GATE_REPEAT, None]) * inverse)  # (B, Q, T)
+        repeated *= ~np.isin(items, catalog.retired + first)[:, None, :]
+        none = np.exp(gate[:, :, GATE_NONE] * inverse)  # (B, Q)
+        factor = said.by_action / np.maximum(scale * new.sum(axis=2) + repeated.sum(axis=2) + none, TINY)
+        weights = scale * factor  # (B, Q)
+        over_actions = wanted.of == "item" and wanted.action is None
+        if over_actions and width > 1:
+            joint = np.matmul(weights[:, None, :], new)  # (B, 1, N)
+        else:
+            new *= weights[:, :, None]
+            joint = new
+        repeated *= factor[:, :, None]
+        can_repeat = said.pointer.max(axis=1) > MASKED  # (B, T)
+        can_repeat &= ~np.isin(items, catalog.retired + first)
+        left_out = [(seen_rows, seen_columns)]
+        if wanted.exclude_seen:
+            can_repeat[:] = False
+            left_out.append((seen[0], seen[1] - first))
+        return self._ranked(joint, repeated, none * factor, items, can_repeat, left_out, wanted, over_actions)
+
+    def _ranked(
+        self,
+        joint: np.ndarray,
+        repeated: np.ndarray,
+        none: np.ndarray,
+        items: np.ndarray,
+        can_repeat: np.ndarray,
+        left_out: list[tuple[np.ndarray, np.ndarray]],
+        wanted: Wanted,
+        over_actions: bool,
+    ) -> Answers:
+        """The best of joint (B, Q, N) probabilities, of repeated items (B, Q, T) and of no item (B, Q)."""
+        catalog, first = self.catalog, self.catalog.first
+        for rows, columns in left_out:
+            joint[rows, :, columns] = 0
+        total = joint.sum(axis=(1, 2)) if wanted.allowed is None else None
+        for rows, columns in left_out:
+            joint[rows, :, columns] = -1
+        joint[:, :, catalog.retired] = -1
+        joint[:, :, catalog.size :] = -1
+        ids_of_columns = np.arange(first, first + joint.shape[2])
+        if wanted.allowed is not None:
+            ids_of_columns = wanted.allowed
+            joint = joint[:, :, wanted.allowed - first]
+            can_repeat = can_repeat & np.isin(items, wanted.allowed)
+            total = np.maximum(joint, 0).sum(axis=(1, 2))
+        if over_actions:
+            repeated = repeated.sum(axis=1, keepdims=True)
+        batch, width, _ = repeated.shape
+        row, place = top_of_rows(joint.reshape(batch, -1), wanted.top_k)
+        value = joint.reshape(batch, -1)[row, place]
+        action, item = np.divmod(place, max(joint.shape[2], 1))
+        tables = [(row, ids_of_columns[item] if len(ids_of_columns) else item, action, value)]
+        row, place = np.nonzero(can_repeat)
+        for each in range(width):
+            tables.append((row, items[row, place], np.full(len(row), each), repeated[row, each, place]))
+        offset = 0 if wanted.action is None else wanted.action - FIRST_ACTION
+        if wanted.of == "pair":
+            for each in range(width):
+                if each + offset + FIRST_ACTION in self.constants.actions_without_item:
+                    every = np.arange(batch)
+                    tables.append((every, np.full(batch, NONE), np.full(batch, each), none[:, each]))
+        rows, ids, actions, values = (np.concatenate(parts) for parts in zip(*tables, strict=True))
+        extra = np.bincount(rows[len(tables[0][0]) :], values[len(tables[0][0]) :], batch)
+        assert total is not None, "either way"
+        values = values / np.maximum(total + extra, TINY).astype(np.float32)[rows]
+        order = np.lexsort((-values, rows))
+        order = order[values[order] >= 0]
+        begins = np.searchsorted(rows[order], np.arange(batch))
+        order = order[np.arange(len(order)) - begins[rows[order]] < wanted.top_k]
+        named = np.zeros(len(order), np.int64) if over_actions else actions[order] + offset + FIRST_ACTION
+        return Answers(rows[order], ids[order], named, values[order])
+
+    def _scored(self, items: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Rows, columns and scores (n,) of the items that the memory names and the histories do not hold."""
+        constants, size, batch = self.constants, self.constants.vocab_size, len(items)
+        row, place = np.nonzero(known)
+        item = items[row, place]
+        is_run = np.ones(len(row), bool)
+        is_run[1:] = (row[1:] != row[:-1]) | (item[1:] != item[:-1])
+        row, item = row[is_run], item[is_run]
+        back = np.searchsorted(row, row, side="right") - 1 - np.arange(len(row))  # 0 for the newest
+        recent = back < constants.memory_history
+        row, item, back = row[recent], item[recent], back[recent]
+        weights = np.float32(constants.memory_history_decay) ** back.astype(np.float32)
+        starts = np.searchsorted(row, np.arange(batch + 1))
+        scores = sparse.csr_array((weights, item, starts), shape=(batch, size)) @ self.lists
+        rows = np.repeat(np.arange(batch), np.diff(scores.indptr))
+        if len(self._seen) < batch:
+            self._seen = np.zeros((batch, size), bool)
+        self._seen[np.nonzero(known)[0], items[known]] = True
+        unseen = ~self._seen[rows, scores.indices]
+        self._seen[np.nonzero(known)[0], items[known]] = False
+        return rows[unseen], scores.indices[unseen] - self.catalog.first, scores.data[unseen]
+
+
+def top_of_rows(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Rows and columns of at least the `count` largest of each row of values (B, n), those equal to the least too."""
+    size = values.shape[1]
+    if size <= count:
+        return tuple(np.indices(values.shape).reshape(2, -1))  # type: ignore[return-value]
+    if size > 4 * BLOCK * count and size % BLOCK == 0:
+        maxima = values.reshape(len(values), -1, BLOCK).max(axis=2)
+        least = np.partition(maxima, maxima.shape[1] - count, axis=1)[:, maxima.shape[1] - count]
+    else:
+        least = np.partition(values, size - count, axis=1)[:, size - count]
+    rows, columns = np.nonzero(values >= least[:, None])
+    return rows, columns
