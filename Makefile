@@ -12,12 +12,14 @@ STAMP := $(VENV)/.installed
 DEMO := .demo
 PEERS := .bench/venv-peers
 CLASSIC := .bench/venv-peers-classic
+LOWEST := .bench/venv-lowest
+TESTED_LOWEST := modeling questions pipeline trainer tokenizer sequences events training initial_model add_items golden publish
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-plan test test-slow test-browser check bench bench-data peers peers-install clean
+.PHONY: help install demo demo-plan test test-slow test-browser test-versions check bench bench-data peers peers-install clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -75,6 +77,15 @@ test-slow: $(STAMP)  ## run the slower tests, which `make test` leaves out
 test-browser: $(STAMP)  ## run the Space's tests in a browser (needs Chromium)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
 	$(BIN)/python -m pytest -q -m browser tests/test_space.py
+
+test-versions: $(LOWEST)/.installed  ## run the tests of models, training and publishing with the oldest libraries allowed
+	$(LOWEST)/bin/python -m pytest -q -n 2 --dist loadfile $(TESTED_LOWEST:%=tests/test_%.py)
+
+$(LOWEST)/.installed: pyproject.toml tests/lowest.txt
+	$(PYTHON) -m venv --clear $(LOWEST)
+	$(LOWEST)/bin/python -m pip install --quiet -c tests/lowest.txt torch==2.13.0 -e '.[demo,text,model2vec,track,publish]' \
+	  'pytest>=8.3' 'pytest-timeout>=2.3' 'pytest-xdist>=3.6' 'hypothesis>=6.100'
+	@touch $@
 
 check: $(STAMP)  ## linter, format and types
 	$(BIN)/ruff check .

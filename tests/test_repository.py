@@ -59,6 +59,17 @@ def constraints() -> list[Requirement]:
     return [Requirement(line) for line in lines if line.strip() and not line.startswith("#")]
 
 
+def test_the_oldest_versions_that_are_tested_are_the_lower_bounds() -> None:
+    lines = (ROOT / "tests" / "lowest.txt").read_text(encoding="utf-8").splitlines()
+    tested = dict(line.split("==") for line in lines if not line.startswith("#"))
+    required = {canonicalize_name(r.name): r for r in direct_requirements() if applies(r, "3.11")}
+    core = {canonicalize_name(Requirement(line).name) for line in project()["project"]["dependencies"]}
+    assert set(tested) == core - {"torch"} | {"huggingface-hub"}
+    for name, version in tested.items():
+        [bound] = [part.version for part in required[name].specifier if part.operator == ">="]
+        assert f"{version}.".startswith(f"{bound}."), name
+
+
 def applies(requirement: Requirement, python: str) -> bool:
     environment = {
         "python_version": python,
