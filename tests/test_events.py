@@ -662,5 +662,5 @@ def test_the_first_row_of_an_item_counts_and_the_others_are_told() -> None:
     table = pl.DataFrame({"item_id": ["1", "1", None], "title": ["first", "second", "none"]})
     with pytest.warns(UserWarning, match="1 later rows"):
         assert read_items(table).rows() == [("1", "first")]
-    with pytest.raises(ValueError, match="id_column"):
+    with pytest.raises(ValueError, match="--items_id_column"):
         read_items(table, id_column="nothing")

@@ -18,8 +18,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import next_behavior.data
+from next_behavior.commands.tokenize import main as tokenize
 from next_behavior.data.columns import FLAGS
 from next_behavior.data.events import EventLog, read_events
+from next_behavior.data.items import read_items
 from next_behavior.data.read_options import ReadOptions, add_event_arguments
 from next_behavior.data.text_streams import TextStream
 from next_behavior.model.histories import as_seconds
@@ -526,3 +528,19 @@ def test_every_flag_that_a_message_names_exists() -> None:
                 named |= set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9-]*", node.value))
     assert {"--columns", "--format", "--time_format", "--missing_values"} <= named
     assert named - known == set()
+
+
+def test_an_item_table_without_a_header_and_of_any_name_is_read_by_flags_of_its_own(tmp_path: Path) -> None:
+    (tmp_path / "movies.dat").write_text("1::Toy Story (1995)::Animation\n2::Jumanji (1995)::Adventure\n")
+    rows = [("1", "Toy Story (1995)", "Animation"), ("2", "Jumanji (1995)", "Adventure")]
+    file = tmp_path / "movies.dat"
+    assert read_items(file, format="csv", columns="item_id,title,genre").rows() == rows
+    assert read_items(file, "movie", format="csv", columns="movie,title,genre").rows() == rows
+    for asked, flag in (({}, "--items_format csv"), ({"format": "csv"}, "--items_columns")):
+        with pytest.raises(ValueError, match=flag) as error:
+            read_items(file, **asked)
+        assert not {"--format", "--columns"} & set(re.findall(r"--\w+", str(error.value)))
+    (tmp_path / "ratings.csv").write_text("user_id,item_id\n1,1\n1,2\n1,1\n")
+    flags = ["--items", str(file), "--items_format", "csv", "--items_columns", "item_id,title,genre"]
+    tokenize([str(tmp_path / "ratings.csv"), "--output", str(tmp_path / "tokenizer"), *flags])
+    assert "Toy Story (1995)" in (tmp_path / "tokenizer" / "vocabulary.tsv").read_text()

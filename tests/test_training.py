@@ -732,7 +732,7 @@ def test_an_interrupted_run_says_where_it_is_and_how_to_continue(
 def test_an_output_folder_that_is_a_file_is_one_line(events: Path, tmp_path: Path) -> None:
     (tmp_path / "out").write_text("not a folder")
     end = end_of_command("train_accelerate.py", *options_of(events, tmp_path / "out"))
-    assert re.fullmatch(r"train_accelerate.py: Not a directory: .*out.*: check the path, its permissions .*", str(end))
+    assert re.fullmatch(r"train_accelerate.py: got --output_dir .*out, which is a file; expected a folder.*", str(end))
 
 
 def test_a_second_run_in_one_folder_is_refused(events: Path, tmp_path: Path) -> None:

@@ -17,14 +17,22 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
+from next_behavior.data.read_options import add_item_arguments
+
+ITEMS = (
+    "item table: item_id (or another usual name) and the text columns that the model was trained on, in a CSV, TSV, "
+    "JSON Lines or Parquet file, a folder or glob of them; new items are added, retired ones in it come back"
+)
+
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=str(__doc__).split("\n")[0])
     parser.add_argument("--model", required=True, type=Path, help="folder of a trained model")
-    parser.add_argument("--items", help="item table with item_id and text columns: .csv, .csv.gz, .parquet or a folder")
+    parser.add_argument("--items", help=ITEMS)
     parser.add_argument("--output_dir", required=True, type=Path, help="a new folder, or the model's own")
     parser.add_argument("--retire", type=Path, help="text file with the ids of items to retire, one on each line")
     parser.add_argument("--text_encoder", help="where the model's text encoder is now, if not under its own name")
+    add_item_arguments(parser)
     args = parser.parse_args(arguments)
     if args.items is None and args.retire is None:
         parser.error("got neither --items nor --retire; expected one of them: there is nothing to do")
@@ -60,7 +68,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     disable_progress_bar()
     model, tokenizer = load_trained(args.model)
     config = model.config
-    items = None if args.items is None else read_items(args.items)
+    items = None
+    if args.items is not None:
+        items = read_items(args.items, args.items_id_column, format=args.items_format, columns=args.items_columns)
     change = plan_change(config, tokenizer, items, retire)
     if change.missing_columns:
         print(

@@ -71,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     options = options_from_arguments(args)
     if args.json is not None:
-        check_output_file(args.json, "--json", {"--events": args.events}, options.format)
+        check_output_file(args.json, "--json", {"--events": args.events})
 
     from next_behavior.data.events import read_events
     from next_behavior.data.files import write_whole

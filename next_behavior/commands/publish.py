@@ -112,7 +112,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     if request.delivery.output is not None:
         inputs = {"--events": request.events}
-        check_output_folder(request.delivery.output, "--output", inputs, request.read_options.format)
+        check_output_folder(request.delivery.output, "--output", inputs)
         if request.delivery.output.resolve() in (request.model.resolve(), *request.model.resolve().parents):
             raise ValueError(
                 f"got --output {request.delivery.output}, which is or holds --model {request.model}; expected a folder "

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from next_behavior.data.read_options import add_event_arguments, options_from_arguments
+from next_behavior.data.read_options import add_event_arguments, add_item_arguments, options_from_arguments
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -24,13 +24,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--min_item_count", type=int, default=1, help="leave out items with fewer events")
     parser.add_argument("--num_new_items", type=int, default=64, help="slots for unknown items of one history")
     parser.add_argument("--max_length", type=int, default=200, help="events of the longest window")
+    add_item_arguments(parser)
     add_event_arguments(parser)
     args = parser.parse_args(arguments)
 
     from next_behavior.data.outputs import check_output_folder
 
     options = options_from_arguments(args)
-    check_output_folder(args.output, "--output", {"EVENTS": args.events, "--items": args.items}, options.format)
+    check_output_folder(args.output, "--output", {"EVENTS": args.events, "--items": args.items})
 
     from next_behavior.data.events import read_events
     from next_behavior.data.files import whole_files
@@ -40,9 +41,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     log = read_events(args.events, options)
     print(log.report)
+    items = None
+    if args.items is not None:
+        items = read_items(args.items, args.items_id_column, format=args.items_format, columns=args.items_columns)
     tokenizer = build_tokenizer(
         log.events,
-        None if args.items is None else read_items(args.items),
+        items,
         min_item_count=args.min_item_count,
         num_new_items=args.num_new_items,
         max_length=args.max_length,

@@ -29,7 +29,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from next_behavior.data.outputs import check_output_folder
 
     inputs = {"--events": settings.events, "--items": settings.items}
-    check_output_folder(settings.output_dir, "--output_dir", inputs, options.format)
+    check_output_folder(settings.output_dir, "--output_dir", inputs)
 
     from next_behavior.training.run import run  # takes seconds, which `--help` does not need
 

@@ -13,7 +13,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from next_behavior.data.read_options import SPLITS, add_event_arguments, options_from_arguments
+from next_behavior.data.read_options import SPLITS, add_event_arguments, add_item_arguments, options_from_arguments
 
 
 def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
@@ -32,6 +32,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--learning_rate", type=float, default=1e-4, help="peak of AdamW's (default 1e-4)")
     parser.add_argument("--resume", action="store_true", help="go on with an interrupted run, with the same settings")
     parser.add_argument("--seed", type=int, default=0, help="of users, stretches and dropout (default 0)")
+    add_item_arguments(parser)
     add_event_arguments(parser)
     args = parser.parse_args(arguments)
     for name in ("steps", "max_minutes", "batch_items", "learning_rate"):
@@ -66,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
     options = options_from_arguments(args)
     inputs = {"--events": args.events, "--items": args.items}
-    check_output_folder(args.output_dir, "--output_dir", inputs, options.format)
+    check_output_folder(args.output_dir, "--output_dir", inputs)
 
     import numpy as np
     from transformers.utils.logging import disable_progress_bar
@@ -83,8 +84,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     log = read_events(args.events, options)
     print(log.report)
     events = assign_parts(log.events, make_split(log.events, args.split))
+    items = read_items(args.items, args.items_id_column, format=args.items_format, columns=args.items_columns)
     columns = args.text_columns.split(",") if args.text_columns else None
-    training, held_out, texts = user_histories(events, item_texts(read_items(args.items), columns, args.text_template))
+    training, held_out, texts = user_histories(events, item_texts(items, columns, args.text_template))
     if len(training) < 2:
         raise ValueError(
             f"got {len(training)} users with two training events of items that have a text; expected two at least: "

@@ -13,7 +13,8 @@ import warnings
 import polars as pl
 
 from next_behavior.data.columns import ITEM, choose_column, plain
-from next_behavior.data.log_files import columns_of, find_files, read_file
+from next_behavior.data.log_files import Layout, columns_of, find_files, read_file
+from next_behavior.data.read_options import column_names
 from next_behavior.data.tables import from_table, id_text
 
 # Title-like columns, best first.
@@ -32,15 +33,20 @@ TITLES = [
     "label",
     "description",
 ]
+ID_FLAG = "--items_id_column"
 ID_LIKE = {"asin", "parentasin", "sku", "ean", "upc", "gtin", "isbn", "barcode", "url", "link", "image", "imageurl"}
 
 
-def read_items(source: object, id_column: str | None = None) -> pl.DataFrame:
+def read_items(
+    source: object, id_column: str | None = None, *, format: str | None = None, columns: str | None = None
+) -> pl.DataFrame:
     """What is known about the items, as text.
 
     Args:
         source: as in `read_events`.
         id_column: its id column; None finds item_id or a recognized name.
+        format, columns: of the files, as in `ReadOptions`: "csv", "tsv", "parquet" or "jsonl", whatever they are
+            called, and the names of the columns of files without a header, "item_id,title".
 
     Returns:
         item_id String (unique, never null), title String (the best title-like column, null where there is none), then
@@ -50,7 +56,7 @@ def read_items(source: object, id_column: str | None = None) -> pl.DataFrame:
     Raises:
         FileNotFoundError, ValueError: as in `read_events`.
     """
-    frame, key = _table(source, id_column)
+    frame, key = _table(source, id_column, Layout(format, column_names(columns)))
     ids = id_text(frame[key], ITEM, []).alias(ITEM)
     texts = _text_columns(frame, key)
     title = title_column(texts)
@@ -59,7 +65,7 @@ def read_items(source: object, id_column: str | None = None) -> pl.DataFrame:
     items = items.filter(pl.col(ITEM).is_not_null() & (pl.col(ITEM) != ""))
     if items.is_empty():
         raise ValueError(
-            f"got no item in the column {key!r}; expected one row per item: name its id column with id_column"
+            f"got no item in the column {key!r}; expected one row per item: name its id column with {ID_FLAG}"
         )
     unique = items.unique(ITEM, keep="first", maintain_order=True)
     if unique.height < items.height:
@@ -67,14 +73,21 @@ def read_items(source: object, id_column: str | None = None) -> pl.DataFrame:
     return unique
 
 
-def _table(source: object, id_column: str | None) -> tuple[pl.DataFrame, str]:
+def _table(source: object, id_column: str | None, layout: Layout) -> tuple[pl.DataFrame, str]:
     """All columns of an item table, and the name of the one with the ids."""
-    files = find_files(source).paths if isinstance(source, (str, os.PathLike)) else []
-    columns = columns_of(files[0]) if files else from_table(source, None)[0].columns
-    key = str(choose_column(ITEM, columns, id_column, needed=True, notes=[], flag="id_column"))
-    if not files:
+    if not isinstance(source, (str, os.PathLike)):
+        columns = from_table(source, None)[0].columns
+        key = str(choose_column(ITEM, columns, id_column, needed=True, notes=[], flag=ID_FLAG))
         return from_table(source, columns)[0], key
-    parts = [read_file(file, columns) for file in files]
+    try:
+        files = find_files(source, layout.format).paths
+        columns = columns_of(files[0], layout)
+        key = str(choose_column(ITEM, columns, id_column, needed=True, notes=[], flag=ID_FLAG))
+        parts = [read_file(file, columns, layout) for file in files]
+    except ValueError as error:  # which names the flags of the events
+        raise ValueError(
+            str(error).replace("--format", "--items_format").replace("--columns", "--items_columns")
+        ) from error
     malformed = [row for part in parts for row in part.malformed]
     if malformed:
         row, reason, text = malformed[0]

@@ -1,7 +1,7 @@
 """What a command writes to, checked before it begins: it can be written, and it holds nothing that is read.
 
-    check_output_folder("out/shop", "--output_dir", {"--events": "events.csv", "--items": None}, format=None)
-    check_output_file("result.json", "--json", {"--events": "events.csv"}, format=None)
+    check_output_folder("out/shop", "--output_dir", {"--events": "events.csv", "--items": None})
+    check_output_file("result.json", "--json", {"--events": "events.csv"})
 
 A run that ends after an hour because its folder is a file has lost the hour. One that writes beside its own log reads
 its own files the next time.
@@ -9,22 +9,22 @@ its own files the next time.
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Mapping
 from pathlib import Path
 
-from next_behavior.data.log_files import are_files_here, find_files
+from next_behavior.data.log_files import are_files_here
 
 # What is read, by the flag that names it; None where the flag was left out.
 Inputs = Mapping[str, str | None]
 
 
-def check_output_folder(output: str | Path, flag: str, inputs: Inputs, format: str | None = None) -> None:
+def check_output_folder(output: str | Path, flag: str, inputs: Inputs) -> None:
     """Checks a folder that is to be written.
 
     Args:
         inputs: paths, patterns or names on the Hub, which are passed over.
-        format: of the events, as in `ReadOptions`.
 
     Raises:
         ValueError: it is a file, cannot be written, holds a file that is read, or lies in a folder that is read.
@@ -35,7 +35,7 @@ def check_output_folder(output: str | Path, flag: str, inputs: Inputs, format: s
     _check_writable(folder, flag)
     whole = folder.resolve()
     for name, source in inputs.items():
-        for read in _read_paths(source, format):
+        for read in _read_paths(source):
             if whole == read or whole in read.parents or read in whole.parents:
                 relation = "lies in" if read in whole.parents else "holds"
                 raise ValueError(
@@ -44,7 +44,7 @@ def check_output_folder(output: str | Path, flag: str, inputs: Inputs, format: s
                 )
 
 
-def check_output_file(output: str | Path, flag: str, inputs: Inputs, format: str | None = None) -> None:
+def check_output_file(output: str | Path, flag: str, inputs: Inputs) -> None:
     """The same for a file: it is no folder, and none of the files that are read."""
     file = Path(output)
     if file.is_dir():
@@ -53,7 +53,7 @@ def check_output_file(output: str | Path, flag: str, inputs: Inputs, format: str
         )
     _check_writable(file.parent, flag)
     for name, source in inputs.items():
-        if file.resolve() in _read_paths(source, format):
+        if file.resolve() in _read_paths(source):
             raise ValueError(f"got {flag} {file}, which {name} reads; expected another file: it would be overwritten")
 
 
@@ -74,10 +74,10 @@ def _check_writable(folder: Path, flag: str) -> None:
         )
 
 
-def _read_paths(source: str | None, format: str | None) -> list[Path]:
-    """The files that a source names, and itself if it is a folder."""
+def _read_paths(source: str | None) -> list[Path]:
+    """The files and folders that a source names."""
     if source is None or not are_files_here(source):
         return []
-    if os.path.isdir(source):
-        return [Path(source).resolve()]
-    return [file.resolve() for file in find_files(source, format).paths]
+    parts = [source] if os.path.exists(source) else [part.strip() for part in source.split(",")]
+    names = [name for part in parts for name in ([part] if os.path.exists(part) else glob.glob(part, recursive=True))]
+    return [Path(name).resolve() for name in names]

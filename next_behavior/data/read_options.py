@@ -19,6 +19,12 @@ from next_behavior.model.times import UNITS
 
 SPLITS = ("time", "leave_one_out", "none")  # ways to hold out events; `splits.py` has what they mean
 FORMATS = ("csv", "tsv", "parquet", "jsonl")
+# How `--items` is read.
+ITEMS_HELP = {
+    "items_id_column": "Column of --items with the ids. Default: item_id, or another usual name.",
+    "items_format": "What --items is: csv, tsv, parquet or jsonl. Default: by its extension.",
+    "items_columns": "Names of the columns of --items without a header: item_id,title,...",
+}
 TIME_UNITS = (*UNITS, "days", "iso")
 
 
@@ -105,7 +111,7 @@ class ReadOptions:
 
     def column_names(self) -> list[str] | None:
         """The names in `columns`."""
-        return None if self.columns is None else [name.strip() for name in self.columns.split(",")]
+        return column_names(self.columns)
 
     def missing(self) -> list[str]:
         """The texts in `missing_values`."""
@@ -123,6 +129,11 @@ class ReadOptions:
             return utc(datetime.fromisoformat(self.latest_time.replace("Z", "+00:00")))
         except ValueError:
             raise ValueError(f"got latest_time={self.latest_time!r}; expected ISO time such as 2030-01-31") from None
+
+
+def column_names(columns: str | None) -> list[str] | None:
+    """Names with commas between, as a list."""
+    return None if columns is None else [name.strip() for name in columns.split(",")]
 
 
 def utc(time: datetime) -> datetime:
@@ -158,6 +169,14 @@ def add_event_arguments(parser: argparse.ArgumentParser) -> None:
         "--max_reject_ratio", type=float, default=0.05, help="stop above this share of unusable rows (0.05)"
     )
     group.add_argument("--latest_time", help="ISO time after which events lie in the future (default: a day from now)")
+
+
+def add_item_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that say how an item table is read, beside `--items`."""
+    group = parser.add_argument_group("item table")
+    group.add_argument("--items_id_column", help=ITEMS_HELP["items_id_column"])
+    group.add_argument("--items_format", choices=FORMATS, help=ITEMS_HELP["items_format"])
+    group.add_argument("--items_columns", help=ITEMS_HELP["items_columns"])
 
 
 def options_from_arguments(args: argparse.Namespace) -> ReadOptions:

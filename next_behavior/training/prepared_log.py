@@ -61,7 +61,10 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
         split, events = read_log(settings, options, output, accelerator, phases)
     # With --split none the held-out events are part of what the model knows.
     known_events = events if settings.split == "none" else events.filter(pl.col("part") == TRAIN)
-    items = None if settings.items is None else read_items(settings.items)
+    items = None
+    if settings.items is not None:
+        form = {"format": settings.items_format, "columns": settings.items_columns}
+        items = read_items(settings.items, settings.items_id_column, **form)
     start = load_start(settings.base_model, settings.use_positions, settings.convolution_size)
     max_length = settings.max_length or default_length(known_events)
     new_items, text = list[int](), None

@@ -14,13 +14,15 @@ import math
 from dataclasses import dataclass, field, fields
 from typing import Any, get_args, get_type_hints
 
+from next_behavior.data.read_options import FORMATS, ITEMS_HELP
+
 # Headings of `--help`.
 LOG, TEXT, BASE, RUN = "log and output folder", "item text", "what the model starts from", "run"
 TRAINING, MODEL, VALIDATION = "training", "model", "validation and test"
 
 # Settings that decide when to stop and what is shown, not what is learned.
 MAY_CHANGE_ON_RESUME = {
-    *("resume", "output_dir", "events", "items", "tracker"),
+    *("resume", "output_dir", "events", "items", "items_id_column", "items_format", "items_columns", "tracker"),
     *("max_minutes", "min_epochs", "max_epochs", "patience", "test_targets", "cpu"),
 }
 
@@ -53,6 +55,9 @@ class RunSettings:
     items: str | None = option(
         TEXT, None, "Item table with item_id and text columns: item text helps to predict, titles are shown in answers."
     )
+    items_id_column: str | None = option(TEXT, None, ITEMS_HELP["items_id_column"])
+    items_format: str | None = option(TEXT, None, ITEMS_HELP["items_format"], choices=FORMATS)
+    items_columns: str | None = option(TEXT, None, ITEMS_HELP["items_columns"])
     text_columns: str | None = option(
         TEXT, None, "Columns of --items to read, separated by commas. Default: all that hold text."
     )
