@@ -13,7 +13,8 @@ from processes import run_python
 from next_behavior.commands import export as command
 from next_behavior.serving.bundle import CONSTANTS, open_bundle
 from next_behavior.serving.export import bundle_for
-from next_behavior.serving.predictor import Predictor, difference_between
+from next_behavior.serving.golden import difference_between
+from next_behavior.serving.predictor import Predictor
 
 WITHOUT_TORCH = """
 import json, sys, time, warnings

@@ -6,13 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from processes import run_python
 from tiny import load, tiny_model
 from transformers import pipeline
 
-from next_behavior.model.answers import time_until_next
+from next_behavior.model.answers import TimeUntilNext
 from next_behavior.model.configuration_behavior import CODE_FILES
 from next_behavior.model.encoder import Events
 from next_behavior.model.handler import EndpointHandler
@@ -294,14 +295,14 @@ def test_when_follows_the_calibrated_time_head(predict: NextBehaviorPipeline) ->
 
 def test_a_worked_example_of_when() -> None:
     # 0.3 below a minute, 0.4 from a minute to an hour, 0.3 from an hour on.
-    when = time_until_next([0.3, 0.4, 0.3], [60.0, 3600.0])
+    when = TimeUntilNext([60.0, 3600.0])(np.array([0.3, 0.4, 0.3]))
     assert when["median_seconds"] == pytest.approx(60 * 60**0.5)
     assert when["within_1_hour"] == pytest.approx(0.7)
     assert when["within_1_day"] == pytest.approx(1.0)
     # One hour lies halfway, in log time, between the edges 600 and 21600.
-    assert time_until_next([0.2, 0.5, 0.3], [600.0, 21600.0])["within_1_hour"] == pytest.approx(0.2 + 0.5 / 2)
-    assert time_until_next([0.8, 0.2], [3600.0])["median_seconds"] == pytest.approx(3600 * 0.5 / 0.8)
-    assert time_until_next([0.1, 0.9], [86400.0])["within_1_hour"] == pytest.approx(0.1 / 24)
+    assert TimeUntilNext([600.0, 21600.0])(np.array([0.2, 0.5, 0.3]))["within_1_hour"] == pytest.approx(0.2 + 0.5 / 2)
+    assert TimeUntilNext([3600.0])(np.array([0.8, 0.2]))["median_seconds"] == pytest.approx(3600 * 0.5 / 0.8)
+    assert TimeUntilNext([86400.0])(np.array([0.1, 0.9]))["within_1_hour"] == pytest.approx(0.1 / 24)
 
 
 def test_a_model_without_time_says_nothing_of_when() -> None:

@@ -19,9 +19,11 @@ from tiny import tiny_model
 from next_behavior.model.histories import as_arrays
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
+from next_behavior.model.special_ids import FIRST_NEW, NONE
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.serving.batch_scoring import BatchScorer, Wanted
-from next_behavior.serving.predictor import Predictor, difference_between
+from next_behavior.serving.golden import check_golden, difference_between
+from next_behavior.serving.predictor import Asked, Predictor
 from next_behavior.training.vocabulary import assemble
 
 ITEMS, ACTIONS, LONGEST = [str(number) for number in range(30)], ["view", "buy", "search"], 8
@@ -215,11 +217,18 @@ def test_a_bundle_that_answers_otherwise_is_refused(small: Predictor, tmp_path: 
     }
     path = tmp_path / "golden.json"
     path.write_text(json.dumps(golden))
-    small.check_golden(path)
+    check_golden(small.answers_to, path)
     golden["answers"][0][0][0]["probability"] += 1e-3
     path.write_text(json.dumps(golden))
     with pytest.raises(ValueError, match="does not answer as the model did"):
-        small.check_golden(path)
+        check_golden(small.answers_to, path)
+
+
+def name_of(predictor: Predictor, item: int, asked: Asked) -> str | None:
+    if item <= NONE:
+        return None
+    slot = item - FIRST_NEW
+    return asked.new_items[slot] if item < predictor.first_item_id else ITEMS[item - predictor.first_item_id]
 
 
 @settings(max_examples=40, deadline=None)
@@ -280,7 +289,7 @@ def test_many_histories_at_once_have_the_answers_of_each(
         for item, action, probability in zip(
             found.items[here].tolist(), found.actions[here].tolist(), found.probabilities[here].tolist(), strict=True
         ):
-            name = predictor._item(item, asked[row].new_items) if item else None
+            name = name_of(predictor, item, asked[row])
             pair = (ACTIONS[action - 3] if action else None, name)
             assert pair in known or abs(probability - answers[-1]["probability"]) < 1e-5
             assert known.get(pair, probability) == pytest.approx(probability, abs=1e-5)

@@ -1,13 +1,16 @@
 """What a question is asked of and what an answer says, beside the ids: the input's events, and the time until the next.
 
-This file imports no library: the pipeline uses it, and so does a process without torch and transformers.
+This file imports numpy alone: the pipeline uses it, and so does a process without torch and transformers.
 """
 
 from __future__ import annotations
 
+import itertools
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
+
+import numpy as np
 
 HOUR, DAY = 3600.0, 86400.0
 HORIZONS = {
@@ -31,32 +34,37 @@ def events_of(one: Any, row: int) -> list[Any]:
     return list(one["events"])
 
 
-def time_until_next(probabilities: list[float], edges: list[float]) -> dict[str, float]:
-    """Median and horizons of a distribution over time buckets.
+class TimeUntilNext:
+    """Median and horizons of distributions over the buckets of a time.
 
-    Args:
-        probabilities: one per bucket; bucket i lies between `edges[i - 1]` and `edges[i]`, in seconds.
-        edges: ascending, positive.
-
-    Returns:
-        `median_seconds` and the probabilities of `HORIZONS`. At an edge they are exact; within a bucket the
-        distribution is taken as uniform in log time (in the first one, which begins at zero, in time), and the last
-        bucket, which has no end, to end at twice its beginning.
+    At an edge they are exact. Within a bucket the distribution is taken as uniform in log time (in the first one, which
+    begins at zero, in time), and the last bucket, which has no end, to end at twice its beginning.
     """
-    bounds = [0.0, *edges, 2 * edges[-1]]
-    result = {"median_seconds": bounds[-1]}
-    below = 0.0
-    for begin, end, probability in zip(bounds[:-1], bounds[1:], probabilities, strict=True):
-        if below < 0.5 <= below + probability:
-            share = (0.5 - below) / probability
-            result["median_seconds"] = begin * (end / begin) ** share if begin else end * share
-        below += probability
-    for name, horizon in HORIZONS.items():
-        total = 0.0
-        for begin, end, probability in zip(bounds[:-1], bounds[1:], probabilities, strict=True):
-            if horizon >= end:
-                total += probability
-            elif horizon > begin:
-                total += probability * (math.log(horizon / begin) / math.log(end / begin) if begin else horizon / end)
-        result[name] = min(total, 1.0)
-    return result
+
+    def __init__(self, edges: Sequence[float]) -> None:
+        """Args: edges: ascending, positive; bucket i lies between `edges[i - 1]` and `edges[i]`, in seconds."""
+        self.bounds = [0.0, *edges, 2 * edges[-1]]
+        buckets = list(itertools.pairwise(self.bounds))
+        self._below = np.array([[share_below(*bucket, horizon) for bucket in buckets] for horizon in HORIZONS.values()])
+
+    def __call__(self, probabilities: np.ndarray) -> dict[str, float]:
+        """`median_seconds` and the probabilities of `HORIZONS`, for those of the buckets (G,)."""
+        probabilities = np.asarray(probabilities, np.float64)
+        median = self.bounds[-1]
+        total = probabilities.cumsum()
+        place = int(np.searchsorted(total, 0.5, side="left"))
+        if place < len(total):
+            begin, end = self.bounds[place : place + 2]
+            share = (0.5 - (total[place] - probabilities[place])) / probabilities[place]
+            median = float(begin * (end / begin) ** share if begin else end * share)
+        within = np.minimum(self._below @ probabilities, 1.0).tolist()
+        return {"median_seconds": median, **dict(zip(HORIZONS, within, strict=True))}
+
+
+def share_below(begin: float, end: float, horizon: float) -> float:
+    """The share of a bucket that lies before `horizon`."""
+    if horizon >= end:
+        return 1.0
+    if horizon <= begin:
+        return 0.0
+    return math.log(horizon / begin) / math.log(end / begin) if begin else horizon / end

@@ -177,8 +177,12 @@ def in_time_order(histories: Sequence[Sequence[Event]]) -> list[list[Event]]:
     ordered = []
     for row, history in enumerate(histories):
         for position, event in enumerate(history):
-            check_event(event, position, row)
+            if type(event) is not dict or not event or not EVENT_KEYS.issuperset(event):
+                check_event(event, position, row)
         moments = [event.get("timestamp") for event in history]
+        if are_ascending_seconds(moments):
+            ordered.append(list(history))
+            continue
         order: Sequence[int] = range(len(history))
         if not any(moment is None for moment in moments):
             try:
@@ -188,6 +192,17 @@ def in_time_order(histories: Sequence[Sequence[Event]]) -> list[list[Event]]:
             order = sorted(order, key=seconds.__getitem__)
         ordered.append([history[position] for position in order])
     return ordered
+
+
+def are_ascending_seconds(moments: Sequence[Any]) -> bool:
+    """Whether timestamps are plain numbers of seconds, none less than the one before: what a service gets."""
+    before = -LARGEST_TIMESTAMP
+    for moment in moments:
+        kind = type(moment)
+        if (kind is not int and kind is not float) or not before <= moment <= LARGEST_TIMESTAMP:
+            return False
+        before = moment
+    return True
 
 
 def as_arrays(rows: Sequence[HistoryIds], width: int) -> list[np.ndarray]:

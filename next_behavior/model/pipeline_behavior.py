@@ -18,7 +18,7 @@ import torch
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
-from .answers import events_of, time_until_next
+from .answers import TimeUntilNext, events_of
 from .histories import is_whole
 from .integrity import check_loaded
 from .special_ids import FIRST_GAP, FIRST_NEW, PAD, PATHS
@@ -186,7 +186,7 @@ class NextBehaviorPipeline(Pipeline):
             new_items = model_outputs["new_items"][row]
             when = None
             if self.tokenizer.has_time:
-                when = time_until_next(model_outputs["time"][row].tolist(), self.tokenizer.time_edges)
+                when = TimeUntilNext(self.tokenizer.time_edges)(model_outputs["time"][row].cpu().numpy())
             found = []
             shares = None if model_outputs["shares"] is None else model_outputs["shares"][row].tolist()
             ranked = zip(item_ids, action_ids, probabilities, strict=True)

@@ -67,4 +67,6 @@ class VocabularyTable:
     def fields(self, line: int) -> list[str]:
         """The fields of a line; line 0 is the header."""
         begin, end = self.line_starts[line : line + 2]
-        return [plain_field(field) for field in self.text[begin : end - 1].decode().split("\t")]
+        text = self.text[begin : end - 1].decode()
+        fields = text.split("\t")
+        return [plain_field(field) for field in fields] if ESCAPE in text else fields

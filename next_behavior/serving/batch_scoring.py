@@ -248,13 +248,17 @@ class BatchScorer:
 
 def top_of_rows(values: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
     """Rows and columns of at least the `count` largest of each row of values (B, n), those equal to the least too."""
-    size = values.shape[1]
+    batch, size = values.shape
     if size <= count:
-        return tuple(np.indices(values.shape).reshape(2, -1))  # type: ignore[return-value]
-    if size > 4 * BLOCK * count and size % BLOCK == 0:
-        maxima = values.reshape(len(values), -1, BLOCK).max(axis=2)
-        least = np.partition(maxima, maxima.shape[1] - count, axis=1)[:, maxima.shape[1] - count]
-    else:
+        return np.repeat(np.arange(batch), size), np.tile(np.arange(size), batch)
+    if size <= 4 * BLOCK * count or size % BLOCK:
         least = np.partition(values, size - count, axis=1)[:, size - count]
-    rows, columns = np.nonzero(values >= least[:, None])
-    return rows, columns
+        rows, columns = np.nonzero(values >= least[:, None])
+        return rows, columns
+    blocks = values.reshape(batch, -1, BLOCK)
+    maxima = blocks.max(axis=2)
+    least = np.partition(maxima, maxima.shape[1] - count, axis=1)[:, maxima.shape[1] - count]
+    rows, block = np.nonzero(maxima >= least[:, None])  # the largest stand in these
+    near = blocks[rows, block]  # (n, BLOCK)
+    place, inside = np.nonzero(near >= least[rows, None])
+    return rows[place], block[place] * BLOCK + inside

@@ -9,11 +9,10 @@ Questions and answers are those of the pipeline (`model/pipeline_behavior.py`); 
 
 from __future__ import annotations
 
-import json
 import threading
-import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -21,19 +20,20 @@ import numpy as np
 import onnxruntime
 from tokenizers import Tokenizer
 
-from next_behavior.model.answers import time_until_next
+from next_behavior.model.answers import TimeUntilNext
 from next_behavior.model.histories import HistoryIds, HistoryReader, as_arrays, as_text, in_time_order, is_whole
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NONE, PATHS, UNK
 from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, known_item, plain_item
 from next_behavior.serving.bundle import GOLDEN, NETWORK, Bundle, open_bundle
 from next_behavior.serving.distribution import GATE_NONE, GATE_REPEAT, MASKED, Catalog, Said, ranked, shares_of_paths
+from next_behavior.serving.golden import check_golden
 from next_behavior.serving.live_memory import LiveMemory
 from next_behavior.serving.pointer import Pointer
 
 # Scores held at once, as in the model.
 MAX_SCORES = 2**22
-# Golden answers: a probability may differ by this much from the model's.
-TOLERANCE = 1e-5
+# Items whose name and title are kept.
+MOST_SHOWN = 65_536
 
 
 @dataclass(frozen=True)
@@ -136,6 +136,8 @@ class Predictor:
         self._pointer = Pointer(constants, bundle.pointer)
         self._causal = np.triu(np.full((constants.max_events, constants.max_events), MASKED), 1)
         self._without_item = np.isin(np.arange(FIRST_ACTION, constants.num_actions), constants.actions_without_item)
+        self._until_next = TimeUntilNext(constants.time_edges) if constants.has_time else None
+        self._shown = lru_cache(MOST_SHOWN)(self._item_and_title)
         self._lock = threading.Lock()
 
     @classmethod
@@ -150,7 +152,7 @@ class Predictor:
             ValueError: the bundle is damaged, or does not answer as its model did.
         """
         predictor = cls(open_bundle(folder), threads)
-        predictor.check_golden(folder / GOLDEN)
+        check_golden(predictor.answers_to, folder / GOLDEN)
         return predictor
 
     @property
@@ -286,7 +288,7 @@ class Predictor:
                     said = Said(np.array(one.ids.items), pointer[row, actions, -width:], gate[row, actions], counts)
                     answered[row] = self._ranked_items(one, said, logits[begin_of:end])
         for row, (one, found) in enumerate(zip(asked, answered, strict=True)):
-            when = time_until_next(times[row].tolist(), self.constants.time_edges) if self.constants.has_time else None
+            when = None if self._until_next is None else self._until_next(times[row])
             for each in found:
                 each["when"] = when
                 if one.paths:
@@ -345,11 +347,13 @@ class Predictor:
         for place, (item_id, row, probability) in enumerate(
             zip(ids.tolist(), rows.tolist(), probabilities.tolist(), strict=True)
         ):
-            item = self._item(item_id, one.new_items)
+            item, title = (
+                (one.new_items[item_id - FIRST_NEW], None) if FIRST_NEW <= item_id < first else self._shown(item_id)
+            )
             found: dict[str, Any] = {
                 "action": None if row == -1 else self.constants.actions[row + offset],
                 "item": item,
-                "title": self._title(item_id),
+                "title": title,
                 "probability": probability,
             }
             if shares is not None:
@@ -373,17 +377,15 @@ class Predictor:
             for row in np.argsort(-score, kind="stable")[: one.top_k].tolist()
         ]
 
-    def _item(self, item_id: int, new_items: list[str]) -> str | None:
+    def _item_and_title(self, item_id: int) -> tuple[str | None, str | None]:
+        """What the user calls an id of the vocabulary."""
         if item_id == NONE:
-            return None
-        if item_id < self.first_item_id:
-            return new_items[item_id - FIRST_NEW]
-        return self._name(item_id)
+            return None, None
+        return self._name(item_id), self._titles.fields(item_id - self.first_item_id + 1)[3] or None
 
-    def _title(self, item_id: int) -> str | None:
-        if item_id < self.first_item_id:
-            return None
-        return self._titles.fields(item_id - self.first_item_id + 1)[3] or None
+    def answers_to(self, histories: Sequence[Any], options: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
+        """The answers to one question about several histories."""
+        return self.answers([self.ask(history, **options) for history in histories])
 
     # -- learning ------------------------------------------------------------------------------------------------------
 
@@ -419,56 +421,6 @@ class Predictor:
         """
         with np.load(path) as state, self._lock:
             self.memory.take_state({name: state[name] for name in state.files})
-
-    # -- golden answers ------------------------------------------------------------------------------------------------
-
-    def check_golden(self, path: Path) -> None:
-        """Asks the questions that the model was asked at the export.
-
-        Raises:
-            ValueError: an answer differs.
-        """
-        golden = json.loads(path.read_text(encoding="utf-8"))
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            for number, question in enumerate(golden["questions"]):
-                asked = [self.ask(history, **question) for history in golden["histories"]]
-                for history, (found, wanted) in enumerate(
-                    zip(self.answers(asked), golden["answers"][number], strict=True)
-                ):
-                    difference = difference_between(found, wanted)
-                    if difference:
-                        raise ValueError(
-                            f"the exported model does not answer as the model did, to history {history} and "
-                            f"{question}: {difference}. Delete {path.parent} and export it again."
-                        )
-
-
-def difference_between(found: list[dict[str, Any]], wanted: list[dict[str, Any]]) -> str | None:
-    """What differs between two lists of answers; equal ones within TOLERANCE may stand in another order."""
-    if len(found) != len(wanted):
-        return f"{len(found)} answers, expected {len(wanted)}"
-    expected = {(each["action"], each["item"]): each for each in wanted}
-    for place, (one, other) in enumerate(zip(found, wanted, strict=True)):
-        if abs(one["probability"] - other["probability"]) > TOLERANCE:
-            return f"answer {place} has probability {one['probability']}, expected {other['probability']}"
-        same = expected.get((one["action"], one["item"]))
-        if same is None and abs(one["probability"] - wanted[-1]["probability"]) > TOLERANCE:
-            return f"answer {place} is {one['action']}, {one['item']}, expected {other['action']}, {other['item']}"
-        if same is not None and abs(one["probability"] - same["probability"]) > TOLERANCE:
-            return f"{one['action']}, {one['item']} has probability {one['probability']}, not {same['probability']}"
-        if (
-            same is not None
-            and one.get("paths")
-            and any(abs(share - same["paths"][path]) > 1e-3 for path, share in one["paths"].items())
-        ):
-            return f"answer {place} has the paths {one['paths']}, expected {same['paths']}"
-        if one["when"] is not None and any(
-            abs(value - other["when"][name]) > (1e-3 * other["when"][name] if name == "median_seconds" else TOLERANCE)
-            for name, value in one["when"].items()
-        ):
-            return f"the time until the next event is {one['when']}, expected {other['when']}"
-    return None
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

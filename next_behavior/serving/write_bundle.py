@@ -42,6 +42,7 @@ from next_behavior.serving.bundle import (
     write_constants,
     write_manifest,
 )
+from next_behavior.serving.golden import check_golden
 from next_behavior.serving.network import INPUTS, OUTPUTS, ServedNetwork
 from next_behavior.serving.predictor import Predictor
 from next_behavior.serving.top import BLOCK
@@ -71,7 +72,7 @@ def write_bundle(model_folder: Path, place: Path, revision: str) -> None:
             shutil.copyfile(model_folder / name, folder / name)
         (folder / GOLDEN).write_text(json.dumps(golden_answers(model, tokenizer)), encoding="utf-8")
         write_manifest(folder)
-        Predictor(open_bundle(folder)).check_golden(folder / GOLDEN)
+        check_golden(Predictor(open_bundle(folder)).answers_to, folder / GOLDEN)
 
 
 def write_tables(model: BertForNextBehavior, tokenizer: BehaviorTokenizer, folder: Path, revision: str) -> None:
