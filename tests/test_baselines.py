@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import numpy as np
 import pytest
@@ -187,6 +189,22 @@ def test_the_constants_of_the_neighbors_are_chosen_on_items_new_to_their_user() 
     assert baseline.chosen["targets"] == "new to their user"
     assert baseline.chosen["validation NDCG@10"] == 1.0
     assert baseline.constants == NeighborConstants(), "the default form stays where nothing is better"
+
+
+def test_choosing_the_constants_stops_when_its_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    users = [[*trained(A, B), (A, VIEW, VALIDATION)], [*trained(A, B, C)], [*trained(A, B), (C, VIEW, VALIDATION)]]
+    tried: set[NeighborConstants] = set()
+    score = ItemNeighbors._sparse_scores
+
+    def watched(self: ItemNeighbors, batch: Any, constants: NeighborConstants) -> Any:
+        tried.add(constants)
+        return score(self, batch, constants)
+
+    monkeypatch.setattr(ItemNeighbors, "_sparse_scores", watched)
+    ItemNeighbors(until=time.monotonic() - 1).fit(log(users))
+    assert tried == {NeighborConstants()}
+    ItemNeighbors().fit(log(users))
+    assert len(tried) == len(ItemNeighbors.GRID)
 
 
 def test_repeat_neighbors_rank_both_the_history_and_its_neighbors_first() -> None:

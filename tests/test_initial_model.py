@@ -6,10 +6,12 @@ from __future__ import annotations
 import json
 import re
 import shutil
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import datasets
 import numpy as np
 import polars as pl
 import pytest
@@ -20,10 +22,13 @@ from safetensors import safe_open
 from tiny import WORDS, load, save_bert, write_events
 from transformers import BertModel
 
+from next_behavior.data.sequences import Sequences
+from next_behavior.data.splits import Split
 from next_behavior.model.item_text import text_of_item
 from next_behavior.text.item_texts import item_texts
-from next_behavior.training.item_text import TEXT_LINKS
+from next_behavior.training.item_text import DEFAULT_LINKS, TEXT_LINKS, fit_text_links
 from next_behavior.training.lora import LORA_TARGETS
+from next_behavior.training.tokenized_log import TokenizedLog
 
 COLOURS, THINGS = WORDS[:3], WORDS[3:]
 NEW: list[dict[str, str | None]] = [
@@ -187,6 +192,18 @@ def test_what_links_between_words_add_is_chosen_on_validation_events(trained: di
     for name in ("new+text", "bert+text"):
         assert load(trained[name])[0].config.memory_text in TEXT_LINKS
     assert load(trained["new"])[0].config.memory_text == 0
+
+
+def test_without_time_to_choose_links_between_words_count_as_by_default(trained: dict[str, Path]) -> None:
+    folder = trained["new+text"]
+    model, tokenizer = load(folder)
+    model.config.memory_text = 0.0
+    dataset = datasets.load_from_disk(str(folder / "prepared"))
+    sequences = Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)
+    said = fit_text_links(model, TokenizedLog(sequences, Split("none"), 40), until=time.monotonic() - 1)
+    assert said is not None
+    assert "no time to choose" in said
+    assert model.config.memory_text == DEFAULT_LINKS
 
 
 @pytest.mark.parametrize("name", [name for name in COMBINATIONS if "+lora" in name])

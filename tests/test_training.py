@@ -227,16 +227,18 @@ def test_where_preparation_was_long_training_still_gets_two_fifths_of_the_time(c
     clock[0] = 270.0
     budget = TrainingTime(TimeLimit(0.0, 10.0), begin=270.0)
     assert budget.end() - 270 == 0.4 * 600
-    assert budget.outlook(seconds_per_epoch=120.0) == (
+    assert budget.outlook(120.0, min_epochs=0) == (
         "Time: 4:30 of 10:00 are spent; training has 4:00, about 2.0 passes over its events."
     )
 
 
 def test_before_training_a_run_says_that_it_cannot_see_all_of_its_events(clock: list[float]) -> None:
     clock[0] = 480.0
-    said = TrainingTime(TimeLimit(0.0, 10.0), begin=480.0).outlook(seconds_per_epoch=240.0)
+    budget = TrainingTime(TimeLimit(0.0, 10.0), begin=480.0)
+    said = budget.outlook(240.0, min_epochs=0)
     assert "training has 2:00, about 0.5 passes over its events. Preparation took so long" in said
-    assert "--min_epochs 1" in said
+    assert "--min_epochs 1, lets it see them all" in said
+    assert "--min_epochs 2 takes longer" in budget.outlook(240.0, min_epochs=2)
 
 
 def test_without_a_limit_training_has_no_end(clock: list[float]) -> None:
@@ -402,7 +404,7 @@ def test_the_time_limit_ends_a_run_with_a_saved_model(events: Path, tmp_path: Pa
 
 
 @pytest.mark.slow  # two minutes, which is what it is about
-def test_two_minutes_are_held_to_a_tenth_beside_four_busy_processes(tmp_path: Path) -> None:
+def test_two_minutes_are_held_to_a_tenth_beside_two_busy_processes(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     popular = generator.zipf(1.3, size=30_000) % 3_000
     rows = [(f"u{row % 100}", f"i{item}", "view", 1_700_000_000 + row) for row, item in enumerate(popular.tolist())]
@@ -410,10 +412,10 @@ def test_two_minutes_are_held_to_a_tenth_beside_four_busy_processes(tmp_path: Pa
     items = items.with_columns(title=pl.format("Lamp number {}", "item_id"))
     items.write_csv(tmp_path / "items.csv")
     write_events(tmp_path / "events.csv", rows)
-    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(4)]
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(2)]
     begin = time.monotonic()
     try:
-        run_python(
+        done = run_python(
             ROOT, "train_accelerate.py", "--events", str(tmp_path / "events.csv"), "--max_minutes", "2",
             "--items", str(tmp_path / "items.csv"), "--output_dir", str(tmp_path / "out"), "--max_epochs", "1000",
             "--patience", "1000", anew=True,
@@ -423,7 +425,7 @@ def test_two_minutes_are_held_to_a_tenth_beside_four_busy_processes(tmp_path: Pa
         for process in busy:
             process.kill()
             process.wait()
-    assert 90 < time.monotonic() - begin < 1.1 * 120
+    assert 90 < time.monotonic() - begin < 1.1 * 120, done.stdout
     assert (tmp_path / "out" / "evaluation.md").is_file()
 
 

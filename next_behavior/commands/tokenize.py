@@ -36,11 +36,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from next_behavior.data.events import read_events
     from next_behavior.data.files import whole_files
     from next_behavior.data.items import read_items
-    from next_behavior.data.shown import shown
+    from next_behavior.data.shown import shown, to_width
     from next_behavior.training.vocabulary import build_tokenizer
 
     log = read_events(args.events, options)
-    print(log.report)
+    print(to_width(str(log.report)))
     items = None
     if args.items is not None:
         items = read_items(args.items, args.items_id_column, format=args.items_format, columns=args.items_columns)
@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         tokenizer.save_pretrained(unfinished)
     actions = ", ".join(map(shown, tokenizer.action_vocabulary))
     print(f"items    {len(tokenizer.item_vocabulary):,}, ids from {tokenizer.first_item_id}")
-    print(f"actions  {len(tokenizer.action_vocabulary)}: {actions}")
+    print(to_width(f"actions  {len(tokenizer.action_vocabulary)}: {actions}"))
     print(f"time     {len(tokenizer.time_edges) + 1 if tokenizer.has_time else 'no'} buckets of the gap between events")
     print(f"saved to {args.output}; load it with")
     print(f"    AutoTokenizer.from_pretrained({args.output!r}, trust_remote_code=True)")

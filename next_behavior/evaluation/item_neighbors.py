@@ -11,6 +11,8 @@ Information for Next-basket Recommendation").
 from __future__ import annotations
 
 import itertools
+import math
+import time
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -72,8 +74,11 @@ class ItemNeighbors:
     # Values of decay, backward, degree_power and history_decay that are tried; pairs are counted once for each decay.
     GRID = tuple(itertools.product((0.9, 0.7, 0.5), (0.3, 1.0), (0.3, 0.5), (0.5, 0.7)))
 
-    def __init__(self, constants: NeighborConstants = NeighborConstants(), choose: bool = True) -> None:
-        self.constants = constants
+    def __init__(
+        self, constants: NeighborConstants = NeighborConstants(), choose: bool = True, until: float = math.inf
+    ) -> None:
+        """Takes the constants, or those to begin with; `until`: when choosing stops, by `time.monotonic`."""
+        self.constants, self.until = constants, until
         self.chosen: dict[str, Any] | None = None
         self._choose = choose
 
@@ -103,11 +108,15 @@ class ItemNeighbors:
         return self
 
     def _search(self, items: np.ndarray, users: np.ndarray, batches: ChoiceBatches) -> dict[NeighborConstants, float]:
-        """Validation NDCG@10 of every form of the grid."""
-        reached = {}
+        """Validation NDCG@10 of every form of the grid, or of those that there is time for: at least the first."""
+        reached = dict[NeighborConstants, float]()
         for decay, group in itertools.groupby(self.GRID, key=lambda form: form[0]):
+            if reached and time.monotonic() > self.until:
+                break
             forward = self._forward(items, users, decay)
             for form in group:
+                if reached and time.monotonic() > self.until:
+                    break
                 constants = NeighborConstants(*form)
                 self._neighbors = self._normalized(forward, constants)
                 reached[constants] = batches.ndcg(lambda batch, c=constants: self._sparse_scores(batch, c))  # type: ignore[misc]

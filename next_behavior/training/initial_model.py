@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import copy
 import logging
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -44,8 +45,10 @@ def build_model(
     item2vec: bool,
     seed: int,
     say: Callable[[str], None],
+    until: float = math.inf,
 ) -> BertForNextBehavior:
-    """The model of a run, before any training step; `say` tells the user what was taken from where."""
+    """The model of a run, before any training step; `say` tells the user what was taken from where. What can be chosen
+    or left is chosen `until` then, by `time.monotonic`."""
     start, log = prepared.start, prepared.log
     torch.manual_seed(seed)
     if start.behavior is not None:
@@ -58,7 +61,7 @@ def build_model(
     set_memory_unit(model)
     if prepared.text is not None:
         fill_text(model, prepared.text)
-        links = fit_text_links(model, log)
+        links = fit_text_links(model, log, until)
         if links is not None:
             say(links)
     return model

@@ -9,6 +9,8 @@ A trained model keeps the text encoder that it was trained with (`own_encoder`).
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -43,7 +45,7 @@ TEXT_ROWS = 65_536
 # validation targets that decide.
 TEXT_LINKS = (0.0, 0.035, 0.07, 0.14, 0.28)
 DEFAULT_LINKS = 0.14
-LINK_TARGETS = 3000
+LINK_TARGETS, FEWEST_LINK_TARGETS = 3000, 300
 
 
 @dataclass(frozen=True)
@@ -169,9 +171,12 @@ def fill_text(model: BertForNextBehavior, text: EmbeddedText) -> None:
 
 
 @torch.no_grad()
-def fit_text_links(model: BertForNextBehavior, log: TokenizedLog) -> str | None:
+def fit_text_links(model: BertForNextBehavior, log: TokenizedLog, until: float = math.inf) -> str | None:
     """Chooses how much links between items with similar texts add to the memory: what ranks the next item best on
     validation events, by the memory alone.
+
+    Args:
+        until: when it has to be chosen, by `time.monotonic`: on fewer events, or on none.
 
     Returns:
         A line for the user; None if there is no validation event to choose on.
@@ -188,13 +193,23 @@ def fit_text_links(model: BertForNextBehavior, log: TokenizedLog) -> str | None:
     def ndcg() -> float:
         memory.changed()
         gains = []
-        for batch in batches:
+        for batch in chosen:
             ids, mask = torch.from_numpy(batch.input_ids), torch.from_numpy(batch.attention_mask)
             recent = memory.recent_items(ids, mask, last_index(mask)[:, None])[:, 0]
             scores = memory.score(recent, seen_items(ids, model.config.vocab_size))
             gains.append(ndcg_at_k(pessimistic_ranks(scores, batch.target_item), 10))
         return float(np.concatenate(gains).mean())
 
+    chosen = batches
+    if until < math.inf:
+        chosen, begin = batches[:1], time.monotonic()
+        ndcg()
+        each = time.monotonic() - begin  # with the lists of neighbors, which every weight makes anew
+        affordable = int((until - time.monotonic()) / (len(TEXT_LINKS) * max(1e-9, each)))
+        chosen = batches[:: math.ceil(len(batches) / affordable)] if affordable > 0 else []
+        if affordable < len(batches) and rows * len(chosen) < FEWEST_LINK_TARGETS:
+            memory.changed()
+            return f"Links between items with similar texts: no time to choose; {DEFAULT_LINKS:g} is taken."
     reached = take_best(model.config, "memory_text", TEXT_LINKS, ndcg)
     memory.changed()
     return (

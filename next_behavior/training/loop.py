@@ -163,7 +163,8 @@ class Training:
         self.say(self.summary())
         self.model.train()
         if self.budget.limit.minutes is not None:
-            self.say(self.budget.outlook(self.steps_per_epoch * self.seconds_of_a_step()))
+            seconds = self.steps_per_epoch * self.seconds_of_a_step()
+            self.say(self.budget.outlook(seconds, self.settings.min_epochs))
         self.bar = tqdm(
             total=1.0,
             bar_format=BAR,

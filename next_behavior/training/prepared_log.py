@@ -86,7 +86,7 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
             text = read_text(settings, items, tokenizer, phases)
     with phases(COUNTING):
         sequences = tokenized(events, tokenizer, output / PREPARED, accelerator.is_main_process)
-        neighbors = ItemNeighbors().fit(sequences)
+        neighbors = ItemNeighbors(until=TimeLimit(phases.started, settings.max_minutes).counting_end()).fit(sequences)
     return PreparedLog(
         log=TokenizedLog(sequences, split, min(max_length, tokenizer.model_max_length)),
         tokenizer=tokenizer,

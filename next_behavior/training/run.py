@@ -186,6 +186,7 @@ def train(
             item2vec=settings.item2vec,
             seed=settings.seed,
             say=phases.line,
+            until=budget.limit.building_end(),
         )
     with_lora = None
     if settings.lora_r:
@@ -194,8 +195,8 @@ def train(
     checkpoints = Checkpoints(
         accelerator, Path(settings.output_dir), identity, micro_batch * settings.gradient_accumulation_steps
     )
-    # What follows counts for the baselines; reading and writing the model takes about as long.
-    budget.begin, budget.fixed_seconds = budget.limit.seconds_spent(), 2 * phases.seconds[COUNTING]
+    # What follows reads and writes the model and counts for the baselines, for half the time of choosing how to count.
+    budget.begin, budget.fixed_seconds = budget.limit.seconds_spent(), phases.seconds[COUNTING] / 2
     training = Training(settings, accelerator, budget, phases.line, prepared.log, stream, model, with_lora, checkpoints)
     if settings.resume:
         training.resume()
@@ -207,7 +208,7 @@ def train(
 def stopping_rules(settings: RunSettings, budget: TrainingTime) -> str:
     """For the user: the passes over the training events, and when the time is up."""
     least = f"at least {settings.min_epochs}, " if settings.min_epochs else ""
-    end = "" if budget.limit.minutes is None else f", until about {clock(budget.end()).strip()}"
+    end = "" if budget.limit.minutes is None else f", until about {clock(max(budget.begin, budget.end())).strip()}"
     return f"{least}at most {settings.max_epochs} epochs{end}"
 
 

@@ -1,6 +1,7 @@
 """`--max_minutes`: how the time of a run is divided, and how much can be done in what is left of it.
 
-    preparation     item texts are read until a fifth of the time is over; items after that are known by their ids
+    preparation     item texts are read until a fifth of the time is over, the most frequent items first;
+                    constants of counts are chosen until three tenths are, from what was tried by then
     training        until three quarters are over; for two fifths of the time where preparation took longer
     what follows    a last validation, the model read again, fits on validation events, the final table
 
@@ -27,8 +28,9 @@ from next_behavior.training.calibration import MEMORY_RANKINGS, TEMPERATURE_RANK
 from next_behavior.training.phases import clock
 from next_behavior.training.tokenized_log import TokenizedLog
 
-# Shares of the time: when reading item texts ends, the least for training, and what is kept for what comes after it.
-TEXT_SHARE, TRAINING_SHARE, FINAL_SHARE = 0.2, 0.4, 0.25
+# Shares of the time: when reading item texts ends, choosing how to count, choosing how much similar texts count; the
+# least for training; what is kept for what comes after it.
+TEXT_SHARE, COUNTING_SHARE, BUILDING_SHARE, TRAINING_SHARE, FINAL_SHARE = 0.2, 0.25, 0.3, 0.4, 0.25
 # The most that one validation may take.
 VALIDATION_SHARE = 0.05
 # A validation takes about as long as ranking its targets three times; that time is measured on so many targets.
@@ -64,6 +66,14 @@ class TimeLimit:
     def text_end(self) -> float:
         """When reading item texts has to stop, by `time.monotonic`."""
         return self.started + TEXT_SHARE * self.seconds
+
+    def counting_end(self) -> float:
+        """When choosing how to count has to stop, by `time.monotonic`."""
+        return self.started + COUNTING_SHARE * self.seconds
+
+    def building_end(self) -> float:
+        """When choosing how much similar texts count has to stop, by `time.monotonic`."""
+        return self.started + BUILDING_SHARE * self.seconds
 
 
 @dataclass
@@ -103,8 +113,12 @@ class TrainingTime:
         spent, end = self.limit.seconds_spent(), self.end()
         return 1.0 if spent >= end else max(0.0, spent - self.begin) / (end - self.begin)
 
-    def outlook(self, seconds_per_epoch: float) -> str:
-        """For the user, before training: how long it has, and how much of the log it can see."""
+    def outlook(self, seconds_per_epoch: float, min_epochs: int) -> str:
+        """For the user, before training: how long it has, and how much of the log it can see.
+
+        Args:
+            min_epochs: passes that the limit does not cut short.
+        """
         limit, end = self.limit, self.end()
         left = max(0.0, end - limit.seconds_spent())
         passes = left / max(1e-9, seconds_per_epoch)
@@ -114,7 +128,9 @@ class TrainingTime:
         )
         if left < TRAINING_SHARE * limit.seconds:
             text += " Preparation took so long that this is less than two fifths of --max_minutes."
-        if passes < 1:
+        if passes < min_epochs:
+            text += f" --min_epochs {min_epochs} takes longer: the run will go beyond its limit."
+        elif passes < 1:
             text += " That is less than one: a larger --max_minutes, or --min_epochs 1, lets it see them all."
         return text
 
