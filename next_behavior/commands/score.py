@@ -50,7 +50,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from next_behavior.data.outputs import check_output_folder
 
     options = options_from_arguments(args)
-    check_output_folder(args.output, "--output", {"--events": args.events}, options.format)
+    check_output_folder(args.output, "--output", {"--events": args.events})
     allowed = None if args.allowed_items is None else read_ids(args.allowed_items, "--allowed_items")
 
     from tqdm import tqdm

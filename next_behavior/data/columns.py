@@ -22,7 +22,7 @@ ALIASES = {
     ACTION: "action event event_type behavior_type behaviour_type action_type interaction_type interaction event_name "
     "behavior behaviour activity",
     TIME: "timestamp time datetime behavior_time behaviour_time event_time event_timestamp time_stamp ts action_time "
-    "created_at occurred_at date_time date unix_time unixreviewtime transaction_timestamp transaction_time",
+    "created_at occurred_at date_time date event_date unix_time unixreviewtime transaction_timestamp transaction_time",
 }
 
 # What the names of columns that may be an action or a time hold.
