@@ -61,7 +61,8 @@ def write_bundle(model_folder: Path, place: Path, revision: str) -> None:
         ValueError: it does not, or the folder is damaged.
     """
     check_folder(model_folder)
-    model = BertForNextBehavior.from_pretrained(model_folder, dtype=torch.float32).eval()
+    # Eager attention is exported as fewer operations.
+    model = BertForNextBehavior.from_pretrained(model_folder, dtype=torch.float32, attn_implementation="eager").eval()
     tokenizer = BehaviorTokenizer.from_pretrained(model_folder)
     check_agreement(model.config, tokenizer)
     with whole_folder(place) as folder:
