@@ -23,7 +23,8 @@ from next_behavior.model.special_ids import FIRST_NEW, NONE
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.serving.batch_scoring import BatchScorer, Wanted
 from next_behavior.serving.golden import check_golden, difference_between
-from next_behavior.serving.predictor import Asked, Predictor
+from next_behavior.serving.predictor import Predictor
+from next_behavior.serving.questions import Asked
 from next_behavior.training.vocabulary import assemble
 
 ITEMS, ACTIONS, LONGEST = [str(number) for number in range(30)], ["view", "buy", "search"], 8

@@ -10,7 +10,7 @@ Questions and answers are those of the pipeline (`model/pipeline_behavior.py`); 
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -21,14 +21,15 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from next_behavior.model.answers import TimeUntilNext
-from next_behavior.model.histories import HistoryIds, HistoryReader, as_arrays, as_text, in_time_order, is_whole
-from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NONE, PATHS, UNK
-from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, known_item, plain_item
+from next_behavior.model.histories import as_arrays
+from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NONE, PATHS
+from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, plain_item
 from next_behavior.serving.bundle import GOLDEN, NETWORK, Bundle, open_bundle
 from next_behavior.serving.distribution import GATE_NONE, GATE_REPEAT, MASKED, Catalog, Said, ranked, shares_of_paths
 from next_behavior.serving.golden import check_golden
 from next_behavior.serving.live_memory import LiveMemory
 from next_behavior.serving.pointer import Pointer
+from next_behavior.serving.questions import Asked, Questions
 
 # Scores held at once, as in the model.
 MAX_SCORES = 2**22
@@ -52,37 +53,6 @@ class Info:
     actions: list[str]
     max_events: int
     has_time: bool
-
-
-@dataclass(frozen=True)
-class Asked:
-    """A question that was read and checked.
-
-    Attributes:
-        ids: the history.
-        new_items: the user's ids behind [NEW_1] ...
-        runs: known items of the history, equal neighbors as one, the oldest first.
-        top_k, of, action (an id), balanced, paths: as the pipeline's.
-        exclude: ids (n,) that are left out; None for none. allowed: the only ones (n,); None for all.
-        events: how many the history has; unknown_items: how many of those read have an item that the vocabulary lacks.
-        truncated: whether the history is longer than is read.
-        cold_start: whether nothing known is in it: neither an item nor an action.
-    """
-
-    ids: HistoryIds
-    new_items: list[str]
-    runs: list[int]
-    top_k: int
-    of: str
-    action: int | None
-    balanced: bool
-    paths: bool
-    exclude: np.ndarray | None
-    allowed: np.ndarray | None
-    events: int
-    unknown_items: int
-    truncated: bool
-    cold_start: bool
 
 
 class NetworkAnswer(NamedTuple):
@@ -116,14 +86,7 @@ class Predictor:
         self.first_item_id = FIRST_NEW + constants.num_new_items
         self._tokenizer = Tokenizer.from_file(str(bundle.folder / "tokenizer.json"))
         self._titles = VocabularyTable((bundle.folder / VOCABULARY_FILE).read_bytes())
-        self._action_ids = {action: index for index, action in enumerate(constants.actions, start=FIRST_ACTION)}
-        self._reader = HistoryReader(
-            self._tokenizer.token_to_id,
-            self._action_ids,
-            constants.time_edges,
-            constants.has_time,
-            constants.num_new_items,
-        )
+        self.questions = Questions(constants, self._tokenizer.token_to_id)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
@@ -164,95 +127,9 @@ class Predictor:
         """The items in id order; the first has the id `first_item_id`."""
         return [self._name(index) for index in range(self.first_item_id, self.constants.vocab_size)]
 
-    # -- questions -----------------------------------------------------------------------------------------------------
-
-    def ask(
-        self,
-        events: Sequence[Mapping[str, Any]],
-        *,
-        top_k: int = 10,
-        of: str = "pair",
-        action: str | None = None,
-        exclude_seen: bool = False,
-        allowed_items: Sequence[str] | None = None,
-        balanced: bool = False,
-        paths: bool = False,
-    ) -> Asked:
-        """Reads and checks a question; events and options as for the pipeline.
-
-        Raises:
-            ValueError: an event or an option is not what is documented.
-        """
-        constants = self.constants
-        self._check(top_k, of, action is not None or exclude_seen or allowed_items is not None, balanced)
-        history = in_time_order([list(events)])[0]
-        names: dict[str, int] = {}
-        ids = self._reader.ids(history, constants.max_events, seen=names)
-        slots = range(FIRST_NEW, self.first_item_id)
-        exclude = None
-        if exclude_seen:
-            older = history[: max(0, len(history) - constants.max_events)]
-            before = {self._item_id(event["item"]) for event in older if event.get("item") is not None}
-            exclude = np.array(sorted({*ids.items, *before}), np.int64)
-        return Asked(
-            ids=ids,
-            new_items=[item for item, index in names.items() if index in slots],
-            runs=self._runs(ids.items),
-            top_k=int(top_k),
-            of=of,
-            action=None if action is None else self._action_id(action),
-            balanced=balanced,
-            paths=paths,
-            exclude=exclude,
-            allowed=None if allowed_items is None else self._allowed(allowed_items),
-            events=len(history),
-            unknown_items=sum(index == UNK or index in slots for index in ids.items),
-            truncated=len(history) > constants.max_events,
-            cold_start=max(ids.items) < self.first_item_id and max(ids.actions) < FIRST_ACTION,
-        )
-
-    def _check(self, top_k: Any, of: Any, restricted: bool, balanced: bool) -> None:
-        if of not in ("pair", "item", "action"):
-            raise ValueError(f'of={of!r:.80} is not a question: use "pair", "item" or "action".')
-        if not is_whole(top_k) or top_k < 1:
-            raise ValueError(f"top_k is {top_k!r:.80} ({type(top_k).__name__}), expected a whole number of at least 1.")
-        if of == "action" and restricted:
-            raise ValueError('of="action" ranks actions: action, exclude_seen and allowed_items do not apply to it.')
-        if balanced and of != "action":
-            raise ValueError(f'balanced=True ranks actions, got of="{of}": use of="action".')
-        if balanced and not self.constants.action_weights:
-            raise ValueError(
-                "balanced=True needs the weights of actions, and this model has none: its training had no validation "
-                "events, or one action."
-            )
-
-    def _action_id(self, action: Any) -> int:
-        text = as_text(action, "action")
-        if text not in self._action_ids:
-            raise ValueError(
-                f"action {text!r:.80} is unknown, expected one of {', '.join(map(repr, self._action_ids))}."
-            )
-        return self._action_ids[text]
-
-    def _item_id(self, item: Any) -> int:
-        index = known_item(self._tokenizer.token_to_id, as_text(item, "item"))
-        return UNK if index is None else index
-
-    def _allowed(self, items: Any) -> np.ndarray:
-        if isinstance(items, (str, Mapping)) or not isinstance(items, Iterable):
-            raise ValueError(f"allowed_items is {items!r:.80}, expected a list of item ids.")
-        ids = {item: self._item_id(item) for item in items}
-        unknown = [item for item, index in ids.items() if index < self.first_item_id]
-        if unknown:
-            raise ValueError(
-                f"allowed_items holds {unknown[:10]!r:.200}, {len(unknown)} unknown to this model, expected items of "
-                "the training log."
-            )
-        return np.array(sorted(ids.values()), np.int64)
-
-    def _runs(self, items: Sequence[int]) -> list[int]:
-        known = [item for item in items if item >= self.first_item_id]
-        return [item for place, item in enumerate(known) if place == 0 or item != known[place - 1]]
+    def ask(self, events: Sequence[Mapping[str, Any]], **options: Any) -> Asked:
+        """Reads and checks a question; see `Questions.ask`."""
+        return self.questions.ask(events, **options)
 
     # -- answers -------------------------------------------------------------------------------------------------------
 
@@ -391,10 +268,9 @@ class Predictor:
 
     def count(self, history: Sequence[Mapping[str, Any]]) -> Learned:
         """Learns what the last event of a history adds, as `update_memory` does: call it once for every new event."""
-        items = self._reader.ids(in_time_order([list(history)])[0], self.constants.max_events).items
-        runs = self._runs(items)
-        if items[-1] < self.first_item_id or runs == self._runs(items[:-1]):
-            return Learned([])  # no known item, or the same one again
+        runs = self.questions.new_run(history)
+        if not runs:
+            return Learned([])
         with self._lock:
             pairs = self.memory.count(runs)
         name = self._name
