@@ -17,7 +17,9 @@ import shlex
 import sys
 from pathlib import Path
 from typing import Any, NamedTuple
+from urllib.parse import parse_qsl
 
+import msgspec
 import polars as pl
 import pytest
 from golden import SIZES, write_log
@@ -26,6 +28,8 @@ from processes import fork_checks_of_publishing, run_training
 
 from next_behavior.commands.__main__ import main_of
 from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.serving.app import OPERATIONS
+from next_behavior.serving.messages import options_of_query
 from next_behavior.training.lora import LORA_TARGETS
 from next_behavior.training.settings import settings_from_arguments
 
@@ -61,6 +65,8 @@ NOT_EXECUTED = {
     "python add_items.py": "one variant is executed; test_add_items.py runs the change in place",
     "python publish.py": "sends; one variant is executed as a dry run, test_publish.py sends to a Hub on loopback",
     "python examples/finetune_with_trainer.py": "test_examples.py runs it",
+    "next-behavior serve": "serves until it is stopped; test_serve_command.py starts it",
+    "curl": "asks a service that runs; its path and its body are checked",
     "python space/app.py": "serves until it is stopped; test_space.py asks it",
     "python -m benchmarks.readme_table": "trains for hours on public logs",
     '"""Fine-tune a saved model': "is examples/finetune_with_trainer.py, which test_examples.py runs",
@@ -235,6 +241,18 @@ def check_parses(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
         settings_from_arguments(parsed.value.arguments)
 
 
+def check_request(arguments: list[str]) -> None:
+    """The path of a request is one of the service's, and its body is read."""
+    url = next(argument for argument in arguments if argument.startswith("localhost:8000"))
+    path, _, query = url.removeprefix("localhost:8000").partition("?")
+    method = arguments[arguments.index("-X") + 1] if "-X" in arguments else "POST" if "-d" in arguments else "GET"
+    paths = {(one.method, re.sub(r"\{\w+\}", "ann", one.path)): one for one in OPERATIONS}
+    request = paths[method, path].request
+    if request is not None:
+        msgspec.json.decode(arguments[arguments.index("-d") + 1], type=request)
+    options_of_query(parse_qsl(query))
+
+
 def check_other_line(line: str) -> None:
     """Lines that are no command with a parser of ours, or one that is slow to import."""
     match shlex.split(line):
@@ -246,6 +264,8 @@ def check_other_line(line: str) -> None:
         case ["python", "space/app.py", *arguments]:
             source = (ROOT / "space" / "app.py").read_text()
             assert [word for word in arguments if word.startswith("--") and f'"{word}"' not in source] == []
+        case ["curl", *arguments]:
+            check_request(arguments)
         case ["pytest", "-m", marker]:
             assert f'"{marker}: ' in (ROOT / "pyproject.toml").read_text()
         case [".", _]:
@@ -256,7 +276,7 @@ def check_other_line(line: str) -> None:
 
 @pytest.mark.parametrize("line", command_lines([*PAGES, BENCHMARKS]))
 def test_a_command_line_parses(line: str, monkeypatch: pytest.MonkeyPatch, parse_only: None) -> None:
-    if line.startswith(("make", "pip", "pytest", ".", "python space/app.py")):
+    if line.startswith(("make", "pip", "curl", "pytest", ".", "python space/app.py")):
         check_other_line(line)
     else:
         check_parses(line, monkeypatch)

@@ -172,8 +172,8 @@ def test_every_answer_is_what_the_document_says(tmp_path: Path, examples: int) -
         schema = schemathesis.openapi.from_url(f"http://127.0.0.1:{port}/openapi.json")
         checked = set()
         for result in schema.get_all_operations():
-            operation = result.ok()
-            for mode in GenerationMode:
+            operation: Any = result.ok()  # type: ignore[union-attr]  # an invalid one has none, and fails here
+            for mode in (GenerationMode.POSITIVE, GenerationMode.NEGATIVE):
 
                 @settings(
                     max_examples=examples, deadline=None, phases=[Phase.generate], derandomize=True, database=None,

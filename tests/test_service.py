@@ -369,6 +369,9 @@ def test_a_late_event_is_served_in_its_place_and_not_counted(store: str) -> None
         assert client.service.store is not None
         assert [one["item"] for one in client.service.store.history("ann", 9)] == ["i1", "i3", "i5"]
         assert predictor(client).counts == {"i1": 1, "i5": 1}
+        metrics = (await client.get("/metrics")).body
+        assert b'nextbehavior_event_actions_total{action="view"} 3.0' in metrics
+        assert b'nextbehavior_counted_events_total{result="late"} 1.0' in metrics
 
     run(test, store=store)
 

@@ -36,6 +36,7 @@ class Metrics:
         self.known_items = self._counter("known_items", "Events of histories with an item the model knows")
         self.cold_starts = self._counter("cold_starts", "Answers to histories without a known event")
         self.events = self._counter("events", "Events to store", "result")
+        self.actions = self._counter("event_actions", "Stored events by action, of those the model knows", "action")
         self.commit_seconds = self._histogram("event_commit_seconds", "From a batch of events to its commit", TIMES)
         self.store_errors = self._counter("store_errors", "Calls of the store that failed", "kind")
         self.counted = self._counter("counted_events", "Journal events the memory went through", "result")

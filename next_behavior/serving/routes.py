@@ -108,8 +108,8 @@ class Routes:
         except ValueError as error:
             raise Problem(422, str(error)) from error
         metrics.history_events.observe(asked.events)
-        if asked.unknown_items:
-            metrics.unknown_items.inc(asked.unknown_items)
+        metrics.unknown_items.inc(asked.unknown_items)
+        metrics.known_items.inc(min(asked.events, live.predictor.info.max_events) - asked.unknown_items)
         if asked.cold_start:
             metrics.cold_starts.inc()
         gone: Callable[[], bool] = request.scope.get("extensions", {}).get(GONE, {}).get("gone", stays)

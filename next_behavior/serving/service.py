@@ -245,6 +245,8 @@ class Service:
                     learned = live.count(event, history)
                     now = time.perf_counter()
                     self.metrics.counted.labels("late" if history is None else "counted").inc()
+                    known = event.action in live.predictor.info.actions
+                    self.metrics.actions.labels(event.action if known else "unknown").inc()
                     if history is not None:
                         self.metrics.count_seconds.observe(now - started)
                     for future in self._learners.pop(key_of(event), ()):
