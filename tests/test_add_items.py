@@ -327,8 +327,10 @@ def test_an_added_item_is_named_by_the_memory_alone_too_until_it_is_counted(
     batch = tokenizer([HISTORY], return_tensors="pt")
     found = model.item_log_probabilities(**batch)[0].exp()
     monkeypatch.setattr(associative_memory, "UNCOUNTED_SHARE", 0.0)
+    model.associate_path.changed()
     without = model.item_log_probabilities(**batch)[0].exp()
     monkeypatch.undo()
+    model.associate_path.changed()
     assert found[fresh] > 1.01 * without[fresh]
     others = torch.tensor([index for index in range(tokenizer.first_item_id, fresh) if index not in batch["input_ids"]])
     factors = found[others] / without[others]

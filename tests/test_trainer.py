@@ -244,3 +244,21 @@ def test_training_with_gradient_checkpointing_runs(tmp_path: Path) -> None:
     options: dict[str, Any] = {"max_steps": 2, "save_strategy": "no", checkpointing: True}
     trainer = run(make_model(), random_rows(8), tmp_path, **options)
     assert all(np.isfinite(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry)
+
+
+def test_neftune_noise_reaches_the_encoder_with_item_text_too(tmp_path: Path) -> None:
+    text = {"text_size": 4, "text_encoder": "an encoder", "text_encoder_size": 4, "hidden_dropout_prob": 0.0}
+    losses = []
+    for alpha in (None, 5.0):
+        model = tiny_model(make_tokenizer(), attention_probs_dropout_prob=0.0, text_dropout=0.0, id_dropout=0.0, **text)
+        options: dict[str, Any] = {"max_steps": 1, "save_strategy": "no", "neftune_noise_alpha": alpha}
+        trainer = run(model, random_rows(4), tmp_path, **options)
+        losses += [float(entry["loss"]) for entry in trainer.state.log_history if "loss" in entry]
+    assert np.isfinite(losses).all()
+    assert losses[0] != losses[1]
+
+
+def test_label_smoothing_by_trainer_is_refused_with_the_setting_that_smooths(tmp_path: Path) -> None:
+    options: dict[str, Any] = {"max_steps": 1, "save_strategy": "no", "label_smoothing_factor": 0.1}
+    with pytest.raises(ValueError, match=r"label_smoothing_factor .* model\.config\.label_smoothing"):
+        run(make_model(), random_rows(4), tmp_path, **options)

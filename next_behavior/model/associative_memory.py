@@ -22,6 +22,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from .answer_tables import CHANGE_LOCK, TABLES_LOCK
 from .configuration_behavior import BehaviorConfig
 from .item_text import ItemText
 from .neighbor_lists import COUNT_UNIT, MemoryTables, NeighborLists
@@ -99,27 +100,38 @@ class AssociativeMemory(nn.Module):
         """
         if not len(items):
             return
+        with CHANGE_LOCK:
+            self._count(items, owner, only_last, trained)
+
+    def _count(self, items: torch.Tensor, owner: torch.Tensor, only_last: bool, trained: bool) -> None:
         is_last = F.pad(owner[1:] != owner[:-1], (0, 1), value=True)
         unit = COUNT_UNIT * (1.0 if trained else self.config.memory_freshness)
         pairs, added = self._pairs(items, owner, is_last if only_last else None, unit)
         few = len(pairs) * FEW_PAIRS < len(self.pair_keys)
         if few:
-            self.pair_keys, known = with_keys(self.pair_keys, self.pair_counts, pairs)
-            self.pair_counts = known.index_add(0, torch.searchsorted(self.pair_keys, pairs), added)
+            keys, known = with_keys(self.pair_keys, self.pair_counts, pairs)
+            counts = known.index_add(0, torch.searchsorted(keys, pairs), added)
         else:
-            self.pair_keys, self.pair_counts = summed(
-                torch.cat([self.pair_keys, pairs]), torch.cat([self.pair_counts, added])
-            )
+            keys, counts = summed(torch.cat([self.pair_keys, pairs]), torch.cat([self.pair_counts, added]))
         counted = items[is_last] if only_last else items
         size = max(len(self.item_counts), int(items.max()) + 1)
-        self.item_counts = F.pad(self.item_counts, (0, size - len(self.item_counts))) + counted.bincount(minlength=size)
-        self.recent_counts = F.pad(self.recent_counts, (0, size - len(self.recent_counts)))
+        item_counts = F.pad(self.item_counts, (0, size - len(self.item_counts))) + counted.bincount(minlength=size)
+        recent_counts = F.pad(self.recent_counts, (0, size - len(self.recent_counts)))
         if not trained:
-            self.follow(counted)
-        lists = self._neighbors
-        if lists is not None and (not few or lists.keys.device != self.pair_keys.device):
+            recent_counts = self.followed(recent_counts, counted)
+        tables, lists = (
+            self.tables()._replace(pair_keys=keys, pair_counts=counts, item_counts=item_counts),
+            self._neighbors,
+        )
+        if lists is not None and (not few or lists.keys.device != keys.device):
             lists = None
-        self.changed(None if lists is None else lists.updated(self.tables(), pairs, counted))
+        lists = None if lists is None else lists.updated(tables, pairs, counted)
+        with TABLES_LOCK:
+            self.pair_keys, self.pair_counts, self.item_counts = keys, counts, item_counts
+            self.recent_counts = recent_counts
+            if not trained:
+                self.config.memory_recent_unit = RECENT_UNIT
+            self.changed(lists)
 
     def _pairs(
         self, items: torch.Tensor, owner: torch.Tensor, ends: torch.Tensor | None, unit: float
@@ -145,13 +157,18 @@ class AssociativeMemory(nn.Module):
     @torch.no_grad()
     def follow(self, items: torch.Tensor) -> None:
         """Adds to recent popularity: items (N,) int64 that are counted, the oldest first."""
+        with TABLES_LOCK:
+            self.recent_counts = self.followed(self.recent_counts, items)
+            self.config.memory_recent_unit = RECENT_UNIT
+
+    def followed(self, recent_counts: torch.Tensor, items: torch.Tensor) -> torch.Tensor:
+        """Recent counts (V,) int64, in units of 1 / RECENT_UNIT, after items (N,) were counted, the oldest first."""
         scale, half_life = RECENT_UNIT // self.config.memory_recent_unit, self.config.memory_half_life
         precise = torch.float32 if items.device.type == "mps" else torch.float64  # there is no float64 on MPS
         age = torch.arange(len(items) - 1, -1, -1, device=items.device).to(precise)
-        added = items.bincount(RECENT_UNIT * 0.5 ** (age / half_life), minlength=len(self.recent_counts))
-        faded = self.recent_counts.to(precise) * (scale * 0.5 ** (len(items) / half_life))
-        self.recent_counts = (faded + added).round().long()
-        self.config.memory_recent_unit = RECENT_UNIT
+        added = items.bincount(RECENT_UNIT * 0.5 ** (age / half_life), minlength=len(recent_counts))
+        faded = recent_counts.to(precise) * (scale * 0.5 ** (len(items) / half_life))
+        return (faded + added).round().long()
 
     @torch.no_grad()
     def prune(self, neighbors: int) -> None:
@@ -166,6 +183,12 @@ class AssociativeMemory(nn.Module):
         self.config.memory_size, self.config.memory_vocab_size = len(self.pair_keys), len(self.item_counts)
         self.config.memory_borrowed = len(self.borrow_ids)
         self._neighbors = neighbors
+
+    def _apply(self, fn: Callable[[torch.Tensor], torch.Tensor], recurse: bool = True) -> Any:
+        applied = super()._apply(fn, recurse)
+        if self._neighbors is not None and self._neighbors.keys.device != self.pair_keys.device:
+            self._neighbors = None
+        return applied
 
     def tables(self) -> MemoryTables:
         """What the neighbor lists are made of."""
@@ -185,7 +208,18 @@ class AssociativeMemory(nn.Module):
             trained: what training has learned of item text counts for similarity, too.
             progress: wraps the chunks of items that the work is done in (`tqdm`): a million items take minutes.
         """
-        size, first = self.config.vocab_size, self.config.first_item_id
+        with CHANGE_LOCK:
+            ids, weights = self.links(item_text, trained, progress)
+            with TABLES_LOCK:
+                self.borrow_ids, self.borrow_weights = ids, weights
+                self.changed()
+
+    @torch.no_grad()
+    def links(
+        self, item_text: ItemText, trained: bool = True, progress: Callable[[Any], Any] = iter
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """`borrow_ids` and `borrow_weights` with those of the items that have none; arguments as for `borrow`."""
+        size, first = len(item_text.vectors), self.config.first_item_id
         counts = F.pad(self.item_counts, (0, max(0, size - len(self.item_counts))))[:size]
         has_text = item_text.vectors.any(dim=-1)
         has_text[:first] = False
@@ -206,39 +240,60 @@ class AssociativeMemory(nn.Module):
             pair = torch.stack([part[:, None].expand_as(place), others[place]], dim=-1)  # (b, n, 2)
             ids.append(pair.flatten(0, 1))
             weights.append((weight * COUNT_UNIT).round().long().flatten())
-        self.borrow_ids, self.borrow_weights = torch.cat(ids), torch.cat(weights)
-        self.changed()
+        return torch.cat(ids), torch.cat(weights)
 
     # -- scoring -------------------------------------------------------------------------------------------------------
 
-    def neighbors(self) -> NeighborLists:
-        """The neighbor lists, made when first asked for, and again after more than a few new counts."""
-        if self._neighbors is None or self._neighbors.keys.device != self.pair_keys.device:
-            self._neighbors = NeighborLists(self.config, self.tables())
+    @property
+    def made_neighbors(self) -> NeighborLists | None:
+        """The neighbor lists if they are made and belong to the tables."""
         return self._neighbors
 
+    def neighbors(self) -> NeighborLists:
+        """The neighbor lists, made when first asked for, and again after more than a few new counts."""
+        lists = self._neighbors
+        if lists is None or lists.keys.device != self.pair_keys.device:
+            with TABLES_LOCK:
+                lists = self._neighbors = NeighborLists(self.config, self.tables())
+        return lists
+
     def recent_items(
-        self, input_ids: torch.Tensor, attention_mask: torch.Tensor, query_index: torch.Tensor
+        self,
+        input_ids: torch.Tensor,
+        attention_mask: torch.Tensor,
+        query_index: torch.Tensor,
+        lists: NeighborLists | None = None,
     ) -> torch.Tensor:
-        """(B, Q, K) int64: the item of the newest run, of the one before ...; 0 where there are fewer."""
+        """(B, Q, K) int64: the item of the newest run, of the one before ...; 0 where there are fewer.
+
+        Args:
+            lists: those that the items will be looked up in; None for the memory's as they are now.
+        """
         run, items = self.runs(input_ids, attention_mask)
         back = run.gather(1, query_index)[:, :, None] - torch.arange(self.config.memory_history, device=run.device)
         recent = items.gather(1, back.clamp(min=0).flatten(1)).view_as(back)  # (B, Q, K)
-        return recent * (recent < self.neighbors().size)
+        return recent * (recent < (self.neighbors() if lists is None else lists).size)
 
     def weights(self, recent: torch.Tensor) -> torch.Tensor:
         """(..., K) float32 history weights for recent items (..., K)."""
         steps = torch.arange(recent.shape[-1], device=recent.device)
         return self.config.memory_history_decay**steps * (recent > 0)
 
-    def score(self, recent: torch.Tensor, seen: torch.Tensor, rescale: torch.Tensor | None = None) -> torch.Tensor:
+    def score(
+        self,
+        recent: torch.Tensor,
+        seen: torch.Tensor,
+        rescale: torch.Tensor | None = None,
+        lists: NeighborLists | None = None,
+    ) -> torch.Tensor:
         """(B, V) float32 scores of all items after recent items (B, K) int64, 0 for items that no list holds.
 
         Args:
             seen: (B, V) bool, items that get no score.
             rescale: (B, K) factors of the recent items' lists.
+            lists: the lists; None for the memory's as they are now.
         """
-        ids, values = self.neighbors().rows(recent)  # (B, K, M)
+        ids, values = (self.neighbors() if lists is None else lists).rows(recent)  # (B, K, M)
         weights = self.weights(recent) if rescale is None else self.weights(recent) * rescale
         values = (values * weights[..., None]).flatten(1)
         return torch.zeros(seen.shape, device=ids.device).scatter_add_(1, ids.flatten(1), values).masked_fill_(seen, 0)

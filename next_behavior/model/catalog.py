@@ -8,22 +8,18 @@ from typing import Any
 import torch
 from torch import nn
 from torch.nn import functional as F
-from transformers import PreTrainedModel
 
-from .associative_memory import AssociativeMemory
-from .configuration_behavior import BehaviorConfig
-from .encoder import BehaviorEncoder
+from .answer_tables import CHANGE_LOCK, TABLES_LOCK
 from .integrity import check_agreement
 from .item_text import PROBE_TEXT, ItemText, embed_texts, is_missing, text_of_item
+from .neighbor_lists import NeighborLists
+from .predicting import AnsweringModel
 from .special_ids import PAD
 
 
-class ChangingCatalog(PreTrainedModel):
+class ChangingCatalog(AnsweringModel):
     """What `BertForNextBehavior` does with its catalog."""
 
-    config: BehaviorConfig
-    bert: BehaviorEncoder
-    associate_path: AssociativeMemory
     lm_head: nn.Linear
 
     @torch.no_grad()
@@ -42,6 +38,8 @@ class ChangingCatalog(PreTrainedModel):
         counts: within each path old items keep their proportions, only the normalizers change. A retired item comes
         back; other known items are left as they are. Another text encoder than the model's own is an error.
 
+        May run beside questions in other threads. Changes wait for each other.
+
         Args:
             tokenizer: the model's `BehaviorTokenizer`; it learns the items too.
             items: ids, or a dict for each with `item_id`, the columns that `config.text_columns` names, and `title`.
@@ -58,41 +56,57 @@ class ChangingCatalog(PreTrainedModel):
         for row in rows:
             if is_missing(row.get("item_id")):
                 raise ValueError(f"the item {row!r:.100} has no item_id, expected an id and text columns.")
-        known = len(tokenizer)
-        check_agreement(self.config, tokenizer)
-        first, item_text = self.config.first_item_id, self.bert.embeddings.item_text
-        # Texts are read before anything changes: whatever fails leaves model and tokenizer as they were.
-        texts = {} if item_text is None else self._new_texts(tokenizer, rows)
-        if item_text is not None and texts:
-            embeddings = self._embedded(item_text, list(texts.values()), text_encoder, embed)
-        titles = [None if is_missing(title := row.get("title")) else str(title) for row in rows]
-        ids = tokenizer.add_items([row["item_id"] for row in rows], titles)
-        self.config.retired_items = sorted(set(self.config.retired_items) - set(ids))
-        self._resize(len(tokenizer))
-        self.config.vocabulary_digest = tokenizer.vocabulary_digest
-        table = self.bert.embeddings.embed_tokens.weight
-        trained = table[first:known]
-        table[known:] = trained[trained.any(dim=-1)].mean(dim=0)
-        if item_text is not None and texts:
-            new = torch.tensor([tokenizer.encode_item(name) for name in texts], device=self.device)
-            item_text.write(new, embeddings)
-            table[new] = 0
-            self.associate_path.borrow(item_text)
-        return ids
+        item_text, embeddings = self.bert.embeddings.item_text, None
+        if type(self.bert.embeddings.embed_tokens) is not nn.Embedding:
+            got = type(self.bert.embeddings.embed_tokens).__name__
+            raise ValueError(f"embed_tokens is a {got}, expected nn.Embedding: merge the adapter before adding items.")
+        with CHANGE_LOCK:
+            known = len(tokenizer)
+            check_agreement(self.config, tokenizer)
+            # Texts are read before anything changes: whatever fails leaves model and tokenizer as they were.
+            texts = {} if item_text is None else self._new_texts(tokenizer, rows)
+            if item_text is not None and texts:
+                embeddings = self._embedded(item_text, list(texts.values()), text_encoder, embed)
+            titles = [None if is_missing(title := row.get("title")) else str(title) for row in rows]
+            new = tokenizer.with_items([row["item_id"] for row in rows], titles)
+            place = dict(zip((str(row["item_id"]) for row in rows), new.ids, strict=True))
+            written = torch.tensor([place[name] for name in texts], dtype=torch.long, device=self.device)
+            self._grow(known, new.size, written, embeddings)
+            lists = None
+            memory = self.associate_path
+            borrow_ids, borrow_weights = memory.borrow_ids, memory.borrow_weights
+            if item_text is not None and texts:
+                borrow_ids, borrow_weights = memory.links(item_text)
+                if memory.made_neighbors is not None:
+                    tables = memory.tables()._replace(borrow_ids=borrow_ids, borrow_weights=borrow_weights)
+                    lists = NeighborLists(self.config, tables)
+            with TABLES_LOCK:
+                # It can read what the model answers before it can ask.
+                tokenizer.announce(new)
+                if item_text is not None and texts:
+                    memory.borrow_ids, memory.borrow_weights = borrow_ids, borrow_weights
+                    memory.changed(lists)
+                self.config.vocab_size = new.size
+                self.config.retired_items = sorted(set(self.config.retired_items) - set(new.ids))
+                tokenizer.take(new)
+            self.config.vocabulary_digest = tokenizer.vocabulary_digest
+        return new.ids
 
     def retire_items(self, tokenizer: Any, items: list[str]) -> None:
-        """Leaves items out of every later answer; they are still understood in a history.
+        """Leaves items out of every later answer; they are still understood in a history. May run beside questions in
+        other threads.
 
         Raises:
             ValueError: the vocabulary lacks one of them.
         """
-        ids = [tokenizer.encode_item(item) for item in items]
-        unknown = [item for item, index in zip(items, ids, strict=True) if index < self.config.first_item_id]
-        if unknown:
-            raise ValueError(
-                f"the vocabulary does not hold {[str(item)[:80] for item in unknown[:5]]}: nothing was retired."
-            )
-        self.config.retired_items = sorted({*self.config.retired_items, *ids})
+        with CHANGE_LOCK:
+            ids = [tokenizer.encode_item(item) for item in items]
+            unknown = [item for item, index in zip(items, ids, strict=True) if index < self.config.first_item_id]
+            if unknown:
+                raise ValueError(
+                    f"the vocabulary does not hold {[str(item)[:80] for item in unknown[:5]]}: nothing was retired."
+                )
+            self.config.retired_items = sorted({*self.config.retired_items, *ids})
 
     def _new_texts(self, tokenizer: Any, rows: Sequence[Mapping[str, Any]]) -> dict[str, str]:
         """The text of each item that has one and is not in the vocabulary."""
@@ -139,16 +153,30 @@ class ChangingCatalog(PreTrainedModel):
         return embed_tokens
 
     @torch.no_grad()
-    def _resize(self, vocab_size: int) -> None:
-        """Gives every table of items `vocab_size` rows; new ones are zero."""
-        missing = vocab_size - self.config.vocab_size
-        old = self.bert.embeddings.embed_tokens
-        embed_tokens = nn.Embedding(vocab_size, old.weight.shape[1], PAD, dtype=old.weight.dtype, device=self.device)
-        embed_tokens.weight.copy_(F.pad(old.weight, (0, 0, 0, missing)))
-        self.set_input_embeddings(embed_tokens)
-        self.lm_head = nn.Linear(old.weight.shape[1], vocab_size, bias=False, device="meta")
-        self.lm_head.weight = embed_tokens.weight
-        item_text = self.bert.embeddings.item_text
+    def _grow(self, known: int, size: int, written: torch.Tensor, embeddings: torch.Tensor | None) -> None:
+        """Gives the tables of items `size` rows. Answers go on as before: the configuration says how many are read.
+
+        Args:
+            known: rows there are.
+            written: (N,) int64, the new items that have a text, with the text embeddings (N, E); the others get the
+                mean row.
+        """
+        first, old, item_text = (
+            self.config.first_item_id,
+            self.bert.embeddings.embed_tokens,
+            self.bert.embeddings.item_text,
+        )
         if item_text is not None:
-            item_text.vectors = F.pad(item_text.vectors, (0, 0, 0, missing))
-        self.config.vocab_size = vocab_size
+            vectors = F.pad(item_text.vectors, (0, 0, 0, size - len(item_text.vectors)))
+            if embeddings is not None:
+                vectors[written] = item_text.reduced(embeddings)
+            item_text.vectors = vectors
+        trained = old.weight[first:known]
+        mean = trained[trained.any(dim=-1)].mean(dim=0)
+        embed_tokens = nn.Embedding(size, old.weight.shape[1], PAD, dtype=old.weight.dtype, device=self.device)
+        embed_tokens.weight[:known] = old.weight[:known]
+        embed_tokens.weight[known:] = mean
+        embed_tokens.weight[written] = 0
+        self.set_input_embeddings(embed_tokens)
+        self.lm_head = nn.Linear(old.weight.shape[1], size, bias=False, device="meta")
+        self.lm_head.weight = embed_tokens.weight

@@ -24,7 +24,7 @@ CODE_FILES = (
     *("special_ids.py", "vocabulary.py", "times.py", "histories.py", "answers.py", "configuration_behavior.py"),
     *("integrity.py", "saved_model.py", "item_text.py", "encoder.py"),
     *("repeat_path.py", "pair_tables.py", "neighbor_lists.py", "associative_memory.py", "mixture.py", "losses.py"),
-    *("ranking.py", "catalog.py"),
+    *("answer_tables.py", "ranking.py", "predicting.py", "catalog.py"),
 )
 AUTO_MAP = {
     "AutoConfig": "modeling_behavior.BehaviorConfig",

@@ -9,7 +9,7 @@ attention (Poli et al. 2023, Allen-Zhu 2025).
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import nn
@@ -105,11 +105,11 @@ class BehaviorEmbeddings(nn.Module):
         self.dropout = nn.Dropout(config.hidden_dropout_prob)
         self.item_text: ItemText | None = ItemText(config) if config.text_size else None
         self.convolution: ShortConvolution | None = ShortConvolution(config) if config.convolution_size else None
-        self._kept_table: tuple[Any, torch.Tensor] | None = None
 
     def item_rows(self, item_ids: torch.Tensor) -> torch.Tensor:
         """id row + projected text, (..., H), for ids (...) int64."""
-        rows = self.embed_tokens(item_ids)
+        # Trainer's neftune_noise_alpha adds noise to rows of batches, (B, T, H).
+        rows = self.embed_tokens(item_ids) if item_ids.ndim > 1 else self.embed_tokens(item_ids[None])[0]
         if self.item_text is None:
             return rows
         if self.training:
@@ -117,22 +117,26 @@ class BehaviorEmbeddings(nn.Module):
             rows = rows * known[item_ids][..., None]
         return rows + self.item_text(item_ids)
 
-    def item_table(self) -> torch.Tensor:
-        """(V - first, H): the rows of all items; with item text kept from call to call while no weight changes."""
-        first, device = self.config.first_item_id, self.LayerNorm.weight.device
-        has_adapter = type(self.embed_tokens) is not nn.Embedding
-        if self.item_text is None and not has_adapter:
-            return self.embed_tokens.weight[first:]  # no copy
-        ids = torch.arange(first, self.config.vocab_size, device=device)
-        if self.item_text is None or has_adapter or self.training or torch.is_grad_enabled():
-            return self.item_rows(ids)
-        sources = (self.embed_tokens.weight, self.item_text.project.weight, self.item_text.vectors)
-        if any(source.is_inference() for source in sources):  # these do not count their changes
-            return self.item_rows(ids)
-        state = (torch.is_autocast_enabled(device.type), *((s.data_ptr(), s._version, s.dtype) for s in sources))
-        if self._kept_table is None or self._kept_table[0] != state:
-            self._kept_table = (state, self.item_rows(ids))
-        return self._kept_table[1]
+    def item_table(self, device: torch.device | None = None) -> torch.Tensor:
+        """(V - first, H): the rows of all items, on `device`, that of the weights if they lie on one."""
+        first, size = self.config.first_item_id, self.config.vocab_size
+        if self.item_text is None and type(self.embed_tokens) is nn.Embedding and not self.embed_tokens.weight.is_meta:
+            return self.embed_tokens.weight[first:size]  # no copy
+        # Not of `weight`, which an adapter or a quantized module may lack and an offloaded one leaves empty.
+        return self.item_rows(torch.arange(first, size, device=device or self.LayerNorm.weight.device))
+
+    def table_sources(self) -> tuple[torch.Tensor, ...] | None:
+        """The tensors that `item_table` is made of; None where a change of them would not be seen."""
+        if self.training or type(self.embed_tokens) is not nn.Embedding:
+            return None
+        sources = [self.embed_tokens.weight]
+        if self.item_text is not None:
+            if type(self.item_text.project) is not nn.Linear and [*self.item_text.project.parameters()]:
+                return None  # an adapter; a quantized projection has no parameters and stays as it is
+            sources += [*self.item_text.project.parameters(), self.item_text.vectors, self.item_text.unit]
+        if any(source.is_meta or source.is_inference() for source in sources):  # the latter do not count their changes
+            return None
+        return tuple(sources)
 
     def forward(
         self,
@@ -183,6 +187,12 @@ class BehaviorEncoder(nn.Module):
         attention_mask: torch.Tensor,
     ) -> torch.Tensor:
         embedded = self.embeddings(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
+        if not self.training and self.config._attn_implementation == "sdpa":
+            # What `create_causal_mask` makes, in a tenth of the time, and the same for every batch.
+            length = attention_mask.shape[1]
+            place = torch.arange(length, device=attention_mask.device)
+            mask = (place <= place[:, None]) & attention_mask[:, None, None, :].bool() | (place == place[:, None])
+            return self.encoder(embedded, attention_mask=mask, use_cache=False).last_hidden_state
         mask = create_causal_mask(self.config, embedded, attention_mask, None)
         if isinstance(mask, torch.Tensor) and mask.dtype == torch.bool and mask.ndim == 4:
             # Padding reads itself: where a position reads nothing, cuDNN's attention answers with gradients of nan.
@@ -200,4 +210,9 @@ def last_index(attention_mask: torch.Tensor) -> torch.Tensor:
 
 def last_hidden(hidden: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
     """(B, H): the hidden state (B, T, H) at each row's last attended position."""
-    return hidden[torch.arange(len(hidden), device=hidden.device), last_index(attention_mask)]
+    return state_at(hidden, last_index(attention_mask)[:, None])[:, 0]
+
+
+def state_at(hidden: torch.Tensor, index: torch.Tensor) -> torch.Tensor:
+    """(B, Q, H): the hidden states (B, T, H) at the positions (B, Q) int64."""
+    return hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))

@@ -99,6 +99,12 @@ class HistoryReader:
         slots = range(FIRST_NEW, FIRST_NEW + self.num_new_items)
         return [item for item, index in seen.items() if index in slots]
 
+    def known_items(self, events: Sequence[Event]) -> list[int]:
+        """The ids of the events' items that the vocabulary holds."""
+        items = (as_text(event["item"], "item") for event in events if event.get("item") is not None)
+        found = (known_item(self.lookup, item) for item in items)
+        return [index for index in found if index is not None]
+
     def _items(self, events: Sequence[Event], seen: dict[str, int]) -> list[int]:
         ids = []
         lookup = self.lookup

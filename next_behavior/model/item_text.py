@@ -176,6 +176,11 @@ class ItemText(nn.Module):
     @torch.no_grad()
     def write(self, item_ids: torch.Tensor, embeddings: torch.Tensor) -> None:
         """Keeps the text embeddings (N, E) of ids (N,); rows of zeros stand for no text."""
+        self.vectors[item_ids] = self.reduced(embeddings)
+
+    @torch.no_grad()
+    def reduced(self, embeddings: torch.Tensor) -> torch.Tensor:
+        """(N, D) int8 vectors of the text embeddings (N, E)."""
         reduced = (embeddings.to(self.mean.dtype) - self.mean) @ self.components  # (N, D)
         reduced[~embeddings.any(dim=-1)] = 0
-        self.vectors[item_ids] = (reduced / self.unit).round().clamp(-127, 127).to(torch.int8)
+        return (reduced / self.unit).round().clamp(-127, 127).to(torch.int8)

@@ -15,7 +15,7 @@ import torch
 from torch.nn import functional as F
 
 from .encoder import Events
-from .mixture import ItemHead, seen_items
+from .mixture import ItemHead, actions_without_item, seen_items
 from .ranking import MAX_RANKED_ELEMENTS
 from .repeat_path import MASKED
 from .special_ids import IGNORED, NONE, UNKNOWN_ACTION
@@ -56,7 +56,8 @@ def item_loss(
     scored = labels != IGNORED
     target, action, query = labels[scored], actions[scored], query[scored]  # (N,), (N,), (N, H)
     can_repeat = pointer[scored].amax(dim=-1) > MASKED
-    gate = head.gate_logits(query, action, can_repeat).log_softmax(dim=-1)  # (N, 3)
+    without = actions_without_item(head.config, action.device)[action]
+    gate = head.gate_logits(query, without, can_repeat).log_softmax(dim=-1)  # (N, 3)
     repeated = torch.logsumexp(pointed[scored], dim=-1)
     is_new = (target >= head.config.first_item_id) & (repeated <= MASKED / 2)
     # Scores over the catalog are computed for what needs them alone.
@@ -114,6 +115,7 @@ def held_out_log_probability(
     left, rescale = memory.neighbors().leave_one_out(recent, target)  # (N, K), (N, K)
     own = (left * memory.weights(recent)).sum(dim=-1)  # (N,)
     # How much the target's own event still adds to recent popularity is not known: at most all of it.
+    share = memory.share() if memory.share().any() else None
     trend, own_trend = memory.trend(), memory.trend(less=1.0)[(target - first).clamp(min=0)]  # (V - first,), (N,)
     parts = []
     for rows in torch.arange(len(query), device=query.device).split(max(1, MAX_RANKED_ELEMENTS // len(table))):
@@ -124,6 +126,7 @@ def held_out_log_probability(
             logits.masked_fill(seen[:, first:], MASKED)[:, None],
             scores,
             trend.expand_as(scores).scatter(1, column, own_trend[rows, None]),
+            share,
         )
         parts.append(new.log_probability()[:, 0].gather(1, column)[:, 0])
     return torch.cat(parts) if parts else query.new_zeros(0, dtype=torch.float32)

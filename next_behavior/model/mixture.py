@@ -17,14 +17,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
 
 import torch
 from torch import nn
+from torch.nn import functional as F
 
+from .answer_tables import AnswerTables
 from .associative_memory import AssociativeMemory
 from .configuration_behavior import BehaviorConfig
-from .encoder import Events, last_hidden, last_index
+from .encoder import Events, last_index, state_at
 from .repeat_path import MASKED, RepeatPath
 from .special_ids import FIRST_NEW, NONE
 
@@ -59,30 +60,25 @@ class NewItems:
         boost: (B, V - first) float32, zero or more: what the memory adds to them.
         scores: (B, V - first) float32 of the memory, zeros for items that no list holds.
         trend: (V - first,), or (B, V - first), float32: the part of `boost` that does not come from `scores`.
-        share: (V - first,) float32: the share of the answer that the memory alone gives, in proportion to its scores.
+        counted: (B, V - first) float32 p(item, named by the memory alone); None where nothing is.
     """
 
     generated: torch.Tensor
     boost: torch.Tensor
     scores: torch.Tensor
     trend: torch.Tensor
-    share: torch.Tensor
-
-    @cached_property
-    def counted(self) -> torch.Tensor:
-        """(B, V - first) float32 p(item, named by the memory alone)."""
-        weighed = self.scores * self.trend.exp()
-        return weighed / weighed.sum(dim=-1, keepdim=True).clamp(min=TINY) * self.share
+    counted: torch.Tensor | None
 
     def log_generated(self) -> torch.Tensor:
         """(B, Q) float32: the logarithm of generate's part, the share that the network alone gave to what both give."""
         alone = self.generated.logsumexp(dim=-1) - (self.generated + self.boost[:, None]).logsumexp(dim=-1)
-        return alone.clamp(max=0) + torch.log1p(-self.counted.sum(dim=-1, keepdim=True))
+        alone = alone.clamp(max=0)
+        return alone if self.counted is None else alone + torch.log1p(-self.counted.sum(dim=-1, keepdim=True))
 
     def log_probability(self) -> torch.Tensor:
         """(B, Q, V - first) float32 log p(item | history, action, the item is new)."""
         both = (self.generated + self.boost[:, None]).log_softmax(dim=-1)
-        if not self.share.any():
+        if self.counted is None:
             return both
         counted = self.counted[:, None]  # (B, 1, V - first)
         left = 1 - counted.sum(dim=-1, keepdim=True)
@@ -138,22 +134,22 @@ class NamedItems:
     pointer: torch.Tensor
     gate: torch.Tensor
 
-    def probabilities(self, config: BehaviorConfig, input_ids: torch.Tensor) -> torch.Tensor:
+    def probabilities(self, config: BehaviorConfig, input_ids: torch.Tensor, tables: AnswerTables) -> torch.Tensor:
         """(B, Q, V) p(item | history, action) for histories with the items input_ids (B, T)."""
         temperature = config.item_temperature
         gate = self.gate.log_softmax(dim=-1)[..., None] / temperature  # (B, Q, 3, 1)
         # An item is either new or repeated, so that the temperature can be applied on the way.
         new = self.new.log_probability()  # (B, Q, V - first)
         new = torch.add(gate[..., GATE_NEW, :], new, alpha=1 / temperature).exp()
-        probabilities = new.new_zeros((*new.shape[:2], config.vocab_size))  # (B, Q, V)
-        probabilities[..., config.first_item_id :] = new
+        probabilities = F.pad(new, (tables.first_item_id, 0))  # (B, Q, V)
         repeated = (self.pointer / temperature + gate[..., GATE_REPEAT, :]).exp()
         probabilities.scatter_add_(2, input_ids[:, None, :].expand_as(repeated), repeated)
         probabilities[..., :FIRST_NEW] = 0
         probabilities[..., NONE] = gate[..., GATE_NONE, 0].exp()
-        probabilities[..., config.retired_items] = 0
-        if config.retired_items or temperature != 1.0:
-            probabilities /= probabilities.sum(dim=-1, keepdim=True).clamp(min=TINY)
+        if tables.retired is not None:
+            probabilities = probabilities.index_fill(-1, tables.retired, 0)
+        if tables.retired is not None or temperature != 1.0:
+            probabilities = probabilities / probabilities.sum(dim=-1, keepdim=True).clamp(min=TINY)
         return probabilities
 
     def path_log_weights(self) -> torch.Tensor:
@@ -170,10 +166,11 @@ class NamedItems:
         column = column.expand(-1, new.generated.shape[1], -1)  # (B, Q, k)
         is_none = (item_ids == NONE)[:, None, :].expand_as(column)
         is_item = (item_ids >= first_item_id)[:, None, :].expand_as(column)
-        generated = (new.generated.log_softmax(dim=-1).gather(2, column) + new.log_generated()[..., None]).exp()
-        both = (new.boost, new.counted)  # (B, V - first) each
-        boost, counted = (table[:, None].expand_as(new.generated).gather(2, column) for table in both)
-        associated = generated * torch.expm1(boost) + counted
+        generated = new.generated.gather(2, column) - new.generated.logsumexp(dim=-1, keepdim=True)  # (B, Q, k)
+        generated = (generated + new.log_generated()[..., None]).exp()
+        associated = generated * torch.expm1(new.boost[:, None].expand_as(new.generated).gather(2, column))
+        if new.counted is not None:
+            associated = associated + new.counted[:, None].expand_as(new.generated).gather(2, column)
         pointed = self.pointer.exp() @ (input_ids[:, :, None] == item_ids[:, None, :]).float()
         by_none, by_repeat, by_new = self.gate.softmax(dim=-1)[:, :, None].unbind(dim=-1)  # (B, Q, 1) each
         parts = [by_none * is_none, by_new * generated * is_item, by_repeat * pointed, by_new * associated * is_item]
@@ -197,44 +194,53 @@ class ItemHead:
     item_rows: Callable[[torch.Tensor], torch.Tensor]
     item_table: Callable[[], torch.Tensor]
 
-    def gate_logits(self, query: torch.Tensor, action_ids: torch.Tensor, can_repeat: torch.Tensor) -> torch.Tensor:
-        """(..., 3) float32 logits of none, repeat and new, MASKED where impossible, for queries (..., H), action_ids
-        (...) int64 and can_repeat (...) bool."""
-        without_item = torch.zeros(self.config.num_actions, dtype=torch.bool, device=action_ids.device)
-        without_item[self.config.actions_without_item] = True
-        possible = torch.stack([without_item[action_ids], can_repeat, torch.ones_like(can_repeat)], dim=-1)
+    def gate_logits(self, query: torch.Tensor, without_item: torch.Tensor, can_repeat: torch.Tensor) -> torch.Tensor:
+        """(..., 3) float32 logits of none, repeat and new, MASKED where impossible, for queries (..., H) of actions
+        that may come without an item and histories that may be repeated, (...) bool."""
+        possible = torch.stack([without_item, can_repeat, torch.ones_like(can_repeat)], dim=-1)
         return self.gate(query).float().masked_fill(~possible, MASKED)
 
-    def new_items(self, generated: torch.Tensor, scores: torch.Tensor, trend: torch.Tensor) -> NewItems:
-        """`NewItems` of the network's logits and the memory's scores and trend, in the shapes it says."""
-        return NewItems(
-            generated=generated,
-            boost=self.memory.boost(scores, trend),
-            scores=scores,
-            trend=trend,
-            share=self.memory.share(),
-        )
+    def new_items(
+        self, generated: torch.Tensor, scores: torch.Tensor, trend: torch.Tensor, share: torch.Tensor | None
+    ) -> NewItems:
+        """`NewItems` of the network's logits, the memory's scores and trend, in the shapes it says, and `share`
+        (V - first,), as in `AnswerTables`."""
+        counted = None
+        if share is not None:
+            weighed = scores * trend.exp()
+            counted = weighed / weighed.sum(dim=-1, keepdim=True).clamp(min=TINY) * share
+        return NewItems(generated, self.memory.boost(scores, trend), scores, trend, counted)
 
-    def named_items(self, hidden: torch.Tensor, events: Events, action_ids: torch.Tensor) -> NamedItems:
+    def named_items(
+        self, hidden: torch.Tensor, events: Events, action_ids: torch.Tensor, tables: AnswerTables
+    ) -> NamedItems:
         """What the paths say after the last of `events`, with states `hidden` (B, T, H), for actions (B, Q) int64."""
         last = last_index(events.mask)[:, None]  # (B, 1)
-        query = self.query(last_hidden(hidden, events.mask)[:, None, :], action_ids)  # (B, Q, H)
+        query = self.query(state_at(hidden, last), action_ids)  # (B, Q, H)
         pointer = self.repeat_path(query, action_ids, last.expand_as(action_ids), hidden, events)
-        seen, first = seen_items(events.items, self.config.vocab_size), self.config.first_item_id  # (B, V)
-        logits = (query / self.config.generate_temperature @ self.item_table().T).float()  # (B, Q, V - first)
-        recent = self.memory.recent_items(events.items, events.mask, last)[:, 0]
+        seen, first = seen_items(events.items, tables.vocab_size), tables.first_item_id  # (B, V)
+        logits = F.linear(query / self.config.generate_temperature, tables.item_table).float()  # (B, Q, V - first)
+        recent = self.memory.recent_items(events.items, events.mask, last, tables.lists)[:, 0]
         return NamedItems(
             new=self.new_items(
                 logits.masked_fill_(seen[:, None, first:], MASKED),
-                self.memory.score(recent, seen)[:, first:],
-                self.memory.trend(),
+                self.memory.score(recent, seen, lists=tables.lists)[:, first:],
+                tables.trend,
+                tables.share,
             ),
             pointer=pointer,
-            gate=self.gate_logits(query, action_ids, pointer.amax(dim=-1) > MASKED),
+            gate=self.gate_logits(query, tables.without_item[action_ids], pointer.amax(dim=-1) > MASKED),
         )
+
+
+def actions_without_item(config: BehaviorConfig, device: torch.device) -> torch.Tensor:
+    """(A,) bool: the actions that come without an item."""
+    without = torch.zeros(config.num_actions, dtype=torch.bool, device=device)
+    without[config.actions_without_item] = True
+    return without
 
 
 def seen_items(input_ids: torch.Tensor, vocab_size: int) -> torch.Tensor:
     """(B, V) bool: the items of histories (B, T). Naming them is the repeat path's part alone."""
-    seen = torch.zeros((len(input_ids), vocab_size), dtype=torch.bool, device=input_ids.device)
-    return seen.scatter_(1, input_ids, True)
+    seen = torch.zeros((input_ids.shape[0], vocab_size), dtype=torch.bool, device=input_ids.device)
+    return seen.scatter_(1, input_ids, 1)  # `True` cannot be traced

@@ -19,9 +19,8 @@ References: BERT (Devlin et al. 2019); next-item transformers (Kang and McAuley 
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
@@ -37,22 +36,11 @@ from .catalog import ChangingCatalog
 from .configuration_behavior import BehaviorConfig
 from .encoder import BehaviorEmbeddings, BehaviorEncoder, Events, last_hidden, last_index
 from .losses import item_loss, summed_cross_entropy
-from .mixture import GATE, ItemHead, ItemQuery
+from .mixture import GATE, ItemQuery
 from .ranking import (
-    Question,
     RankedBehaviors,
-    check_finite,
-    check_question,
-    checked_items,
-    chunks,
-    item_marginal,
-    rank_actions,
-    rank_items,
-    real_actions,
-    shares_of_paths,
-    stacked,
 )
-from .repeat_path import BIAS_SCALE, COUNT_BUCKET_MEANS, MASKED, NUM_RECENCIES, RepeatPath
+from .repeat_path import BIAS_SCALE, COUNT_BUCKET_MEANS, NUM_RECENCIES, RepeatPath
 from .saved_model import SavedModel
 from .special_ids import FIRST_ACTION, FIRST_GAP, IGNORED, PAD
 
@@ -84,6 +72,14 @@ class NextBehaviorOutput(ModelOutput):
     path_logits: torch.Tensor | None = None
     hidden_states: tuple[torch.Tensor, ...] | None = None
     attentions: tuple[torch.Tensor, ...] | None = None
+
+    def __getitem__(self, k: Any) -> Any:
+        if k == "logits":  # what Trainer smooths
+            raise ValueError(
+                "label_smoothing_factor needs an output with one `logits`, and this model has three: train with "
+                "model.config.label_smoothing, which smooths over the items."
+            )
+        return super().__getitem__(k)
 
 
 class BertForNextBehavior(ChangingCatalog, SavedModel):
@@ -163,20 +159,6 @@ class BertForNextBehavior(ChangingCatalog, SavedModel):
         assert isinstance(value, nn.Embedding)
         self.bert.embeddings.embed_tokens = value
 
-    @property
-    def item_head(self) -> ItemHead:
-        """The modules that name an item, as they are now."""
-        embeddings = self.bert.embeddings
-        return ItemHead(
-            config=self.config,
-            query=self.item_query,
-            repeat_path=self.repeat_path,
-            memory=self.associate_path,
-            gate=self.path_gate,
-            item_rows=embeddings.item_rows,
-            item_table=embeddings.item_table,
-        )
-
     @can_return_tuple
     @capture_outputs
     def forward(
@@ -213,11 +195,12 @@ class BertForNextBehavior(ChangingCatalog, SavedModel):
         hidden = self.bert(*events)  # (B, T, H)
         if labels is None and action_labels is None and time_labels is None:
             last = last_hidden(hidden, events.mask)  # (B, H)
-            actions = torch.arange(self.config.num_actions, device=hidden.device).expand(len(hidden), -1)
-            named = self.item_head.named_items(hidden, events, actions)
+            actions = torch.arange(self.config.num_actions, device=hidden.device).expand(hidden.shape[0], -1)
+            tables = self.answer_tables(hidden.device)
+            named = self.item_head.named_items(hidden, events, actions, tables)
             return NextBehaviorOutput(
                 action_logits=self._action_logits(last, calibrated=True),
-                item_logits=named.probabilities(self.config, events.items).log(),
+                item_logits=named.probabilities(self.config, events.items, tables).log(),
                 time_logits=self._time_logits(last, calibrated=True),
                 path_logits=named.path_log_weights(),
             )
@@ -256,83 +239,6 @@ class BertForNextBehavior(ChangingCatalog, SavedModel):
         )
 
     @torch.no_grad()
-    def predict(
-        self,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-        time_gap_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-        top_k: int = 10,
-        of: str = "pair",
-        action: int | None = None,
-        exclude_seen: bool = False,
-        allowed_items: torch.Tensor | list[int] | None = None,
-        balanced: bool = False,
-    ) -> RankedBehaviors:
-        """The `top_k` most probable next behaviors of each history.
-
-        Args:
-            input_ids ... attention_mask: (B, T), as for `forward`.
-            of: "pair" ranks (action, item) pairs, an action without an item as (action, [NONE]); "item" ranks items,
-                given that the next event names one; "action" ranks actions.
-            action: an action id: the answer is given that this is the next action.
-            exclude_seen: leave out the items in `input_ids`.
-            allowed_items: item ids; only these are ranked. Actions without an item stay in "pair". Retired items are
-                never ranked.
-            balanced: with of="action", rank by probability times the weights of `config.action_weights`, so that rare
-                actions are named first more often; the probabilities stay calibrated.
-
-        Returns:
-            `RankedBehaviors`, probabilities over the candidates that remain. A `top_k` beyond their number returns
-            all of them.
-        """
-        check_question(self.config, top_k, of, action, exclude_seen, allowed_items is not None, balanced)
-        events = Events.complete(self.config, input_ids, token_type_ids, time_gap_ids, attention_mask)
-        allowed = checked_items(self.config, allowed_items, events.items.device)
-        with self.without_dropout():
-            hidden = self.bert(*events)  # (B, T, H)
-            if of == "action":
-                by_action = self._action_probabilities(hidden, events)
-                return check_finite(rank_actions(self.config, by_action, top_k, balanced))
-            device = hidden.device
-            actions = real_actions(self.config, device) if action is None else torch.tensor([action], device=device)
-            question = Question(of, top_k, actions, action is not None, exclude_seen, allowed)
-            answers = []
-            for part in chunks(len(hidden), len(actions), self.config.vocab_size, device):
-                rows = events.rows(part)
-                by_action = self._action_probabilities(hidden[part], rows)
-                answers.append(rank_items(self.item_head, hidden[part], rows, by_action, question))
-        return check_finite(stacked(answers))
-
-    @contextmanager
-    def without_dropout(self) -> Iterator[None]:
-        """Evaluation mode for a while; every module goes back to the mode that it was in."""
-        # `eval()` has been called for all: asking each of them would be a good part of a small model's answer.
-        trained = [module for module in self.modules() if module.training] if self.training else []
-        for module in trained:
-            module.training = False
-        try:
-            yield
-        finally:
-            for module in trained:
-                module.training = True
-
-    @torch.no_grad()
-    def item_log_probabilities(
-        self,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor | None = None,
-        time_gap_ids: torch.Tensor | None = None,
-        attention_mask: torch.Tensor | None = None,
-    ) -> torch.Tensor:
-        """(B, V) float32: log p(item | history, the next event names an item), summed over actions; -inf for ids
-        that are no candidates. Holds (B, V), and all actions for a few rows at a time."""
-        events = Events.complete(self.config, input_ids, token_type_ids, time_gap_ids, attention_mask)
-        with self.without_dropout():
-            hidden = self.bert(*events)  # (B, T, H)
-            return item_marginal(self.item_head, hidden, events, self._action_probabilities(hidden, events)).log_()
-
-    @torch.no_grad()
     def update_memory(
         self,
         input_ids: torch.Tensor,
@@ -343,7 +249,8 @@ class BertForNextBehavior(ChangingCatalog, SavedModel):
         trained: bool = False,
     ) -> None:
         """Learns item-to-item counts and recent popularity from histories, without training. Kept by `save_pretrained`.
-        The counts do not depend on the order of calls; recent popularity does, so call it in the order of time.
+        The counts do not depend on the order of calls; recent popularity does, so call it in the order of time. May run
+        beside questions in other threads; changes wait for each other.
 
         Args:
             pairs: "last" counts what the last event of each history adds: call it once for every new event;
@@ -362,53 +269,6 @@ class BertForNextBehavior(ChangingCatalog, SavedModel):
             items = items[(run.gather(1, last) > before)[:, 0]]
         owner = torch.arange(len(items), device=items.device)[:, None].expand_as(items)[items > 0]
         self.associate_path.count(items[items > 0], owner, only_last=pairs == "last", trained=trained)
-
-    # -- pieces --------------------------------------------------------------------------------------------------------
-
-    def _action_probabilities(self, hidden: torch.Tensor, events: Events) -> torch.Tensor:
-        """(B, A) calibrated p(action | history) for the states (B, T, H) of the events."""
-        return self._action_logits(last_hidden(hidden, events.mask), calibrated=True).softmax(dim=-1)
-
-    def _action_logits(self, hidden: torch.Tensor, calibrated: bool) -> torch.Tensor:
-        temperature = self.config.action_temperature if calibrated else 1.0
-        return without_specials(self.action_head(hidden).float() / temperature, FIRST_ACTION)
-
-    def _time_logits(self, hidden: torch.Tensor, calibrated: bool) -> torch.Tensor:
-        temperature = self.config.time_temperature if calibrated else 1.0
-        return without_specials(self.time_head(hidden).float() / temperature, FIRST_GAP)
-
-    @torch.no_grad()
-    def path_shares(
-        self,
-        input_ids: torch.Tensor,
-        token_type_ids: torch.Tensor,
-        time_gap_ids: torch.Tensor,
-        attention_mask: torch.Tensor,
-        item_ids: torch.Tensor,
-        action_ids: torch.Tensor,
-    ) -> torch.Tensor:
-        """Which path named each answer: how p(item | history, action) is made up of the paths.
-
-        An answer over all actions (action id 0) weighs the actions by how probable they make the item. A calibrated
-        item temperature reshapes the mixture after the paths have met, so it changes probabilities and no share.
-
-        Args:
-            input_ids ... attention_mask: (B, T), as for `forward`; item_ids, action_ids: (B, k) int64, the answers.
-
-        Returns:
-            (B, k, 4) float32 shares in the order of `PATHS` that sum to one; zeros where no item is asked for, or one
-            of probability zero.
-        """
-        events = Events(input_ids, token_type_ids, time_gap_ids, attention_mask)
-        with self.without_dropout():
-            hidden = self.bert(*events)  # (B, T, H)
-            by_action = self._action_probabilities(hidden, events)
-            return shares_of_paths(self.item_head, hidden, events, by_action, item_ids, action_ids)
-
-
-def without_specials(logits: torch.Tensor, first: int) -> torch.Tensor:
-    """Logits (..., C) with the ids before `first` masked."""
-    return logits.masked_fill(torch.arange(logits.shape[-1], device=logits.device) < first, MASKED)
 
 
 BertForNextBehavior.register_for_auto_class("AutoModel")

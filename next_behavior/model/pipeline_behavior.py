@@ -11,6 +11,7 @@ A list of such dicts is a batch and gives a list of such lists. The ids come fro
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -18,13 +19,30 @@ import torch
 from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
+from .answer_tables import TABLES_LOCK, AnswerTables
 from .answers import TimeUntilNext, events_of
-from .histories import is_whole
+from .encoder import CHANNELS
+from .histories import as_arrays, in_time_order, is_whole
 from .integrity import check_loaded
-from .special_ids import FIRST_GAP, FIRST_NEW, PAD, PATHS
+from .special_ids import FIRST_NEW, PAD, PATHS
 
 DEFAULT_BATCH_SIZE = 32
 OPTIONS = ("top_k", "of", "action", "exclude_seen", "allowed_items", "balanced", "paths")
+
+
+@dataclass(frozen=True)
+class BesideIds:
+    """What a batch of inputs holds beside the token ids.
+
+    Attributes:
+        tables: what the answers read; they belong to the vocabulary that gave the ids.
+        new_items: for each row the user's ids behind [NEW_1], [NEW_2] ...
+        seen_before: for each row the ids of known items that were seen before the window.
+    """
+
+    tables: AnswerTables
+    new_items: list[list[str]]
+    seen_before: list[list[int]]
 
 
 class NextBehaviorPipeline(Pipeline):
@@ -37,7 +55,7 @@ class NextBehaviorPipeline(Pipeline):
         exclude_seen: leave out every item in `events`, also in events too old for the model's window.
         allowed_items: rank only these items (the user's ids; all must be in the vocabulary).
         balanced: with of="action", name rare actions first more often: ranked for macro-F1, not by probability.
-        paths: say which way each item was named; about doubles the time of an answer.
+        paths: say which way each item was named.
         batch_size: histories per forward pass, default 32; it changes no answer.
 
     Each answer has the keys
@@ -71,6 +89,7 @@ class NextBehaviorPipeline(Pipeline):
         if self.tokenizer is None:
             raise ValueError("the pipeline got no tokenizer, expected the model's: pass tokenizer=.")
         check_loaded(self.model, self.tokenizer)
+        self._until_next = TimeUntilNext(self.tokenizer.time_edges or [1.0])
         self.model.eval()
 
     def _sanitize_parameters(self, **options: Any) -> tuple[dict[str, Any], dict[str, Any], dict[str, Any]]:
@@ -115,22 +134,22 @@ class NextBehaviorPipeline(Pipeline):
             yield from self.run_single(batch, *parameters)
 
     def preprocess(self, inputs: list[Any], exclude_seen: bool = False) -> dict[str, Any]:  # type: ignore[override]
-        """Token ids of a batch of inputs, and per row what ids cannot say: the user's ids behind [NEW_j] and the item
-        ids seen before the window."""
-        histories = self.tokenizer.in_time_order([events_of(one, row) for row, one in enumerate(inputs)])
-        batch = self.tokenizer(histories, return_tensors="pt")
-        window = batch["input_ids"].shape[1]
-        first_item = self.tokenizer.first_item_id
-        has_new = ((batch["input_ids"] >= FIRST_NEW) & (batch["input_ids"] < first_item)).any(dim=1).tolist()
-        new_items = [
-            self.tokenizer.new_items(history) if new else [] for history, new in zip(histories, has_new, strict=True)
-        ]
-        seen_before: list[list[int]] = []
-        for history in histories:
-            older = history[: max(0, len(history) - window)] if exclude_seen else []
-            ids = {self.tokenizer.encode_item(event["item"]) for event in older if event.get("item") is not None}
-            seen_before.append(sorted(index for index in ids if index >= first_item))
-        return {"batch": dict(batch), "new_items": new_items, "seen_before": seen_before}
+        """Token ids of a batch of inputs, and what was read beside them."""
+        histories = in_time_order([events_of(one, row) for row, one in enumerate(inputs)])
+        # Taken together, so that both know the same items.
+        with TABLES_LOCK, torch.no_grad():
+            reader, tables = self.tokenizer.reader, self.model.answer_tables(self.device)
+        length, first_item = self.tokenizer.model_max_length, self.tokenizer.first_item_id
+        rows, new_items, seen_before = [], [], []
+        for row, history in enumerate(histories):
+            seen: dict[str, int] = {}
+            rows.append(reader.ids(history, length, row, seen))
+            new_items.append([item for item, index in seen.items() if FIRST_NEW <= index < first_item])
+            older = history[:-length] if exclude_seen else []
+            seen_before.append(sorted({index for index in reader.known_items(older) if index >= first_item}))
+        arrays = as_arrays(rows, max(len(ids.items) for ids in rows))
+        batch = dict(zip(CHANNELS, (torch.from_numpy(array) for array in arrays), strict=True))
+        return {"batch": batch, "beside": BesideIds(tables, new_items, seen_before)}
 
     def _forward(  # type: ignore[override]
         self,
@@ -143,62 +162,46 @@ class NextBehaviorPipeline(Pipeline):
         balanced: bool = False,
         paths: bool = False,
     ) -> dict[str, Any]:
-        """Per row the ranked item ids, action ids and probabilities, the time buckets' probabilities (B, G), and if
-        asked for the paths' shares (k, 4) of each row."""
-        batch, seen_before = model_inputs["batch"], model_inputs["seen_before"]
-        question = {
-            "top_k": top_k,
-            "of": of,
-            "action": None if action is None else self.tokenizer.encode_action(action),
-            "exclude_seen": exclude_seen,
-            "balanced": balanced,
-        }
+        """The model's `Answers`."""
+        beside: BesideIds = model_inputs["beside"]
         allowed = None if allowed_items is None else self._known_items(allowed_items)
-        ranked: dict[int, tuple[list[int], list[int], list[float]]] = {}
-        together = [row for row, before in enumerate(seen_before) if not before]
-        if together:
-            rows = {name: channel[together] for name, channel in batch.items()}
-            answers = self.model.predict(**rows, **question, allowed_items=allowed)
-            lists = (answers.item_ids.tolist(), answers.action_ids.tolist(), answers.probabilities.tolist())
-            ranked.update(zip(together, zip(*lists, strict=True), strict=True))
-        for row, before in enumerate(seen_before):
-            if before:
-                one = {name: channel[row : row + 1] for name, channel in batch.items()}
-                unseen = self._without(allowed, before)
-                answers = self.model.predict(**one, **question, allowed_items=unseen)
-                ranked[row] = (
-                    answers.item_ids[0].tolist(),
-                    answers.action_ids[0].tolist(),
-                    answers.probabilities[0].tolist(),
-                )
-        in_order = [ranked[row] for row in range(len(seen_before))]
-        return {
-            "ranked": in_order,
-            "shares": self._path_shares(batch, in_order) if paths else None,
-            "time": self._time_probabilities(batch),
-            "new_items": model_inputs["new_items"],
-        }
+        answers = self.model.answers(
+            **model_inputs["batch"],
+            top_k=top_k,
+            of=of,
+            action=None if action is None else self.tokenizer.encode_action(action),
+            exclude_seen=exclude_seen,
+            allowed_items=allowed,
+            balanced=balanced,
+            left_out=beside.seen_before if any(beside.seen_before) else None,
+            shares=paths,
+            time=self.tokenizer.has_time,
+            tables=beside.tables,
+        )
+        return {"answers": answers, "beside": beside}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[list[dict[str, Any]]]:  # type: ignore[override]
         """Ids back to what the user calls things."""
+        said: Any = model_outputs["answers"]
+        lists = (said.ranked.item_ids.tolist(), said.ranked.action_ids.tolist(), said.ranked.probabilities.tolist())
+        times = None if said.time is None else said.time.cpu().numpy()
+        all_shares = None if said.shares is None else said.shares.tolist()
         answers = []
-        for row, (item_ids, action_ids, probabilities) in enumerate(model_outputs["ranked"]):
-            new_items = model_outputs["new_items"][row]
-            when = None
-            if self.tokenizer.has_time:
-                when = TimeUntilNext(self.tokenizer.time_edges)(model_outputs["time"][row].cpu().numpy())
+        for row, (item_ids, action_ids, probabilities) in enumerate(zip(*lists, strict=True)):
+            new_items = model_outputs["beside"].new_items[row]
+            when = None if times is None else self._until_next(times[row])
             found = []
-            shares = None if model_outputs["shares"] is None else model_outputs["shares"][row].tolist()
+            shares = None if all_shares is None else all_shares[row]
             ranked = zip(item_ids, action_ids, probabilities, strict=True)
             for place, (item_id, action_id, probability) in enumerate(ranked):
                 if item_id == PAD and action_id == PAD:  # fewer candidates than top_k
                     continue
-                item = self._item(item_id, new_items)
+                item, title = self._item(item_id, new_items)
                 found.append(
                     {
                         "action": None if action_id == PAD else self.tokenizer.decode_action(action_id),
                         "item": item,
-                        "title": None if item is None else self.tokenizer.title(item),
+                        "title": title,
                         "probability": probability,
                         "when": when,
                     }
@@ -210,10 +213,11 @@ class NextBehaviorPipeline(Pipeline):
             answers.append(found)
         return answers
 
-    def _item(self, item_id: int, new_items: list[str]) -> str | None:
+    def _item(self, item_id: int, new_items: list[str]) -> tuple[str | None, str | None]:
+        """The user's id and the title."""
         if FIRST_NEW <= item_id < self.tokenizer.first_item_id:
-            return new_items[item_id - FIRST_NEW]
-        return self.tokenizer.decode_item(item_id)
+            return new_items[item_id - FIRST_NEW], None
+        return self.tokenizer.decode_item(item_id), self.tokenizer.title_of(item_id)
 
     def _known_items(self, items: Any) -> torch.Tensor:
         """Token ids (N,) of the user's ids; ValueError if the vocabulary lacks one."""
@@ -227,31 +231,6 @@ class NextBehaviorPipeline(Pipeline):
                 "training log: see tokenizer.item_vocabulary."
             )
         return torch.tensor(sorted(ids.values()), dtype=torch.long, device=self.device)
-
-    def _without(self, allowed: torch.Tensor | None, seen: list[int]) -> torch.Tensor:
-        """`allowed`, or all items, without the ids `seen`."""
-        first_item = self.tokenizer.first_item_id
-        if allowed is None:
-            allowed = torch.arange(first_item, len(self.tokenizer), device=self.device)
-        return allowed[~torch.isin(allowed, torch.tensor(seen, device=self.device))]
-
-    def _path_shares(
-        self, batch: dict[str, torch.Tensor], ranked: list[tuple[list[int], list[int], list[float]]]
-    ) -> torch.Tensor:
-        """(B, k, 4) shares of the paths in each answer; zeros behind a row with fewer than k."""
-        most = max(len(item_ids) for item_ids, _, _ in ranked)
-        items, actions = (
-            torch.tensor([row[field] + [PAD] * (most - len(row[field])) for row in ranked], device=self.device)
-            for field in range(2)
-        )
-        return self.model.path_shares(**batch, item_ids=items, action_ids=actions)
-
-    def _time_probabilities(self, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-        """Calibrated p(bucket of the time to the next event), (B, buckets) float32."""
-        with self.model.without_dropout():
-            hidden = self.model.bert(**batch)[:, -1]  # (B, H): padding stands on the left
-            logits = self.model.time_head(hidden)[:, FIRST_GAP:].float()
-        return (logits / self.model.config.time_temperature).softmax(dim=-1)
 
 
 # An installed package registers itself. A remote copy must not: it would decide for every later repository.

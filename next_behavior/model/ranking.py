@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
+from .answer_tables import AnswerTables
 from .configuration_behavior import BehaviorConfig
 from .encoder import Events
 from .histories import is_whole
-from .mixture import TINY, ItemHead
+from .mixture import TINY, ItemHead, NamedItems
 from .special_ids import FIRST_ACTION, FIRST_NEW, NONE, PAD
 
 # Scores held at once when ranking: passes over 16 MiB that stay in a processor's caches take two thirds of the time of
@@ -41,18 +42,23 @@ class Question:
     Attributes:
         of: "pair", "item" or "action".
         top_k: answers at most.
-        actions: (Q,) int64, the actions that may come next.
-        action_given: whether the answer is given that `actions`, one, comes next.
+        action: the answer is given that this action comes next; None for any.
         exclude_seen: leave out the history's items.
         allowed: (N,) int64, the only items that are ranked; None for all.
+        left_out: (B, N) int64, items that are not ranked for a row, filled with PAD; None for none.
+        balanced: rank actions by their weighted probabilities.
     """
 
     of: str
     top_k: int
-    actions: torch.Tensor
-    action_given: bool
+    action: int | None
     exclude_seen: bool
     allowed: torch.Tensor | None
+    left_out: torch.Tensor | None = None
+    balanced: bool = False
+
+    def rows(self, chosen: torch.Tensor) -> Question:
+        return self if self.left_out is None else replace(self, left_out=self.left_out[chosen])
 
 
 def check_question(
@@ -90,16 +96,24 @@ def check_question(
         )
 
 
+def filled(ids: list[list[int]] | None, device: torch.device) -> torch.Tensor | None:
+    """(B, N) int64 of the ids of each row, filled with PAD."""
+    if ids is None:
+        return None
+    most = max(len(row) for row in ids)
+    return torch.tensor([row + [PAD] * (most - len(row)) for row in ids], dtype=torch.long, device=device)
+
+
 def checked_items(
-    config: BehaviorConfig, allowed_items: torch.Tensor | list[int] | None, device: torch.device
+    vocab_size: int, allowed_items: torch.Tensor | list[int] | None, device: torch.device
 ) -> torch.Tensor | None:
     """`allowed_items` as (N,) int64 on the device; ValueError unless they are item ids."""
     if allowed_items is None:
         return None
     allowed = torch.as_tensor(allowed_items, device=device, dtype=torch.long)
-    if allowed.numel() and (allowed.min() < FIRST_NEW or allowed.max() >= config.vocab_size):
+    if allowed.numel() and (allowed.min() < FIRST_NEW or allowed.max() >= vocab_size):
         raise ValueError(
-            f"allowed_items must be item ids from {FIRST_NEW} to {config.vocab_size - 1}, got "
+            f"allowed_items must be item ids from {FIRST_NEW} to {vocab_size - 1}, got "
             f"{allowed.tolist()[:10]}: use tokenizer.encode_item(item)."
         )
     return allowed
@@ -126,13 +140,16 @@ def chunks(count: int, actions: int, vocab_size: int, device: torch.device) -> t
     return torch.arange(count, device=device).split(max(1, MAX_RANKED_ELEMENTS // (actions * vocab_size)))
 
 
-def rank(probabilities: torch.Tensor, candidates: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """The best k candidates of each row, (B, k) probabilities and columns; columns 0 and probability 0 where a row
-    has fewer. k is at most the largest number of candidates a row has."""
-    k = min(top_k, max(1, int(candidates.sum(dim=1).max())))
-    best, chosen = probabilities.masked_fill(~candidates, -1).topk(k, dim=1)
+def rank(scores: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """The best k candidates of each row, (B, k) scores and columns, of scores (B, N), below 0 for no candidate; and
+    where a row has fewer, with column 0 and score 0. k is at most the largest number of candidates a row has."""
+    best, chosen = scores.topk(min(top_k, scores.shape[1]), dim=1)
     missing = best < 0
-    return best.masked_fill(missing, 0), chosen.masked_fill(missing, 0)
+    if missing.any():
+        most = max(1, int((~missing).sum(dim=1).max()))
+        best, chosen, missing = best[:, :most], chosen[:, :most], missing[:, :most]
+        best, chosen = best.masked_fill(missing, 0), chosen.masked_fill(missing, 0)
+    return best, chosen, missing
 
 
 def rank_actions(
@@ -142,96 +159,111 @@ def rank_actions(
     score = action_probabilities
     if balanced:
         score = score * torch.tensor(config.action_weights, device=score.device).exp()
-    candidates = torch.arange(config.num_actions, device=score.device) >= FIRST_ACTION
-    _, chosen = rank(score, candidates.expand_as(score), top_k)
+    specials = torch.arange(config.num_actions, device=score.device) < FIRST_ACTION
+    _, chosen, _ = rank(score.masked_fill(specials, -1), top_k)
     return RankedBehaviors(torch.zeros_like(chosen), chosen, action_probabilities.gather(1, chosen))
 
 
-def item_marginal(
-    head: ItemHead, hidden: torch.Tensor, events: Events, action_probabilities: torch.Tensor
-) -> torch.Tensor:
-    """(B, V) p(item | history, the event names an item), all actions for a few rows at a time.
+@dataclass(frozen=True)
+class ItemAnswers:
+    """What the item head says after B histories.
 
-    Args:
-        hidden: (B, T, H) states of the events; action_probabilities: (B, A).
+    Attributes:
+        named: by path, for the actions (Q,).
+        items: (B, Q, V) float32 p(item | history, action).
+        by_action: (B, A) float32 p(action | history).
+        actions: (Q,) int64.
     """
-    vocab_size, actions = head.config.vocab_size, real_actions(head.config, hidden.device)
-    total = hidden.new_empty((len(hidden), vocab_size), dtype=torch.float32)
-    for part in chunks(len(hidden), len(actions), vocab_size, hidden.device):
-        named = head.named_items(hidden[part], events.rows(part), actions.expand(len(part), -1))
-        items = named.probabilities(head.config, events.items[part])  # (b, Q, V)
-        total[part] = (action_probabilities[part, None, FIRST_ACTION:] @ items)[:, 0]
-    total[:, NONE] = 0
-    return total.div_(total.sum(dim=-1, keepdim=True).clamp(min=TINY))
+
+    named: NamedItems
+    items: torch.Tensor
+    by_action: torch.Tensor
+    actions: torch.Tensor
+
+    @classmethod
+    def of(
+        cls,
+        head: ItemHead,
+        hidden: torch.Tensor,
+        events: Events,
+        by_action: torch.Tensor,
+        actions: torch.Tensor,
+        tables: AnswerTables,
+    ) -> ItemAnswers:
+        """From the states (B, T, H) of the events."""
+        named = head.named_items(hidden, events, actions.expand(len(hidden), -1), tables)
+        return cls(named, named.probabilities(head.config, events.items, tables), by_action, actions)
+
+    def marginal(self) -> torch.Tensor:
+        """(B, V) p(item | history, the event names an item); the actions are all there are."""
+        total = (self.by_action[:, None, FIRST_ACTION:] @ self.items)[:, 0]
+        total = total.index_fill(1, torch.tensor([NONE], device=total.device), 0)
+        return total / total.sum(dim=-1, keepdim=True).clamp(min=TINY)
 
 
-def candidates_of(config: BehaviorConfig, items: torch.Tensor, question: Question) -> torch.Tensor:
-    """(B, V) bool: the ids that may be named after histories with the items (B, T): items of the vocabulary that are
-    not retired, and the [NEW_j] of the history."""
-    nameable = torch.zeros((len(items), config.vocab_size), dtype=torch.bool, device=items.device)
-    nameable[:, config.first_item_id :] = True
-    nameable.scatter_(1, items, True)
+def candidates_of(events: Events, question: Question, tables: AnswerTables) -> torch.Tensor:
+    """(B, V) bool: the ids that may be named after the events: items of the vocabulary that are not retired, and the
+    [NEW_j] of the history."""
+    items = events.items
+    is_new = (items >= FIRST_NEW) & (items < tables.first_item_id)
+    nameable = tables.nameable.expand(len(items), -1).scatter(1, items, tables.nameable[items] | is_new)
     if question.allowed is not None:
-        only = torch.zeros(config.vocab_size, dtype=torch.bool, device=items.device)
+        only = torch.zeros_like(tables.nameable)
         only[question.allowed] = True
         nameable &= only
     if question.exclude_seen:
         nameable.scatter_(1, items, False)
-    nameable[:, :FIRST_NEW] = False
-    nameable[:, config.retired_items] = False
+    if question.left_out is not None:
+        nameable.scatter_(1, question.left_out, False)
     return nameable
 
 
-def rank_items(
-    head: ItemHead, hidden: torch.Tensor, events: Events, action_probabilities: torch.Tensor, question: Question
-) -> RankedBehaviors:
-    """The best items, or pairs of action and item, of one chunk of rows; arguments as for `item_marginal`."""
-    config, actions = head.config, question.actions
-    over_actions = question.of == "item" and not question.action_given
+def rank_items(answers: ItemAnswers, events: Events, question: Question, tables: AnswerTables) -> RankedBehaviors:
+    """The best items, or pairs of action and item, of one chunk of rows."""
+    actions = answers.actions
+    over_actions = question.of == "item" and question.action is None
     if over_actions:
-        joint = item_marginal(head, hidden, events, action_probabilities)[:, None, :]  # (B, 1, V)
+        joint = answers.marginal()[:, None, :]  # (B, 1, V)
+    elif question.action is not None:
+        joint = answers.items  # (B, Q, V)
     else:
-        named = head.named_items(hidden, events, actions.expand(len(hidden), -1))
-        items = named.probabilities(config, events.items)
-        joint = items if question.action_given else items * action_probabilities[:, actions, None]  # (B, Q, V)
-    candidates = candidates_of(config, events.items, question)[:, None, :].expand_as(joint).clone()
+        joint = answers.items * answers.by_action[:, actions, None]
+    candidates, without = candidates_of(events, question, tables), tables.without_item[actions]
     if question.of == "pair":
-        without = torch.tensor(config.actions_without_item, dtype=torch.long, device=hidden.device)
-        candidates[:, :, NONE] = torch.isin(actions, without)
-    joint = joint.masked_fill(~candidates, 0)
-    joint = joint / joint.sum(dim=(1, 2), keepdim=True).clamp(min=torch.finfo(joint.dtype).tiny)
-    best, chosen = rank(joint.flatten(1), candidates.flatten(1), question.top_k)  # (B, k) over Q * V
-    item_ids = chosen % config.vocab_size
+        candidates[:, NONE] = without.any()
+    total = (joint.sum(dim=1) * candidates).sum(dim=1, keepdim=True).clamp(min=TINY)
+    # The best k pairs are among those of the k items whose best pair is best.
+    most, item_ids, _ = rank(joint.amax(dim=1).masked_fill_(~candidates, -1), question.top_k)  # (B, n)
     if over_actions:
-        return RankedBehaviors(item_ids, torch.zeros_like(item_ids), best)
-    return RankedBehaviors(item_ids, actions[chosen // config.vocab_size].masked_fill(item_ids == PAD, PAD), best)
+        return RankedBehaviors(item_ids, torch.zeros_like(item_ids), most / total)
+    pairs = joint.gather(2, item_ids[:, None, :].expand(-1, joint.shape[1], -1))  # (B, Q, n)
+    none = item_ids[:, None, :] == NONE
+    pairs = pairs.masked_fill((item_ids[:, None, :] == PAD) | none & ~without[:, None], -1)
+    best, chosen, missing = rank(pairs.flatten(1), question.top_k)  # (B, k)
+    width = item_ids.shape[1]
+    item_ids = item_ids.gather(1, chosen % width).masked_fill(missing, PAD)
+    return RankedBehaviors(item_ids, actions[chosen // width].masked_fill(missing, PAD), best / total)
 
 
 def shares_of_paths(
-    head: ItemHead,
-    hidden: torch.Tensor,
-    events: Events,
-    action_probabilities: torch.Tensor,
-    item_ids: torch.Tensor,
-    action_ids: torch.Tensor,
+    answers: ItemAnswers, events: Events, item_ids: torch.Tensor, action_ids: torch.Tensor, tables: AnswerTables
 ) -> torch.Tensor:
     """(B, k, 4) float32: how p(item | history, action) of the answers (B, k) is made up of the paths; see
     `BertForNextBehavior.path_shares`."""
-    actions = real_actions(head.config, hidden.device)
-    shares = []
-    for row in torch.arange(len(hidden), device=hidden.device).split(1):  # (Q, V) numbers are held
-        named = head.named_items(hidden[row], events.rows(row), actions[None])
-        parts = named.by_path(head.config.first_item_id, events.items[row], item_ids[row])[0]  # (Q, k, 4)
-        weight = named.probabilities(head.config, events.items[row])[0][:, item_ids[row][0]]  # (Q, k)
-        weight = weight * action_probabilities[row, FIRST_ACTION:].T
-        weight = weight * ((action_ids[row] == PAD) | (actions[:, None] == action_ids[row]))
-        joint = (weight[..., None] * parts / parts.sum(dim=-1, keepdim=True).clamp(min=TINY)).sum(dim=0)  # (k, 4)
-        shares.append(joint / joint.sum(dim=-1, keepdim=True).clamp(min=TINY))
-    return torch.stack(shares)
+    parts = answers.named.by_path(tables.first_item_id, events.items, item_ids)  # (B, Q, k, 4)
+    actions = answers.actions
+    weight = answers.items.gather(2, item_ids[:, None, :].expand(-1, len(actions), -1))  # (B, Q, k)
+    weight = weight * answers.by_action[:, actions, None]
+    action_ids = action_ids[:, None, :]  # (B, 1, k)
+    weight = weight * ((action_ids == PAD) | (actions[:, None] == action_ids))
+    joint = (weight[..., None] * parts / parts.sum(dim=-1, keepdim=True).clamp(min=TINY)).sum(dim=1)  # (B, k, 4)
+    return joint / joint.sum(dim=-1, keepdim=True).clamp(min=TINY)
 
 
 def stacked(answers: list[RankedBehaviors]) -> RankedBehaviors:
     """The answers of all chunks, filled to the same k with id 0 and probability 0."""
+    if len(answers) == 1:
+        return answers[0]
     tables = [chunk.to_tuple() for chunk in answers]
     width = max(table.shape[1] for chunk in tables for table in chunk)
     filled = [[F.pad(table, (0, width - table.shape[1])) for table in chunk] for chunk in tables]

@@ -5,9 +5,10 @@ References: pointer mixtures (Merity et al. 2017), pointer-generator networks (S
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from .configuration_behavior import BehaviorConfig
 from .encoder import Events
@@ -19,6 +20,12 @@ MASKED = -1e4
 BIAS_SCALE = 8.0
 EXACT_RECENCIES = 16
 NUM_RECENCIES = 32
+# The first number of each bucket but the first: how many distinct items are more recent, how often an item occurred.
+RECENCY_EDGES = (
+    *range(1, EXACT_RECENCIES + 1),
+    *(math.ceil(EXACT_RECENCIES * 2 ** (step / 3)) for step in range(1, NUM_RECENCIES - EXACT_RECENCIES)),
+)
+COUNT_EDGES = (1, 2, 3, 5, 9)
 COUNT_BUCKET_MEANS = (1.0, 1.0, 2.0, 3.5, 6.5, 12.0)
 NUM_COUNTS = len(COUNT_BUCKET_MEANS)
 
@@ -72,15 +79,17 @@ class RepeatPath(nn.Module):
             latest = nameable[:, None, :] & past & (next_same[:, None, :] > query_index[:, :, None])
             more_recent = latest.flip(-1).cumsum(dim=-1).flip(-1) - 1  # (B, Q, T): distinct items after event j
             same_item = same_item.to(hidden.dtype)
-            count = past.to(hidden.dtype) @ same_item  # (B, Q, T): events up to the query with the item of event j
             with_action = past & (events.actions[:, None, :] == target_action[:, :, None])
-            done = with_action.to(hidden.dtype) @ same_item
+            # (B, 2 Q, T): events up to the query with the item of event j, and those of them with the target action.
+            counts = count_bucket(torch.cat([past, with_action], dim=1).to(hidden.dtype) @ same_item)
+            count, done = counts.chunk(2, dim=1)
+            actions = torch.arange(self.num_actions, device=hidden.device)
+            was_action = (events.actions[:, :, None] == actions).to(hidden.dtype)  # (B, T, A)
 
-        was_action = F.one_hot(events.actions, self.num_actions).to(hidden.dtype)  # (B, T, A)
         bias = self.action_bias(target_action) @ was_action.transpose(1, 2)  # (B, Q, T)
         bias = bias + self.recency_bias(target_action).gather(2, recency_bucket(more_recent))
-        bias = bias + self.count_bias(target_action).gather(2, count_bucket(count))
-        bias = bias + self.done_bias(target_action).gather(2, count_bucket(done))
+        bias = bias + self.count_bias(target_action).gather(2, count)
+        bias = bias + self.done_bias(target_action).gather(2, done)
         elapsed = self.gap_bias.T[events.time_gaps].cumsum(dim=1).transpose(1, 2)  # (B, A, T)
         elapsed = elapsed.gather(1, target_action[:, :, None].expand(-1, -1, length))  # (B, Q, T)
         bias = bias + elapsed.gather(2, query_index[:, :, None]) - elapsed
@@ -91,10 +100,10 @@ class RepeatPath(nn.Module):
 
 def recency_bucket(more_recent: torch.Tensor) -> torch.Tensor:
     """Exact below 16, then three buckets an octave; int64 of the same shape."""
-    log_bucket = EXACT_RECENCIES + 3 * torch.log2(more_recent.clamp(min=1).float() / EXACT_RECENCIES)
-    return torch.where(more_recent < EXACT_RECENCIES, more_recent, log_bucket.long()).clamp(0, NUM_RECENCIES - 1)
+    return torch.bucketize(more_recent, torch.tensor(RECENCY_EDGES, device=more_recent.device), right=True)
 
 
 def count_bucket(count: torch.Tensor) -> torch.Tensor:
     """0, 1, 2, 3-4, 5-8, 9 and more; int64 of the same shape."""
-    return torch.log2(count.float().clamp(min=0.5)).ceil().long().clamp(-1, NUM_COUNTS - 2) + 1
+    edges = torch.tensor(COUNT_EDGES, device=count.device, dtype=count.dtype)
+    return torch.bucketize(count, edges, right=True)

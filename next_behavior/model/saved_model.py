@@ -15,6 +15,7 @@ import torch
 from transformers import PreTrainedModel
 from transformers.utils import cached_file
 
+from .answer_tables import LOADING
 from .associative_memory import AssociativeMemory
 from .configuration_behavior import CODE_FILES, BehaviorConfig
 from .integrity import (
@@ -59,11 +60,14 @@ class SavedModel(PreTrainedModel):
         name = with_variant(WEIGHTS_MANIFEST, kwargs.get("variant"))
         is_local = source is not None and os.path.isdir(source)
         manifest = Path(source, kwargs.get("subfolder") or "", name) if source is not None and is_local else None
+        loading = LOADING.set(True)
         try:
             loaded: Any = super().from_pretrained(source, *args, **kwargs)
         except Exception:
             check_manifest(manifest)  # a damaged file is the better reason
             raise
+        finally:
+            LOADING.reset(loading)
         model = loaded[0] if isinstance(loaded, tuple) else loaded
         if source is not None and not is_local:
             options = {option: kwargs[option] for option in DOWNLOAD_OPTIONS if option in kwargs}
@@ -71,6 +75,7 @@ class SavedModel(PreTrainedModel):
             manifest = None if resolved is None else Path(resolved)
         model.manifest = manifest
         model.check_values(str(source))
+        model.train(model.training)  # the tables that answers read are made of what is checked
         return loaded
 
     def check_values(self, where: str) -> None:

@@ -20,7 +20,7 @@ import warnings
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from tokenizers.models import WordLevel
@@ -50,6 +50,17 @@ from .vocabulary import (
 PADDING = {"time_gap_ids": PAD, "labels": IGNORED, "action_labels": IGNORED, "time_labels": IGNORED}
 
 
+class GrownVocabulary(NamedTuple):
+    """A vocabulary with new items: the ids of those asked for, in their order; the tokens there are; the new keys; and
+    the tokenizer's model and its table, None where nothing is new."""
+
+    ids: list[int]
+    size: int
+    keys: list[str]
+    model: WordLevel | None
+    table: VocabularyTable | None
+
+
 class BehaviorTokenizer(PreTrainedTokenizerFast):
     """Histories of events to aligned ids; `tokenizer_build.build_tokenizer` makes one from a log.
 
@@ -70,6 +81,8 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
     truncation_side = "left"
 
     _table: VocabularyTable | None = None
+    # The first of the announced ids, and their keys.
+    _announced: tuple[int, list[str]] | None = None
 
     # -- vocabularies --------------------------------------------------------------------------------------------------
 
@@ -145,9 +158,10 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
             ValueError: `index` is no token id.
         """
         index = int(index)
-        if not 0 <= index < len(self):
+        key = self._known_key(index) if index >= 0 else None
+        if key is None:
             raise ValueError(f"item token {index} does not exist, expected 0 to {len(self) - 1}.")
-        return plain_item(self._key(index)) if index >= self.first_item_id else None
+        return plain_item(key) if index >= self.first_item_id else None
 
     def encode_action(self, action: str | int) -> int:
         """The action's id.
@@ -172,12 +186,21 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         return ACTION_SPECIALS[index] if index < FIRST_ACTION else self.action_vocabulary[index - FIRST_ACTION]
 
     @property
-    def _reader(self) -> HistoryReader:
-        lookup = self.backend_tokenizer.token_to_id
+    def reader(self) -> HistoryReader:
+        """Reads histories with the vocabulary as it is now, also when items are added later."""
+        lookup = self.backend_tokenizer.model.token_to_id
         return HistoryReader(lookup, self._action_ids, self.time_edges, self.has_time, self.num_new_items, self._warned)
 
     def _key(self, index: int) -> str:
         return cast(str, self.backend_tokenizer.id_to_token(index))
+
+    def _known_key(self, index: int) -> str | None:
+        """The key of a token id, announced ones too; None if there is none."""
+        announced = self._announced
+        key = self.backend_tokenizer.id_to_token(index)
+        if key is None and announced is not None and 0 <= index - announced[0] < len(announced[1]):
+            return announced[1][index - announced[0]]
+        return key
 
     # -- histories to ids ----------------------------------------------------------------------------------------------
 
@@ -212,7 +235,7 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         """
         batch = as_histories(histories)
         length = self._window_length(max_length)
-        read = self._reader.ids
+        read = self.reader.ids
         rows = [read(history, length if truncation else len(history), row) for row, history in enumerate(batch)]
         longest = max((len(ids.items) for ids in rows), default=0)
         if padding in (True, "longest"):
@@ -239,7 +262,7 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
 
     def new_items(self, history: Sequence[Mapping[str, Any]], max_length: int | None = None) -> list[str]:
         """The user's ids behind [NEW_1], [NEW_2] ... of a history, in that order, after truncation."""
-        return self._reader.new_items(as_histories([history])[0], self._window_length(max_length))
+        return self.reader.new_items(as_histories([history])[0], self._window_length(max_length))
 
     def in_time_order(self, histories: Sequence[Any]) -> list[list[Mapping[str, Any]]]:
         """Each history sorted by time, equal times in the order given; as it is if one of its events has no timestamp.
@@ -338,6 +361,13 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         Returns:
             The id of each item, in their order.
         """
+        grown = self.with_items(items, titles)
+        self.announce(grown)
+        self.take(grown)
+        return grown.ids
+
+    def with_items(self, items: Sequence[str | int], titles: Sequence[str | None]) -> GrownVocabulary:
+        """The vocabulary with these items appended; the tokenizer stays as it is. Arguments as for `add_items`."""
         names = [as_text(item, "item") for item in items]
         if "" in names:
             raise ValueError("an item's id is empty, expected text.")
@@ -345,25 +375,46 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         for name, title in zip(names, titles, strict=True):
             if self.encode_item(name) == UNK:
                 new.setdefault(name, title)
-        if new:
-            vocabulary = self.backend_tokenizer.get_vocab()
-            table = self._load_table()
-            before = VOCABULARY_HEADER + "\n" if table is None else table.text.decode()
-            if table is None:
-                for index, item in enumerate(self.item_vocabulary, start=self.first_item_id):
-                    before += f"{index}\t{tsv_field(item)}\t\t\n"
-            lines = []
-            for index, (name, title) in enumerate(new.items(), start=len(self)):
-                vocabulary[item_key(name)] = index
-                lines.append(f"{index}\t{tsv_field(name)}\t0\t{tsv_field(title or '')}\n")
-            self.backend_tokenizer.model = WordLevel(vocabulary, unk_token="[UNK]")
-            self._table = VocabularyTable((before + "".join(lines)).encode())
+        known = len(self)
+        added = {name: index for index, name in enumerate(new, start=known)}
+        ids = [added[name] if name in added else self.encode_item(name) for name in names]
+        if not new:
+            return GrownVocabulary(ids, known, [], None, None)
+        table = self._load_table()
+        before = VOCABULARY_HEADER + "\n" if table is None else table.text.decode()
+        if table is None:
+            for index, item in enumerate(self.item_vocabulary, start=self.first_item_id):
+                before += f"{index}\t{tsv_field(item)}\t\t\n"
+        lines = [f"{added[name]}\t{tsv_field(name)}\t0\t{tsv_field(title or '')}\n" for name, title in new.items()]
+        keys = [item_key(name) for name in new]
+        vocabulary = self.backend_tokenizer.get_vocab() | dict(zip(keys, added.values(), strict=True))
+        return GrownVocabulary(
+            ids=ids,
+            size=known + len(new),
+            keys=keys,
+            model=WordLevel(vocabulary, unk_token="[UNK]"),
+            table=VocabularyTable((before + "".join(lines)).encode()),
+        )
+
+    def announce(self, grown: GrownVocabulary) -> None:
+        """Ids can be decoded from now on; items are encoded as before."""
+        if grown.model is not None:
+            self._announced = (len(self), grown.keys)
+            self._table = grown.table
+
+    def take(self, grown: GrownVocabulary) -> None:
+        """Takes the vocabulary, which was made of this one."""
+        if grown.model is not None:
+            self.backend_tokenizer.model = grown.model
+            self._announced = None
             self.__dict__.pop("item_vocabulary", None)
-        return [self.encode_item(name) for name in names]
 
     def title(self, item: str | int) -> str | None:
         """The title of an item (the user's id); None if it has none or is not in the vocabulary."""
-        index = self.encode_item(item)
+        return self.title_of(self.encode_item(item))
+
+    def title_of(self, index: int) -> str | None:
+        """The title of a token id; None if it has none or is no item's."""
         if index < self.first_item_id:
             return None
         table = self._load_table()

@@ -52,7 +52,7 @@ def tsv_field(text: str) -> str:
 
 def plain_field(field: str) -> str:
     """The inverse of `tsv_field`."""
-    return re.sub(r"\\.", lambda escaped: TSV_UNESCAPES[escaped[0]], field)
+    return re.sub(r"\\.", lambda escaped: TSV_UNESCAPES[escaped[0]], field) if ESCAPE in field else field
 
 
 class VocabularyTable:

@@ -92,7 +92,9 @@ def new_item_fits(
     Args:
         temperatures, powers, units: (C,), (P,), (U,) candidates.
     """
-    named = model.item_head.named_items(model.bert(*events), events, action_ids[:, None])
+    named = model.item_head.named_items(
+        model.bert(*events), events, action_ids[:, None], model.answer_tables(events.items.device)
+    )
     first, is_in_history = model.config.first_item_id, events.items == item_ids[:, None]
     column = (item_ids - first).clamp(min=0)
     fits = named.new.log_probability_under(column, model.config.generate_temperature, temperatures, powers, units)
