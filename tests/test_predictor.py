@@ -7,6 +7,7 @@ import random
 import warnings
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -21,6 +22,7 @@ from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
 from next_behavior.model.special_ids import FIRST_NEW, NONE
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.serving import distribution
 from next_behavior.serving.batch_scoring import BatchScorer, Wanted
 from next_behavior.serving.golden import check_golden, difference_between
 from next_behavior.serving.predictor import Predictor
@@ -89,6 +91,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text=st.booleans(),
     retired=st.lists(st.sampled_from(ITEMS), unique=True, max_size=8) | st.just(ITEMS),
     temperature=st.sampled_from([1.0, 0.8, 1.4]),
+    largest_logit=st.sampled_from([distribution.LARGEST_LOGIT, -1.0]),
     share=st.sampled_from([0.0, 0.3]),
     trend=st.sampled_from([0.0, 0.5]),
     asked=st.lists(st.tuples(st.lists(event, max_size=LONGEST + 3), question | about_actions), min_size=1, max_size=6),
@@ -99,6 +102,7 @@ def test_a_predictor_answers_as_the_pipeline_does(
     text: bool,
     retired: list[str],
     temperature: float,
+    largest_logit: float,
     share: float,
     trend: float,
     asked: list[tuple[list[dict[str, Any]], dict[str, Any]]],
@@ -113,7 +117,8 @@ def test_a_predictor_answers_as_the_pipeline_does(
     pipeline = NextBehaviorPipeline(model=model, tokenizer=tokenizer, device="cpu")
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        found = predictor.answers([predictor.ask(history, **options) for history, options in asked])
+        with mock.patch.object(distribution, "LARGEST_LOGIT", largest_logit):
+            found = predictor.answers([predictor.ask(history, **options) for history, options in asked])
         for (history, options), answers in zip(asked, found, strict=True):
             wanted = pipeline({"events": history}, **options)
             assert difference_between(answers, wanted) is None, (history, options)

@@ -15,14 +15,12 @@ import numpy as np
 from scipy import sparse
 
 from next_behavior.model.special_ids import FIRST_ACTION, NONE
-from next_behavior.serving.distribution import GATE_NEW, GATE_NONE, GATE_REPEAT, MASKED, TINY
+from next_behavior.serving.distribution import GATE_NEW, GATE_NONE, GATE_REPEAT, LARGEST_LOGIT, MASKED, TINY
 from next_behavior.serving.predictor import NetworkAnswer, Predictor
 from next_behavior.serving.top import BLOCK
 
 # Scores held at once: 4 MiB stay in a core's cache.
 MAX_SCORES = 2**20
-# exp of a larger number is no float32, and the sum over a catalog must be one, too.
-LARGEST_LOGIT = 60.0
 
 
 @dataclass(frozen=True)
@@ -67,8 +65,6 @@ class BatchScorer:
         self.lists = sparse.csr_array((values, ids, ends), shape=(size, size))
         self.trend = memory.trend()
         self.shares = memory.shares(np.arange(size))
-        lengths = np.linalg.norm(self.catalog.rows, axis=1)
-        self._longest = float(lengths.max())
         self._most_boost = 0.0 if self.trend is None else float(self.trend.max())
         self._seen = np.zeros((1, size), bool)
 
@@ -124,8 +120,8 @@ class BatchScorer:
             logits[rows, row, columns] += boost
         logits[seen_rows, :, seen_columns] = MASKED
         logits[:, :, size:] = MASKED
-        queries = float(np.sqrt((said.queries**2).sum(axis=2).max()))
-        if queries * self._longest + self._most_boost + float(boost.max(initial=0)) > LARGEST_LOGIT:
+        limit = catalog.limit(said.queries.reshape(batch * width, -1)) + self._most_boost
+        if limit + float(boost.max(initial=0)) > LARGEST_LOGIT:
             logits -= logits.max(axis=2, keepdims=True)
         shares = np.exp(logits)
         totals = shares.sum(axis=2)  # (B, Q)

@@ -18,6 +18,8 @@ from next_behavior.serving.top import BLOCK, top
 
 # exp(MASKED) is zero, as in the model.
 MASKED, TINY = np.float32(-1e4), np.float32(np.finfo(np.float32).tiny)
+# Below it, sums of exponentials over a catalog are float32; above, the largest logit is taken off first.
+LARGEST_LOGIT = 60.0
 GATE_NONE, GATE_REPEAT, GATE_NEW = range(3)
 
 
@@ -61,15 +63,17 @@ class Joint:
     """Joint probabilities of actions and items, times what the actions count.
 
     Attributes:
-        new: (Q, N) float32 of the catalog; its columns are items from the first on, N a multiple of `BLOCK`. -1 where
-            a column is no candidate: the history's items, retired ones, columns beyond the catalog.
+        new: (Q, N) float32 of the catalog, to be multiplied by the weights (Q,); its columns are items from the first
+            on, N a multiple of `BLOCK`. -1 where a column is no candidate: the history's items, retired ones, columns
+            beyond the catalog.
         repeated_ids, repeated: (R,) and (Q, R), the items of the history.
         none: (Q,), of [NONE].
-        new_sums: (Q,), sums over the candidates in `new`.
+        new_sums: (Q,), sums over the candidates in `new`, weighed.
         paths: if they were asked for.
     """
 
     new: np.ndarray
+    weights: np.ndarray
     repeated_ids: np.ndarray
     repeated: np.ndarray
     none: np.ndarray
@@ -87,6 +91,7 @@ class Catalog:
         self.rows = item_table[self.first :]  # (N, H), filled up to a multiple of BLOCK
         assert len(self.rows) % BLOCK == 0, "the export fills the table up"
         self.retired = np.array(constants.retired_items, np.int64) - self.first
+        self._longest = float(np.sqrt(max(np.einsum("nh,nh->n", part, part).max() for part in parts(self.rows))))
         self._seen = np.zeros(constants.vocab_size, bool)
         self._buffers: dict[str, np.ndarray] = {}
 
@@ -94,11 +99,23 @@ class Catalog:
         """(M, N) float32 for queries (M, H), in an array that the next call changes."""
         return np.matmul(queries, self.rows.T, out=self._buffer("logits", len(queries)))
 
-    def joint(self, said: Said, logits: np.ndarray, memory: LiveMemory, recent: list[int], with_paths: bool) -> Joint:
+    def limit(self, queries: np.ndarray) -> float:
+        """What no logit of queries (M, H) is above."""
+        return self._longest * float(np.sqrt(np.einsum("mh,mh->m", queries, queries).max()))
+
+    def joint(
+        self,
+        said: Said,
+        logits: np.ndarray,
+        limit: float,
+        memory: LiveMemory,
+        recent: list[int],
+        with_paths: bool,
+    ) -> Joint:
         """The distribution after one history.
 
         Args:
-            logits: (Q, N), changed in place.
+            logits: (Q, N), changed in place; no one is above `limit`.
             recent: the known items of the history, runs as one, the newest first.
         """
         constants, first, size = self.constants, self.first, self.size
@@ -116,10 +133,11 @@ class Catalog:
         generated = logits.copy() if with_paths else None
         if trend is not None:
             logits[:, :size] += trend[first:]
+            limit += float(trend.max())
         logits[:, columns] += boost
 
-        peak = logits.max(axis=1, keepdims=True)
-        logits -= peak
+        if limit + float(boost.max(initial=0)) > LARGEST_LOGIT:
+            logits -= logits.max(axis=1, keepdims=True)
         shares = np.exp(logits, out=self._buffer("shares", len(logits)))
         totals = shares.sum(axis=1)  # (Q,)
         gate = log_softmax(said.gate)
@@ -142,13 +160,12 @@ class Catalog:
             repeated_ids, repeated = repeated_ids[kept], repeated[:, kept]
         sums = scale * new.sum(axis=1)
         factor = said.actions / np.maximum(sums + repeated.sum(axis=1) + none, TINY)
-        new *= (scale * factor)[:, None]
         for other in (seen_columns, self.retired, slice(size, None)):
             new[:, other] = -1
         paths = None
         if generated is not None:
             paths = self._paths(generated, trend, columns, boost, counted, gate)
-        return Joint(new, repeated_ids, repeated * factor[:, None], none * factor, sums * factor, paths)
+        return Joint(new, scale * factor, repeated_ids, repeated * factor[:, None], none * factor, sums * factor, paths)
 
     def _scored(self, memory: LiveMemory, recent: list[int], seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Columns and scores of the items that the memory names and the history does not hold."""
@@ -190,6 +207,11 @@ class Catalog:
         return buffer[:rows]
 
 
+def parts(table: np.ndarray) -> list[np.ndarray]:
+    """A long table in pieces."""
+    return np.array_split(table, max(1, len(table) // 65_536))
+
+
 def log_sum_exp(values: np.ndarray) -> np.ndarray:
     """(Q,) for (Q, N)."""
     peak = values.max(axis=1)
@@ -224,42 +246,43 @@ def ranked(
     if allowed is not None:
         ids_of_columns = allowed
         new = new[:, allowed - first]
-        sums = np.maximum(new, 0).sum(axis=1)
-    if exclude is not None:
-        if ids_of_columns is None:
-            outside = exclude[exclude >= first] - first
-            sums = sums - np.maximum(new[:, outside], 0).sum(axis=1)
-            new[:, outside] = -1
-        else:
-            out = np.isin(ids_of_columns, exclude)
-            new = np.where(out, np.float32(-1), new)
-            sums = np.maximum(new, 0).sum(axis=1)
+        if exclude is not None:
+            new[:, np.isin(allowed, exclude)] = -1
+        sums = joint.weights * np.maximum(new, 0).sum(axis=1)
+    elif exclude is not None:
+        outside = exclude[exclude >= first] - first
+        sums = sums - joint.weights * np.maximum(new[:, outside], 0).sum(axis=1)
+        new[:, outside] = -1
     repeated_ids, repeated = joint.repeated_ids, joint.repeated
     if exclude is not None or allowed is not None:
-        kept = np.ones(len(repeated_ids), bool) if allowed is None else np.isin(repeated_ids, allowed)
-        kept &= exclude is None
+        kept = np.full(len(repeated_ids), exclude is None)
+        if allowed is not None:
+            kept &= np.isin(repeated_ids, allowed)
         repeated_ids, repeated = repeated_ids[kept], repeated[:, kept]
+    weights = joint.weights
     total = float(sums.sum() + repeated.sum())
     if of == "item":
-        new = new.sum(axis=0, keepdims=True) if len(new) > 1 else new
+        if len(new) > 1:
+            together = weights[None] @ new
+            together[new[:1] < 0] = -1
+            new, weights = together, np.ones(1, np.float32)
         repeated = repeated.sum(axis=0, keepdims=True)
         without = []
     total += float(joint.none[without].sum())
-    width = new.shape[1]
-    best = top(new.reshape(-1), min(top_k, new.size))
-    values = [new.reshape(-1)[best], repeated.reshape(-1), joint.none[without]]
-    columns = best % width if width else best
-    ids = [
-        columns + first if ids_of_columns is None else ids_of_columns[columns],
-        np.tile(repeated_ids, len(repeated)),
-        np.full(len(without), NONE),
-    ]
-    rows = [best // max(width, 1), np.repeat(np.arange(len(repeated)), len(repeated_ids)), np.array(without, np.int64)]
-    value, item, row = np.concatenate(values), np.concatenate(ids), np.concatenate(rows)
-    order = np.argsort(-value, kind="stable")
-    order = order[value[order] >= 0][:top_k]
+    ids, rows, values = [], [], []
+    for row, (scores, weight) in enumerate(zip(new, weights, strict=True)):
+        best = top(scores, min(top_k, len(scores)))
+        best = best[scores[best] >= 0]
+        ids.append(best + first if ids_of_columns is None else ids_of_columns[best])
+        rows.append(np.full(len(best), row))
+        values.append(scores[best] * weight)
+    ids += [np.tile(repeated_ids, len(repeated)), np.full(len(without), NONE)]
+    rows += [np.repeat(np.arange(len(repeated)), len(repeated_ids)), np.array(without, np.int64)]
+    values += [repeated.reshape(-1), joint.none[without]]
+    value, item, action = np.concatenate(values), np.concatenate(ids), np.concatenate(rows)
+    order = np.argsort(-value, kind="stable")[:top_k]
     probabilities = value[order] / np.float32(max(total, TINY))
-    return item[order], np.full(len(order), -1) if of == "item" else row[order], probabilities
+    return item[order], np.full(len(order), -1) if of == "item" else action[order], probabilities
 
 
 def shares_of_paths(joint: Joint, said: Said, first: int, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
@@ -278,7 +301,7 @@ def shares_of_paths(joint: Joint, said: Said, first: int, ids: np.ndarray, rows:
     none, repeat, new = (paths.gate[:, part, None] for part in (GATE_NONE, GATE_REPEAT, GATE_NEW))
     parts = np.stack([none * is_none, new * generated * is_item, repeat * pointed, new * associated * is_item], axis=-1)
     place = {int(item): at for at, item in enumerate(joint.repeated_ids)}
-    weight = np.maximum(joint.new[:, column], 0) * is_item
+    weight = np.maximum(joint.new[:, column], 0) * joint.weights[:, None] * is_item
     for at, item in enumerate(ids.tolist()):
         if item in place:
             weight[:, at] = joint.repeated[:, place[item]]

@@ -156,14 +156,15 @@ class Predictor:
                 part = waiting[begin : begin + rows_at_once]
                 chosen = [self._rows_of(asked[row]) for row in part]
                 asking = [queries[row, actions] for row, actions in zip(part, chosen, strict=True)]
-                logits = self.catalog.logits(np.concatenate(asking) if len(asking) > 1 else asking[0])
+                together = np.concatenate(asking) if len(asking) > 1 else asking[0]
+                logits, limit = self.catalog.logits(together), self.catalog.limit(together)
                 end = 0
                 for row, actions in zip(part, chosen, strict=True):
                     one, width = asked[row], len(asked[row].ids.items)
                     begin_of, end = end, end + len(queries[row, actions])
                     counts = by_action[row, actions] if one.action is None else np.ones(1, np.float32)
                     said = Said(np.array(one.ids.items), pointer[row, actions, -width:], gate[row, actions], counts)
-                    answered[row] = self._ranked_items(one, said, logits[begin_of:end])
+                    answered[row] = self._ranked_items(one, said, logits[begin_of:end], limit)
         for row, (one, found) in enumerate(zip(asked, answered, strict=True)):
             when = None if self._until_next is None else self._until_next(times[row])
             for each in found:
@@ -205,10 +206,10 @@ class Predictor:
     def _rows_of(self, one: Asked) -> slice:
         return slice(None) if one.action is None else slice(one.action - FIRST_ACTION, one.action - FIRST_ACTION + 1)
 
-    def _ranked_items(self, one: Asked, said: Said, logits: np.ndarray) -> list[dict[str, Any]]:
+    def _ranked_items(self, one: Asked, said: Said, logits: np.ndarray, limit: float) -> list[dict[str, Any]]:
         first, over_actions = self.first_item_id, one.of == "item" and one.action is None
         recent = one.runs[::-1][: self.constants.memory_history]
-        joint = self.catalog.joint(said, logits, self.memory, recent, one.paths)
+        joint = self.catalog.joint(said, logits, limit, self.memory, recent, one.paths)
         without: list[int] = []
         if one.of == "pair":
             given = range(len(said.actions)) if one.action is None else [one.action - FIRST_ACTION]

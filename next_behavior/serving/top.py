@@ -24,9 +24,12 @@ def top(values: np.ndarray, count: int) -> np.ndarray:
     """Places of the `count` largest of values (n,), the largest first; of equal ones the first."""
     size = len(values)
     if size > 4 * BLOCK * count and size % BLOCK == 0:
-        maxima = values.reshape(-1, BLOCK).max(axis=1)
+        blocks = values.reshape(-1, BLOCK)
+        maxima = blocks.max(axis=1)
         least = np.partition(maxima, len(maxima) - count)[len(maxima) - count]
-        places = np.flatnonzero(values >= least)  # at least `count`: one in each of so many blocks
+        near = np.flatnonzero(maxima >= least)  # at least `count` blocks, and each has one
+        block, inside = np.nonzero(blocks[near] >= least)
+        places = near[block] * BLOCK + inside
     else:
         places = np.arange(size)
     if len(places) > 4 * count:
