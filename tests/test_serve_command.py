@@ -19,6 +19,7 @@ from typing import Any
 
 import pytest
 import tiny
+from redis_server import RedisServer
 
 from next_behavior.commands.serve import main
 from next_behavior.serving.export import bundle_for
@@ -163,6 +164,16 @@ def test_a_worker_that_crashes_is_started_again_and_nobody_notices(model: Path, 
         assert service.process.wait(30) == 0
 
 
+def test_workers_do_not_outlive_a_parent_that_was_killed(model: Path, tmp_path: Path) -> None:
+    with serving(model, tmp_path, "--workers", "2", "--store", "none") as service:
+        children = Path(f"/proc/{service.process.pid}/task/{service.process.pid}/children").read_text().split()
+        service.process.kill()
+        end = time.monotonic() + 20
+        while any(Path(f"/proc/{child}/maps").exists() for child in children):
+            assert time.monotonic() < end
+            time.sleep(0.05)
+
+
 def test_mistakes_end_the_command_in_one_line(tmp_path: Path) -> None:
     model = str(tmp_path)
     with pytest.raises(ValueError, match="--token_file"):
@@ -171,3 +182,93 @@ def test_mistakes_end_the_command_in_one_line(tmp_path: Path) -> None:
         main(["--model", model, "--workers", "2"])
     with pytest.raises(ValueError, match=r"config\.json"):
         main(["--model", model, "--port", "0", "--store", "none"])
+    store = tmp_path / "events.sqlite"
+    store.write_bytes(b"not a database" * 100)
+    with pytest.raises(ValueError, match=r"events\.sqlite"):
+        main(["--model", model, "--port", "0", "--store", str(store)])
+
+
+@pytest.mark.redis
+def test_workers_with_one_redis_have_one_memory_and_reload_together(
+    model: Path, tmp_path: Path, redis_server: RedisServer
+) -> None:
+    tokens = tmp_path / "tokens.txt"
+    options = ("--workers", "2", "--store", redis_server.address, "--no_request_log")
+    with serving(model, tmp_path, *options) as service:
+        number = 0
+        for _ in range(10):  # each call is a connection, which either worker may take
+            number += 2
+            stored = {"events": [event(number, item="3"), event(number + 1, item="7")]}
+            assert service.call("POST", "/v1/events", stored)[0] == 200
+        question = {"events": [{"item": "3"}], "of": "item", "top_k": 30}
+        time.sleep(1.5)
+        answers = {json.dumps(service.call("POST", "/v1/predict", question)[1]["answers"]) for _ in range(20)}
+        assert len(answers) == 1
+        assert not tokens.exists()
+        assert service.call("POST", "/admin/reload", {})[1]["changed"] is False
+        redis_server.kill()
+        assert service.call("POST", "/v1/events", {"events": [event(900)]})[0] == 503
+        assert service.call("POST", "/v1/predict", question)[0] == 200
+        redis_server.start()
+        assert service.call("POST", "/v1/events", {"events": [event(900)]})[0] == 200
+
+
+def ask_until(service: Running, end: float, replies: list[tuple[int, float]]) -> None:
+    """Questions one after the other on one connection: statuses and seconds."""
+    body = json.dumps({"events": [{"item": str(number % 30)} for number in range(8)]})
+    with contextlib.closing(http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)) as connection:
+        while time.monotonic() < end:
+            begin = time.monotonic()
+            connection.request("POST", "/v1/predict", body, {"content-type": "application/json"})
+            answer = connection.getresponse()
+            answer.read()
+            replies.append((answer.status, time.monotonic() - begin))
+
+
+def test_overload_is_refused_and_what_is_admitted_is_answered_in_time(model: Path, tmp_path: Path) -> None:
+    with serving(model, tmp_path, "--max_waiting", "8", "--no_request_log", "--store", "none") as service:
+        replies: list[tuple[int, float]] = []
+        end = time.monotonic() + 5
+        asking = [threading.Thread(target=ask_until, args=[service, end, replies]) for _ in range(100)]
+        for thread in asking:
+            thread.start()
+        probes = []
+        while time.monotonic() < end:
+            probes.append(service.call("GET", "/readyz")[0])
+            time.sleep(0.1)
+        for thread in asking:
+            thread.join()
+        assert set(probes) == {200}
+        statuses = [status for status, _ in replies]
+        assert set(statuses) <= {200, 429, 504}
+        assert {200, 429} <= set(statuses)
+        admitted = sorted(seconds for status, seconds in replies if status == 200)
+        assert admitted[int(len(admitted) * 0.99)] < 2.0
+
+
+@pytest.mark.timeout(1200)
+def test_a_soak_leaves_memory_and_files_as_they_were(model: Path, tmp_path: Path) -> None:
+    """Ten minutes, or `SOAK_SECONDS`: questions, events, half-sent requests and reloads."""
+    seconds = float(os.environ.get("SOAK_SECONDS", "600"))
+    with serving(model, tmp_path, "--no_request_log") as service:
+        sizes: list[tuple[int, int]] = []
+        number = 0
+        replies: list[tuple[int, float]] = []
+        end = time.monotonic() + seconds
+        while time.monotonic() < end:
+            ask_until(service, time.monotonic() + 0.5, replies)
+            batch = [event(number + place, user=f"u{place}", item=str(place)) for place in range(20)]
+            number += 20
+            assert service.call("POST", "/v1/events", {"events": batch})[0] == 200
+            assert service.call("POST", "/admin/reload", {})[0] == 200
+            with contextlib.closing(http.client.HTTPConnection("127.0.0.1", service.port)) as half:
+                half.connect()
+                half.sock.sendall(b"POST /v1/pre")
+            process = Path(f"/proc/{service.process.pid}")
+            pages = int((process / "statm").read_text().split()[1])
+            sizes.append((pages * os.sysconf("SC_PAGE_SIZE"), len(list((process / "fd").iterdir()))))
+        assert {status for status, _ in replies} == {200}
+        quarter = len(sizes) // 4
+        settled, last = sizes[quarter], sizes[-1]
+        assert last[0] < settled[0] * 1.1 + 10 * 2**20
+        assert last[1] <= settled[1] + 3

@@ -26,6 +26,7 @@ from types import FrameType
 import uvicorn
 
 from next_behavior.serving.app import Application, application
+from next_behavior.serving.event_store import StoreError
 from next_behavior.serving.protocol import protocol
 from next_behavior.serving.service import Service
 
@@ -54,6 +55,8 @@ class Server(uvicorn.Server):
         super().__init__(config)
         self.service, self.drain_seconds = service, drain_seconds
         self._stop_at: float | None = None
+        # A worker does not outlive its parent, not even one that was killed.
+        self._parent = os.getppid() if service.settings.control is not None else None
         service.on_failure = self._fail
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -66,7 +69,8 @@ class Server(uvicorn.Server):
 
     async def on_tick(self, counter: int) -> bool:
         stop = self._stop_at is not None and time.monotonic() >= self._stop_at
-        self.should_exit = self.should_exit or stop
+        orphan = self._parent is not None and os.getppid() != self._parent
+        self.should_exit = self.should_exit or stop or orphan
         return await super().on_tick(counter)
 
     def _fail(self) -> None:
@@ -99,6 +103,8 @@ def serve(service: Service, listening: socket.socket, limits: Limits) -> None:
     """Serves until a signal. Raises what kept the service from starting."""
     config = server_config(application(service), limits)
     Server(config, service, limits.drain_seconds).run(sockets=[listening])
+    if isinstance(service.failure, StoreError):
+        raise ValueError(str(service.failure)) from service.failure
     if service.failure is not None:
         raise service.failure
     if service.live is None:
