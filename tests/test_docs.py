@@ -66,6 +66,8 @@ NOT_EXECUTED = {
     "python publish.py": "sends; one variant is executed as a dry run, test_publish.py sends to a Hub on loopback",
     "python examples/finetune_with_trainer.py": "test_examples.py runs it",
     "next-behavior serve": "serves until it is stopped; test_serve_command.py starts it",
+    "next-behavior score": "exports, which takes long; test_score.py runs it",
+    "from next_behavior.serving.export import bundle_for": "exports, which takes long; test_export.py asks a bundle",
     "curl": "asks a service that runs; its path and its body are checked",
     "python space/app.py": "serves until it is stopped; test_space.py asks it",
     "python -m benchmarks.readme_table": "trains for hours on public logs",
@@ -106,7 +108,7 @@ def python_blocks(page: Path) -> list[str]:
 def reason_of(code: str) -> str | None:
     """The key of `NOT_EXECUTED` that the code begins with, the longest one."""
     return max((key for key in NOT_EXECUTED if f"{code} ".startswith(f"{key} ")), key=len, default=None) or next(
-        (key for key in NOT_EXECUTED if key.startswith('"""') and code.startswith(key)), None
+        (key for key in NOT_EXECUTED if key.startswith(('"""', "from ")) and code.startswith(key)), None
     )
 
 
