@@ -74,9 +74,9 @@ test: $(STAMP)  ## run the whole test suite
 test-slow: $(STAMP)  ## run the slower tests, which `make test` leaves out
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'slow and not gpu and not peers'
 
-test-browser: $(STAMP)  ## run the Space's tests in a browser (needs Chromium)
+test-browser: $(STAMP)  ## run the tests of the Space and of the service's page in a browser (needs Chromium)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
-	$(BIN)/python -m pytest -q -m browser tests/test_space.py
+	$(BIN)/python -m pytest -q -m browser tests/test_space.py tests/test_service_page.py
 
 test-versions: $(LOWEST)/.installed  ## run the tests of models, training and publishing with the oldest libraries allowed
 	$(LOWEST)/bin/python -m pytest -q -n 2 --dist loadfile $(TESTED_LOWEST:%=tests/test_%.py)

@@ -12,12 +12,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from next_behavior.model.vocabulary import VocabularyTable
 from next_behavior.serving.app import Application, application
 from next_behavior.serving.metrics import Metrics
 from next_behavior.serving.server import Limits, Server, bind, server_config
 from next_behavior.serving.service import Service, Settings
 
 LIMITS = Limits(read_seconds=0.3, most_connections=50, drain_seconds=0.2, grace_seconds=3.0)
+VOCABULARY = VocabularyTable(
+    b"id\titem\tcount\ttitle\n" + b"".join(b"%d\ti%d\t9\tTitle %d\n" % (n, n, n) for n in range(8)) + b"8\ti8\t9\t\n"
+)
 WHEN = {"median_seconds": 60.0, "within_1_hour": 0.5, "within_1_day": 0.6, "within_7_days": 0.7, "within_30_days": 0.8}
 
 
@@ -53,6 +57,11 @@ class FakePredictor:
     counts: dict[str, int] = field(default_factory=dict)
     batches: list[int] = field(default_factory=list)
     slow: float = 0.0
+    vocabulary: VocabularyTable = VOCABULARY
+
+    def vocabulary_line(self, item: str) -> int | None:
+        known = {f"i{n}": n + 1 for n in range(self.info.items)}
+        return known.get(item)
 
     def ask(self, events: Sequence[Mapping[str, Any]], **options: Any) -> FakeAsked:
         known = {f"i{n}" for n in range(self.info.items)}

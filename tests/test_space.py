@@ -19,6 +19,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from browsers import chromium
 from test_layout import imports_of
 from tiny import tiny_model
 
@@ -337,17 +338,6 @@ def test_a_space_names_the_gradio_it_is_tested_with(folder: str) -> None:
 
 # -- in a browser ------------------------------------------------------------------------------------------------------
 
-FLAGS = [
-    "--headless",
-    "--no-sandbox",
-    "--disable-gpu",
-    "--disable-quic",
-    "--no-first-run",
-    "--disable-background-networking",
-    "--disable-component-update",
-    "--disable-sync",
-]
-
 
 @pytest.fixture(scope="module")
 def address(shop: Path, kiosk: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
@@ -378,22 +368,8 @@ def address_in(log: Any, server: subprocess.Popen[str]) -> str:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Debian's Chromium, or the one that BROWSER names, driven by Playwright. Without them the tests are skipped, or
-    fail where BROWSER_REQUIRED is set."""
-    chromium = os.environ.get("BROWSER") or shutil.which("chromium") or shutil.which("google-chrome")
-    missing = None
-    if chromium is None:
-        missing = "no Chromium: apt-get install chromium, or name one in BROWSER"
-    elif importlib.util.find_spec("playwright") is None:
-        missing = "no Playwright: pip install '.[browser]' (its own browsers are not needed)"
-    if missing is not None:
-        pytest.fail(missing) if os.environ.get("BROWSER_REQUIRED") else pytest.skip(missing)
-    import playwright.sync_api as playwright
-
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(executable_path=chromium, args=FLAGS)
+    with chromium() as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture

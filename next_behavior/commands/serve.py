@@ -58,6 +58,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     limits.add_argument("--drain_seconds", type=float, default=1.0, help="from SIGTERM to closing the port")
     limits.add_argument("--grace_seconds", type=float, default=10.0, help="for what is in flight after that")
 
+    parser.add_argument("--no_page", action="store_true", help="serve no page for people at /")
+
     log = parser.add_argument_group("log")
     log.add_argument("--log_level", choices=["debug", "info", "warning", "error"], default="info", help=" ")
     log.add_argument("--no_request_log", action="store_true", help="no line for each request")
@@ -133,6 +135,7 @@ def serve_here(args: argparse.Namespace, listening: socket.socket) -> None:
         max_events_per_user=args.max_events_per_user,
         max_age=None if args.max_age_days is None else args.max_age_days * DAY,
         worker=args.worker_number or 0,
+        page=not args.no_page,
         control=None if args.worker_folder is None else args.worker_folder / "control.json",
     )
     limits = Limits(

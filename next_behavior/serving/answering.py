@@ -6,6 +6,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+from next_behavior.model.vocabulary import VocabularyTable
+
 Event = Mapping[str, Any]
 Answers = list[dict[str, Any]]
 
@@ -50,6 +52,11 @@ class Answering(Protocol):
 
     @property
     def info(self) -> About: ...
+    @property
+    def vocabulary(self) -> VocabularyTable: ...
+
+    def vocabulary_line(self, item: str) -> int | None:
+        """The line of an item in `vocabulary`; None if the model does not know it."""
 
     def ask(
         self,

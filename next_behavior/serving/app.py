@@ -4,7 +4,7 @@
 
 Around Starlette's router lies one layer that does for every request, whatever its path: the token, the request id, the
 problem document, the metrics and the line in the log. Every route needs the token, also one that does not exist, except
-the two probes.
+the two probes and the files of the page, which asks for the token itself.
 """
 
 from __future__ import annotations
@@ -21,14 +21,13 @@ import msgspec
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route, Router
-from starlette.staticfiles import StaticFiles
+from starlette.routing import BaseRoute, Route, Router
 from starlette.types import Message, Receive, Scope, Send
 
-from next_behavior.serving import access_log, messages, openapi, problems, routes
+from next_behavior.serving import access_log, messages, openapi, page_files, problems, routes
+from next_behavior.serving.browsing import Browsing
 from next_behavior.serving.openapi import OPEN, Operation
 from next_behavior.serving.problems import Problem
-from next_behavior.serving.routes import Routes
 from next_behavior.serving.security import allows
 from next_behavior.serving.service import Service
 
@@ -44,6 +43,10 @@ OPERATIONS = (
     Operation("GET", f"{PATH}/next", "What a user does next", None, messages.Options, messages.Answers,
               (400, 422, *WAIT_ERRORS)),
     Operation("DELETE", PATH, "Erase a user", None, None, messages.Erased, (400, 422, 503)),
+    Operation("GET", f"{PATH}/events", "The stored events of a user", None, None, messages.History, (400, 422, 503)),
+    Operation("GET", "/v1/users", "Users of whom events are stored", None, messages.UsersQuery, messages.Users,
+              (400, 422, 503)),
+    Operation("GET", "/v1/items", "Search the items", None, messages.ItemsQuery, messages.Items, (400, 422, 503)),
     Operation("GET", "/livez", "Whether the process runs", None, None, messages.Probe),
     Operation("GET", "/readyz", "Whether to send requests here", None, None, messages.Probe, (503,)),
     Operation("GET", "/metrics", "Prometheus metrics", None, None, None, (), "text/plain"),
@@ -55,12 +58,15 @@ OPERATIONS = (
 
 
 def application(service: Service) -> Application:
-    handlers = Routes(service)
+    handlers = Browsing(service)
     endpoints: dict[tuple[str, str], Callable[[Request], Awaitable[Response]]] = {
         ("POST", "/v1/predict"): handlers.predict,
         ("POST", "/v1/events"): handlers.events,
         ("GET", f"{PATH}/next"): handlers.next_of_user,
         ("DELETE", PATH): handlers.erase,
+        ("GET", f"{PATH}/events"): handlers.events_of_user,
+        ("GET", "/v1/users"): handlers.users,
+        ("GET", "/v1/items"): handlers.items,
         ("GET", "/livez"): handlers.livez,
         ("GET", "/readyz"): handlers.readyz,
         ("GET", "/metrics"): handlers.metrics,
@@ -73,16 +79,15 @@ def application(service: Service) -> Application:
     table: list[BaseRoute] = [
         Route(one.path, endpoints[one.method, one.path], methods=[one.method]) for one in OPERATIONS
     ]
-    if service.settings.page is not None:
-        table.append(Mount("/", StaticFiles(directory=service.settings.page, html=True)))
-    return Application(service, Router(table, redirect_slashes=False))
+    files = page_files.routes() if service.settings.page else []
+    return Application(service, Router([*table, *files], redirect_slashes=False), OPEN | {file.path for file in files})
 
 
 class Application:
     """What the server calls for every request."""
 
-    def __init__(self, service: Service, router: Router) -> None:
-        self.service, self.router = service, router
+    def __init__(self, service: Service, router: Router, needs_no_token: frozenset[str]) -> None:
+        self.service, self.router, self.needs_no_token = service, router, needs_no_token
         self.paths: dict[Any, str] = {route.endpoint: route.path for route in router.routes if isinstance(route, Route)}
         self._ids = itertools.count()
         self._name = secrets.token_hex(6)
@@ -149,7 +154,7 @@ class Application:
         return f"{self._name}-{next(self._ids):x}"
 
     def _check_token(self, path: str, authorization: bytes | None) -> None:
-        if path in OPEN:
+        if path in self.needs_no_token:
             return
         tokens = self.service.admin_tokens if path.startswith("/admin/") else self.service.tokens
         if tokens and not allows(tokens, authorization):

@@ -28,6 +28,7 @@ Id = Annotated[str, Meta(min_length=1, max_length=MOST_ID_BYTES, description="at
 Seconds = Annotated[float, Meta(ge=0, lt=LARGEST_TIME, description="seconds since 1970 UTC")]
 TopK = Annotated[int, Meta(ge=1, le=MOST_ANSWERS, description="answers; fewer come if there are fewer candidates")]
 Allowed = Annotated[list[Id], Meta(min_length=1, max_length=MOST_ALLOWED, description="only these items are ranked")]
+Limit = Annotated[int, Meta(ge=1, le=MOST_ANSWERS)]
 Question = Literal["pair", "item", "action"]
 
 _TEXT = {"type": "string", "maxLength": MOST_ID_BYTES}
@@ -177,6 +178,47 @@ class Info(Struct, kw_only=True):
     store: str | None
     counted_to: Annotated[int, Meta(description="the number of the last journal event that the memory has counted")]
     limits: dict[str, float]
+
+
+class ItemsQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    query: Annotated[str, Meta(max_length=MOST_ID_BYTES, description="words of a title or of an id, in any case")] = ""
+    limit: Limit = 20
+
+
+class Item(Struct):
+    item: str
+    title: str | None
+
+
+class Items(Struct):
+    """The item of that id, then those that hold each word, the more common ones first."""
+
+    items: list[Item]
+
+
+class UsersQuery(Struct, forbid_unknown_fields=True, kw_only=True):
+    prefix: Text = ""
+    limit: Limit = 20
+
+
+class Users(Struct):
+    """Some users of whom events are stored, in no promised order."""
+
+    users: list[str]
+
+
+class HistoryEvent(Struct):
+    item: str | None
+    action: str | None
+    timestamp: float
+    title: str | None
+    known: Annotated[bool, Meta(description="whether the model knows the item")]
+
+
+class History(Struct):
+    """The stored events of a user that the model reads, oldest first."""
+
+    events: list[HistoryEvent]
 
 
 class Probe(Struct):

@@ -23,7 +23,7 @@ from tokenizers import Tokenizer
 from next_behavior.model.answers import TimeUntilNext
 from next_behavior.model.histories import as_arrays
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NONE, PATHS
-from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, plain_item
+from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, known_item, plain_item
 from next_behavior.serving.bundle import GOLDEN, NETWORK, Bundle, open_bundle
 from next_behavior.serving.distribution import GATE_NONE, GATE_REPEAT, MASKED, Catalog, Said, ranked, shares_of_paths
 from next_behavior.serving.golden import check_golden
@@ -85,7 +85,7 @@ class Predictor:
         self.constants = constants
         self.first_item_id = FIRST_NEW + constants.num_new_items
         self._tokenizer = Tokenizer.from_file(str(bundle.folder / "tokenizer.json"))
-        self._titles = VocabularyTable((bundle.folder / VOCABULARY_FILE).read_bytes())
+        self.vocabulary = VocabularyTable((bundle.folder / VOCABULARY_FILE).read_bytes())
         self.questions = Questions(constants, self._tokenizer.token_to_id)
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads, options.inter_op_num_threads = threads, 1
@@ -126,6 +126,11 @@ class Predictor:
     def item_vocabulary(self) -> list[str]:
         """The items in id order; the first has the id `first_item_id`."""
         return [self._name(index) for index in range(self.first_item_id, self.constants.vocab_size)]
+
+    def vocabulary_line(self, item: str) -> int | None:
+        """The line of an item in `vocabulary`; None if the model does not know it."""
+        item_id = known_item(self._tokenizer.token_to_id, item)
+        return None if item_id is None or item_id < self.first_item_id else item_id - self.first_item_id + 1
 
     def ask(self, events: Sequence[Mapping[str, Any]], **options: Any) -> Asked:
         """Reads and checks a question; see `Questions.ask`."""
@@ -259,7 +264,7 @@ class Predictor:
         """What the user calls an id of the vocabulary."""
         if item_id == NONE:
             return None, None
-        return self._name(item_id), self._titles.fields(item_id - self.first_item_id + 1)[3] or None
+        return self._name(item_id), self.vocabulary.fields(item_id - self.first_item_id + 1)[3] or None
 
     def answers_to(self, histories: Sequence[Any], options: Mapping[str, Any]) -> list[list[dict[str, Any]]]:
         """The answers to one question about several histories."""

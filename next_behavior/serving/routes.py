@@ -337,18 +337,19 @@ def user_of(request: Request) -> str:
     return user
 
 
-def options_of(request: Request) -> dict[str, Any]:
+def query_of(request: Request) -> list[tuple[str, str]]:
     query: bytes = request.scope["query_string"]
     if len(query) > MOST_QUERY_BYTES:
         raise Problem(422, f"expected a query of at most {MOST_QUERY_BYTES} bytes")
     try:
-        pairs = parse_qsl(
-            query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query), errors="strict"
-        )  # fmt: skip
+        return parse_qsl(query.decode("ascii"), keep_blank_values=True, strict_parsing=bool(query), errors="strict")
     except ValueError as error:  # UnicodeDecodeError is one
         raise Problem(400, "the query is not `name=value&...` in UTF-8") from error
+
+
+def options_of(request: Request) -> dict[str, Any]:
     try:
-        options = messages.options_of_query(pairs)
+        options = messages.options_of_query(query_of(request))
         messages.check_options(options)
     except msgspec.ValidationError as error:
         raise problems.of_decoding(error) from error

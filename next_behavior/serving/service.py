@@ -60,7 +60,7 @@ class Settings:
         from_start: a model that was not served here before counts the journal from its first event.
         worker: the number of this process; number 0 writes the snapshots.
         control: a file through which worker processes tell each other of a reload.
-        page: folder of static files that is served at /.
+        page: whether the page for people is served at /.
     """
 
     model: str
@@ -76,7 +76,7 @@ class Settings:
     max_age: float | None = None
     worker: int = 0
     control: Path | None = None
-    page: Path | None = None
+    page: bool = False
 
 
 class Control(msgspec.Struct):
