@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 from golden import ANSWERS, HISTORIES, QUESTIONS
@@ -15,6 +16,7 @@ from next_behavior.serving.bundle import CONSTANTS, open_bundle
 from next_behavior.serving.export import bundle_for
 from next_behavior.serving.golden import difference_between
 from next_behavior.serving.predictor import Predictor
+from next_behavior.serving.torch_predictor import TorchPredictor
 
 WITHOUT_TORCH = """
 import json, sys, time, warnings
@@ -99,3 +101,34 @@ def test_a_folder_without_a_model_is_refused(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(ValueError, match=r"no model\.safetensors"):
         bundle_for(tmp_path)
+
+
+def test_torch_answers_counts_and_remembers_as_the_bundle_does(exported: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(exported, folder)
+    in_torch, bundle = TorchPredictor.load(folder), Predictor.load(bundle_for(exported))
+    assert in_torch.info == bundle.info
+    history = [{"item": "i1", "action": "view"}, {"item": "i4", "action": "buy"}]
+    questions: list[dict[str, Any]] = [{"top_k": 3}, {"of": "item", "exclude_seen": True}, {"top_k": 3}]
+
+    def answered(predictor: Any) -> Any:
+        return predictor.answers([predictor.ask(history, **options) for options in questions])
+
+    for one, other in zip(answered(in_torch), answered(bundle), strict=True):
+        assert difference_between(one, other) is None
+    before = answered(in_torch)
+    assert in_torch.count(history) == bundle.count(history)
+    assert in_torch.count([history[0]] * 2).pairs == []
+    after = answered(in_torch)
+    assert difference_between(after[0], before[0]) is not None
+    for one, other in zip(after, answered(bundle), strict=True):
+        assert difference_between(one, other) is None
+    in_torch.snapshot(tmp_path / "memory.npz")
+    bundle.snapshot(tmp_path / "other.npz")
+    in_torch.count(history)
+    in_torch.restore(tmp_path / "memory.npz")
+    assert difference_between(answered(in_torch)[0], after[0]) is None
+    with pytest.raises(ValueError, match="another model or engine"):
+        in_torch.restore(tmp_path / "other.npz")
+    with pytest.raises(ValueError, match="another model or engine"):
+        bundle.restore(tmp_path / "memory.npz")

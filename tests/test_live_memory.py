@@ -101,5 +101,5 @@ def test_counting_an_event_gives_the_scores_that_the_model_gives(
     again.take_state(live.state())
     check_equal(again, memory, draw)
     state = live.state()
-    with pytest.raises(ValueError, match="another model"):
+    with pytest.raises(ValueError, match="another model or engine"):
         again.take_state({**state, "item_counts": state["item_counts"][:-1]})

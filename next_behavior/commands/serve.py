@@ -15,8 +15,10 @@ from __future__ import annotations
 import argparse
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+
+from next_behavior.serving.answering import Answering
 
 EXTRA = "pip install 'bert-for-next-behavior[serve]'"
 STORE = "next-behavior-events.sqlite"
@@ -33,6 +35,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--port", type=int, default=8000, help="0 for any free one, which the log says")
     parser.add_argument("--token_file", type=Path, help="bearer tokens, one a line; read again at each reload")
     parser.add_argument("--admin_token_file", type=Path, help="tokens for /admin/; default: those of --token_file")
+    parser.add_argument("--engine", choices=["onnx", "torch"], default="onnx", help="torch: on a GPU; slower without")
+    parser.add_argument("--device", help="of --engine torch: cuda, cpu, ...; default: cuda where there is one")
     parser.add_argument("--workers", type=int, default=1, help="processes behind the port; several need Redis")
     parser.add_argument("--threads", type=int, default=1, help="threads of one pass of the model")
 
@@ -77,6 +81,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     if not 0 <= args.port < 65_536:
         parser.error(f"--port {args.port}: expected 0 to 65535")
     args.store = None if args.store == "none" else args.store
+    if args.device is not None and args.engine != "torch":
+        parser.error("--device is for --engine torch")
     if args.workers > 1 and args.store is not None and "://" not in args.store:
         parser.error("several --workers share one event store: expected --store redis://HOST:PORT/NUMBER, or none")
     return args
@@ -114,11 +120,27 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status)
 
 
+def loader(args: argparse.Namespace) -> Callable[[Path], Answering]:
+    """What loads an exported model."""
+    from next_behavior.serving.predictor import Predictor
+
+    return lambda bundle: Predictor.load(bundle, threads=args.threads)
+
+
+def torch_loader(device: str | None) -> Callable[[Path], Answering]:
+    """What loads a saved model in torch."""
+    import torch
+
+    from next_behavior.serving.torch_predictor import TorchPredictor
+
+    chosen = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    return lambda folder: TorchPredictor.load(folder, chosen)
+
+
 def serve_here(args: argparse.Namespace, listening: socket.socket) -> None:
     """Serves in this process, the only one or one of several workers."""
-    from next_behavior.serving.export import bundle_for
+    from next_behavior.serving.export import bundle_for, model_folder
     from next_behavior.serving.metrics import Metrics
-    from next_behavior.serving.predictor import Predictor
     from next_behavior.serving.server import Limits, serve
     from next_behavior.serving.service import Service, Settings
 
@@ -144,5 +166,6 @@ def serve_here(args: argparse.Namespace, listening: socket.socket) -> None:
         drain_seconds=args.drain_seconds,
         grace_seconds=args.grace_seconds,
     )
-    service = Service(settings, Metrics(), bundle_for, lambda bundle: Predictor.load(bundle, threads=args.threads))
+    find, load = (bundle_for, loader(args)) if args.engine == "onnx" else (model_folder, torch_loader(args.device))
+    service = Service(settings, Metrics(), find, load)
     serve(service, listening, limits)

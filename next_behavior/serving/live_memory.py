@@ -94,12 +94,9 @@ class LiveMemory:
         Args:
             items: known items, the oldest first, no two equal ones in a row.
         """
-        constants, last = self.constants, int(items[-1])
-        unit = COUNT_UNIT * constants.memory_freshness
-        added: dict[int, int] = {}
-        for distance, item in enumerate(reversed(items[-1 - constants.memory_distance : -1])):
-            if item != last:
-                added[int(item)] = added.get(int(item), 0) + round(unit * constants.memory_decay**distance)
+        last = int(items[-1])
+        pairs = added_pairs(self.constants, items)
+        added = {pair.first: round(pair.weight * COUNT_UNIT) for pair in pairs}
         self.tick += 1
         for item, weight in added.items():
             self._waiting.setdefault(item, []).append((last, weight, 0))
@@ -114,7 +111,7 @@ class LiveMemory:
         self.changed[last] = self.tick
         if self.links:
             self.links.counted(last, row, added, before)
-        return [Pair(item, last, weight / COUNT_UNIT) for item, weight in added.items()]
+        return pairs
 
     def _follow(self, item: int) -> None:
         """Adds one event to recent popularity, and lets the others fade."""
@@ -262,10 +259,10 @@ class LiveMemory:
         Raises:
             ValueError: it is the state of another model.
         """
-        if state["item_counts"].shape != self.counts.shape:
+        if "lengths" not in state or state["item_counts"].shape != self.counts.shape:
             raise ValueError(
-                f"got the memory of a model with {len(state['item_counts'])} items, expected {len(self.counts)}: it "
-                "belongs to another model. Delete it, and the memory is learned again from the stored events."
+                f"got a memory with the tables {', '.join(sorted(state))}, that of another model or engine; expected one "
+                f"of {len(self.counts)} items. Delete it, and the memory is learned again from the stored events."
             )
         ends = np.cumsum(state["lengths"])
         self._rows = {
@@ -278,6 +275,16 @@ class LiveMemory:
         self._active, self._trend_tick = np.flatnonzero(self._recent), -1
         self.tick += 1
         self.links.reset()
+
+
+def added_pairs(constants: Constants, items: Sequence[int]) -> list[Pair]:
+    """What the last of these items adds: known items, the oldest first, no two equal ones in a row."""
+    last, unit = int(items[-1]), COUNT_UNIT * constants.memory_freshness
+    added: dict[int, int] = {}
+    for distance, item in enumerate(reversed(items[-1 - constants.memory_distance : -1])):
+        if item != last:
+            added[int(item)] = added.get(int(item), 0) + round(unit * constants.memory_decay**distance)
+    return [Pair(item, last, weight / COUNT_UNIT) for item, weight in added.items()]
 
 
 def with_pairs(row: Row, pairs: list[tuple[int, int, int]]) -> Row:
