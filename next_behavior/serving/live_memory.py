@@ -261,8 +261,8 @@ class LiveMemory:
         """
         if "lengths" not in state or state["item_counts"].shape != self.counts.shape:
             raise ValueError(
-                f"got a memory with the tables {', '.join(sorted(state))}, that of another model or engine; expected one "
-                f"of {len(self.counts)} items. Delete it, and the memory is learned again from the stored events."
+                f"got a memory with the tables {', '.join(sorted(state))}, that of another model or engine; expected "
+                f"one of {len(self.counts)} items. Delete it, and the memory is learned again from the stored events."
             )
         ends = np.cumsum(state["lengths"])
         self._rows = {
