@@ -360,7 +360,7 @@ def test_hostile_ids_and_titles_are_text_and_fit_the_screen(browser: Any, store:
             page.locator("#shelf .tile").nth(number).click()
         expect(page.locator("#history li")).to_have_count(4)
         page.locator("#shelf .tile").nth(5).click()
-        expect(page.get_by_role("alert")).to_contain_text("at most 256")
+        expect(page.locator("#trouble")).to_contain_text("at most 256")
         expect(page.locator("#history li")).to_have_count(4)
         page.get_by_label("Find an item").fill(IMAGE)
         expect(page.locator("#shelf .tile")).to_have_count(2)
@@ -395,16 +395,16 @@ def test_a_busy_and_a_silent_service_are_explained_and_asked_again(browser: Any,
         busy = {"status": 429, "headers": {"Retry-After": "1"}, "json": problem}
         page.route("**/v1/predict", lambda route: route.fulfill(**busy))
         page.locator("#shelf .tile").nth(0).click()
-        expect(page.get_by_role("alert")).to_contain_text("Too many questions wait. Asking again in 1 second.")
+        expect(page.locator("#trouble")).to_contain_text("Too many questions wait. Asking again in 1 second.")
         page.unroute("**/v1/predict")
-        expect(page.get_by_role("alert")).to_be_empty(timeout=10_000)
+        expect(page.locator("#trouble")).to_be_empty(timeout=10_000)
         expect(page.locator("#history li")).to_have_count(1)
 
         page.route("**/*", lambda route: route.abort())
         expect(page.locator("#served")).to_have_text("Offline", timeout=10_000)
-        expect(page.get_by_role("alert")).to_contain_text("The service does not answer")
+        expect(page.locator("#trouble")).to_contain_text("The service does not answer")
         page.unroute("**/*")
-        expect(page.get_by_role("alert")).to_be_empty(timeout=10_000)
+        expect(page.locator("#trouble")).to_be_empty(timeout=10_000)
         expect(page.locator("#served")).to_contain_text("Live")
 
 
@@ -423,16 +423,18 @@ def test_an_event_that_could_not_be_stored_is_sent_again_with_its_id(browser: An
 
         page.route("**/v1/events", lose_the_answer)
         page.locator("#shelf .tile").nth(0).click()
-        expect(page.get_by_role("alert")).to_contain_text("The event is not stored. The service does not answer.")
+        expect(page.locator("#unsent")).to_contain_text("The event is not stored. The service does not answer.")
         expect(page.locator("#history")).to_contain_text("not stored")
+        page.locator("#shelf .tile").nth(1).click()
+        expect(page.locator("#unsent")).to_contain_text("2 events are not stored.")
         page.unroute("**/v1/events")
         page.on("request", lambda request: sent.append(request.post_data) if request.method == "POST" else None)
         page.get_by_role("button", name="Try again").click()
-        expect(page.get_by_role("alert")).to_be_empty()
-        expect(page.locator("#history li")).to_have_count(1)
-        assert len(sent) == 2
-        assert sent[0] == sent[1]
-        assert page.server.service.store.count() == 1
+        expect(page.locator("#unsent")).to_be_empty()
+        expect(page.locator("#lesson .pairs li")).to_have_count(1)
+        assert sent[0] == sent[1] == sent[2] != sent[3]
+        assert len(sent) == 4
+        assert [event["item"] for event in page.server.service.store.history("ann", 9)] == ["i0", "i1"]
 
 
 @pytest.mark.browser
@@ -466,3 +468,35 @@ def test_the_page_is_used_with_the_keyboard_alone(floor: Any) -> None:
     assert {"of", "who", "action", "plus", "tile"} <= set(reached)
     page.keyboard.press("Enter")
     expect(page.locator("#history li")).to_have_count(1)
+
+
+@pytest.mark.browser
+def test_quick_clicks_are_all_stored_in_their_order(browser: Any, store: str) -> None:
+    from playwright.sync_api import expect
+
+    with visiting(browser, fake_service(store=store, page=True)) as page:
+        store_a_user(page, "ann")
+        page.wait_for_selector("#shelf .tile")
+        page.evaluate("for (const tile of [...document.querySelectorAll('#shelf .tile')].slice(0, 5)) tile.click()")
+        expect(page.locator("#history li:not(.waiting)")).to_have_count(5)
+        assert [event["item"] for event in page.server.service.store.history("ann", 9)] == [f"i{n}" for n in range(5)]
+
+
+@pytest.mark.browser
+def test_many_actions_are_a_list_to_choose_from(browser: Any) -> None:
+    from playwright.sync_api import expect
+
+    service = fake_service(page=True)
+    load = service.load
+
+    def load_many(bundle: Path) -> Any:
+        predictor = load(bundle)
+        assert isinstance(predictor, FakePredictor)
+        predictor.info.actions = tuple(f"action {n}" for n in range(30))
+        return predictor
+
+    service.load = load_many
+    with visiting(browser, service) as page:
+        page.get_by_label("Action", exact=True).last.select_option("action 7")
+        page.locator("#shelf .tile").nth(0).click()
+        expect(page.locator("#history .action")).to_have_text("action 7")

@@ -24,7 +24,8 @@ const state = {
   answers: [],
   before: null, // key of an answer -> its probability before the last event
   learned: null, // what the memory learned from the last click
-  waiting: null, // the event that is being stored, or could not be
+  outbox: [], // events that are being stored, or could not be
+  delivering: false,
   titles: new Map(),
   asked: 0, // numbers of the newest question, search and list of users: older answers are dropped
   searched: 0,
@@ -77,7 +78,7 @@ function clearTrouble() {
 
 function askForToken() {
   for (const timer of timers.values()) clearTimeout(timer);
-  at("refused").hidden = token.get() === null;
+  if (!at("gate").open) at("refused").hidden = token.get() === null;
   token.forget();
   at("forget").hidden = true;
   live(false, "Waiting for a token");
@@ -103,6 +104,7 @@ async function start() {
   showWho();
   later("poll", POLL_SECONDS, poll);
   await Promise.all([search(), refresh()]);
+  if (state.outbox.length) deliver(); // what waited for a token
 }
 
 function takeInfo(info) {
@@ -192,7 +194,8 @@ function take(reply, events, asked) {
 function showHistory() {
   const { actions } = state.info;
   const events = state.user === null ? state.draft : state.events;
-  const listed = state.waiting === null ? events : [...events, state.waiting];
+  const own = state.outbox.filter(({ sent }) => sent[0].user_id === state.user);
+  const listed = [...events, ...own.map(({ event, note }) => ({ ...event, waiting: note }))];
   at("history").replaceChildren(pieces.history(listed, actions));
   at("context").replaceChildren(...pieces.context(events, actions, state.user));
   at("edit").hidden = state.user !== null || !state.draft.length;
@@ -263,7 +266,6 @@ function add(item, title, action, known) {
     showTrouble(`The id has ${count(bytes, "byte")}, and the service takes at most ${most}: the event is not added.`);
     return;
   }
-  if (state.waiting !== null) return;
   const event = { item, action, title, known, timestamp: Date.now() / 1000 };
   if (state.user === null) {
     // Two clicks in one millisecond are two moments.
@@ -273,39 +275,51 @@ function add(item, title, action, known) {
     refresh();
   } else {
     const sent = [{ event_id: unique(), user_id: state.user, item, action, timestamp: event.timestamp }];
-    store(event, sent);
+    state.outbox.push({ event, sent, note: "storing …" });
+    showHistory();
+    deliver();
   }
 }
 
-// Stores an event and shows what was learned. Sent again after a failure it has the same id, so it is stored once.
-async function store(event, sent) {
-  state.waiting = { ...event, waiting: "storing …" };
-  showHistory();
+// Stores the events of the outbox, one after the other, and shows what was learned of each. An event that is sent again
+// after a failure has the same id, so it is stored once.
+async function deliver() {
+  if (state.delivering) return;
+  state.delivering = true;
   try {
-    const { events: [{ result, learned }] } = await post("/v1/events", { events: sent, learned: true });
-    state.learned = { event, result, pairs: learned };
+    while (state.outbox.length) await deliverFirst();
   } catch (error) {
-    if (!(error instanceof Trouble)) throw error;
-    if (error.kind === "token") {
-      state.waiting = null;
-      return askForToken();
-    }
-    state.waiting.waiting = "not stored";
-    showHistory();
-    const discard = () => {
-      state.waiting = null;
-      clearTrouble();
-      showHistory();
-    };
-    const buttons = [["Try again", () => store(event, sent)], ["Discard", discard]];
-    showTrouble(`The event is not stored. ${error.message}`, { request: error.request, buttons });
-    return;
+    notStored(error);
+  } finally {
+    state.delivering = false;
   }
-  state.waiting = null;
-  clearTrouble();
+}
+
+async function deliverFirst() {
+  const [{ event, sent }] = state.outbox;
+  const { events: [{ result, learned }] } = await post("/v1/events", { events: sent, learned: true });
+  state.outbox.shift();
+  at("unsent").replaceChildren();
+  if (state.user !== sent[0].user_id) return;
+  state.learned = { event, result, pairs: learned };
   await refresh();
   showLesson();
   if (state.events.length === 1) listUsers(); // the user is a stored one now
+}
+
+function notStored(error) {
+  if (!(error instanceof Trouble)) throw error;
+  if (error.kind === "token") return askForToken(); // then they are sent
+  for (const one of state.outbox) one.note = "not stored";
+  showHistory();
+  const discard = () => {
+    state.outbox.length = 0;
+    at("unsent").replaceChildren();
+    showHistory();
+  };
+  const what = state.outbox.length === 1 ? "The event is not stored." : `${state.outbox.length} events are not stored.`;
+  const buttons = [["Try again", deliver], ["Discard", discard]];
+  at("unsent").replaceChildren(pieces.trouble(`${what} ${error.message}`, { request: error.request, buttons }));
 }
 
 async function keepDraft() {
@@ -333,7 +347,7 @@ function unique() {
 function choose(user) {
   state.user = user;
   if (user !== null) state.storedUser = user;
-  state.learned = state.waiting = null;
+  state.learned = null;
   state.events = [];
   showWho();
   refresh();
