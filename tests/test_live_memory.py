@@ -36,6 +36,7 @@ def constants_of(config: BehaviorConfig) -> Constants:
         "actions": ["view"],
         "time_edges": [],
         "has_time": False,
+        "longest_row": 1.0,
     }
     return Constants(**apart, **{f.name: getattr(config, f.name) for f in fields(Constants) if f.name not in apart})
 

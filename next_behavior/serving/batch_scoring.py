@@ -71,7 +71,7 @@ class BatchScorer:
     def rows_at_once(self, wanted: Wanted) -> int:
         """Histories whose scores are held at once."""
         width = 1 if wanted.action is not None else len(self.constants.actions)
-        return max(1, MAX_SCORES // (width * len(self.catalog.rows)))
+        return max(1, MAX_SCORES // (width * self.catalog.width))
 
     def best(
         self, items: np.ndarray, actions: np.ndarray, time_gaps: np.ndarray, mask: np.ndarray, wanted: Wanted, seen: Any

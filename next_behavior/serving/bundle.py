@@ -3,7 +3,8 @@
     DIR/serving/<revision>/
       network.onnx          encoder and heads (network.py)
       constants.json        the model's constants and the tokenizer's vocabularies of actions and times
-      item_table.npy        (V, H) float32, the rows of all items, text included
+      item_table.npy        (V, H) float32, the rows of all tokens, item text included
+      item_columns.npy      (H, N) float32, those of the items as columns, filled up with zeros: see `Catalog`
       *.npy                 the tables of the memory and of the pointer: see `MEMORY_ARRAYS`, `POINTER_ARRAYS`
       tokenizer.json, vocabulary.tsv    as in the model's folder
       golden.json           histories, questions and what the model itself answers
@@ -23,10 +24,8 @@ from typing import Any
 
 import numpy as np
 
-MANIFEST, CONSTANTS, NETWORK, GOLDEN, ITEM_TABLE = (
-    *("manifest.json", "constants.json", "network.onnx", "golden.json"),
-    "item_table.npy",
-)
+MANIFEST, CONSTANTS, NETWORK, GOLDEN = "manifest.json", "constants.json", "network.onnx", "golden.json"
+ITEM_TABLE, ITEM_COLUMNS = "item_table.npy", "item_columns.npy"
 # Rows of pairs by item: those of item x are row_starts[x] to row_starts[x + 1], ascending by neighbor.
 MEMORY_ARRAYS = (
     "row_starts",  # (V' + 1,) int64
@@ -46,7 +45,11 @@ POINTER_ARRAYS = ("action_bias", "recency_bias", "count_bias", "done_bias", "gap
 
 @dataclass(frozen=True)
 class Constants:
-    """What the predictor reads of a model's configuration and of its tokenizer; the names are theirs."""
+    """What the predictor reads of a model's configuration and of its tokenizer; the names are theirs.
+
+    Attributes:
+        revision: digest of the model's files; max_events: of a history; longest_row: length of the longest item vector.
+    """
 
     revision: str
     vocab_size: int
@@ -61,6 +64,7 @@ class Constants:
     retired_items: list[int]
     action_temperature: float
     item_temperature: float
+    longest_row: float
     time_temperature: float
     memory_distance: int
     memory_decay: float
@@ -87,13 +91,14 @@ class Bundle:
     Attributes:
         folder: where it lies.
         constants: of the model and its tokenizer.
-        item_table: (V, H) float32.
+        item_table: (V, H) float32; item_columns: (H, N) float32.
         memory, pointer: the arrays of `MEMORY_ARRAYS` and of `POINTER_ARRAYS`.
     """
 
     folder: Path
     constants: Constants
     item_table: np.ndarray
+    item_columns: np.ndarray
     memory: dict[str, np.ndarray]
     pointer: dict[str, np.ndarray]
 
@@ -126,7 +131,8 @@ def open_bundle(folder: Path) -> Bundle:
             raise ValueError(f"{folder / CONSTANTS} was written by another version of this package: {remedy}.")
         memory = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in MEMORY_ARRAYS}
         pointer = {name: np.load(folder / f"{name}.npy") for name in POINTER_ARRAYS}
-        return Bundle(folder, Constants(**values), np.load(folder / ITEM_TABLE, mmap_mode="r"), memory, pointer)
+        table, columns = (np.load(folder / name, mmap_mode="r") for name in (ITEM_TABLE, ITEM_COLUMNS))
+        return Bundle(folder, Constants(**values), table, columns, memory, pointer)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is missing, expected a whole bundle: {remedy}.") from error
 

@@ -82,26 +82,29 @@ class Joint:
 
 
 class Catalog:
-    """The rows of all items, and what is the same for every history."""
+    """The vectors of all items, and what is the same for every history.
 
-    def __init__(self, constants: Constants, item_table: np.ndarray) -> None:
+    They stand in columns: a product of a few queries with columns takes half the time of one with rows.
+    """
+
+    def __init__(self, constants: Constants, item_columns: np.ndarray) -> None:
         self.constants = constants
         self.first = FIRST_NEW + constants.num_new_items
         self.size = constants.vocab_size - self.first
-        self.rows = item_table[self.first :]  # (N, H), filled up to a multiple of BLOCK
-        assert len(self.rows) % BLOCK == 0, "the export fills the table up"
+        self._columns = item_columns  # (H, N)
+        self.width = item_columns.shape[1]
+        assert self.width % BLOCK == 0, "the export fills it up"
         self.retired = np.array(constants.retired_items, np.int64) - self.first
-        self._longest = float(np.sqrt(max(np.einsum("nh,nh->n", part, part).max() for part in parts(self.rows))))
         self._seen = np.zeros(constants.vocab_size, bool)
         self._buffers: dict[str, np.ndarray] = {}
 
     def logits(self, queries: np.ndarray) -> np.ndarray:
         """(M, N) float32 for queries (M, H), in an array that the next call changes."""
-        return np.matmul(queries, self.rows.T, out=self._buffer("logits", len(queries)))
+        return np.matmul(queries, self._columns, out=self._buffer("logits", len(queries)))
 
     def limit(self, queries: np.ndarray) -> float:
         """What no logit of queries (M, H) is above."""
-        return self._longest * float(np.sqrt(np.einsum("mh,mh->m", queries, queries).max()))
+        return self.constants.longest_row * float(np.sqrt(np.einsum("mh,mh->m", queries, queries).max()))
 
     def joint(
         self,
@@ -203,13 +206,8 @@ class Catalog:
     def _buffer(self, name: str, rows: int) -> np.ndarray:
         buffer = self._buffers.get(name)
         if buffer is None or len(buffer) < rows:
-            buffer = self._buffers[name] = np.empty((rows, len(self.rows)), np.float32)
+            buffer = self._buffers[name] = np.empty((rows, self.width), np.float32)
         return buffer[:rows]
-
-
-def parts(table: np.ndarray) -> list[np.ndarray]:
-    """A long table in pieces."""
-    return np.array_split(table, max(1, len(table) // 65_536))
 
 
 def log_sum_exp(values: np.ndarray) -> np.ndarray:

@@ -22,7 +22,7 @@ from filelock import FileLock
 from next_behavior.serving.bundle import MANIFEST
 
 # Counts up when a bundle is written in another way.
-EXPORT_VERSION = 1
+EXPORT_VERSION = 2
 READ_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocabulary.tsv")
 FOLDER = "serving"
 REVISION_LENGTH = 16

@@ -94,7 +94,7 @@ class Predictor:
         path = str(bundle.folder / NETWORK)
         self._network = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._table = bundle.item_table
-        self.catalog = Catalog(constants, bundle.item_table)
+        self.catalog = Catalog(constants, bundle.item_columns)
         self.memory = LiveMemory(constants, bundle.memory)
         self._pointer = Pointer(constants, bundle.pointer)
         self._causal = np.triu(np.full((constants.max_events, constants.max_events), MASKED), 1)
@@ -156,7 +156,7 @@ class Predictor:
                 if one.of == "action":
                     answered[row] = self._ranked_actions(one, by_action[row])
             waiting = [row for row, one in enumerate(asked) if one.of != "action"]
-            rows_at_once = max(1, MAX_SCORES // (len(self.catalog.rows) * queries.shape[1]))
+            rows_at_once = max(1, MAX_SCORES // (self.catalog.width * queries.shape[1]))
             for begin in range(0, len(waiting), rows_at_once):
                 part = waiting[begin : begin + rows_at_once]
                 chosen = [self._rows_of(asked[row]) for row in part]

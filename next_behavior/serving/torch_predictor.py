@@ -42,7 +42,7 @@ class TorchPredictor:
     """Answers for histories; threads take turns."""
 
     def __init__(self, model: BertForNextBehavior, tokenizer: BehaviorTokenizer, revision: str) -> None:
-        self.constants = constants_of(model.config, tokenizer, revision)
+        self.constants = constants_of(model, tokenizer, revision)
         self.questions = Questions(self.constants, tokenizer.backend_tokenizer.token_to_id)
         self._tokenizer = tokenizer
         self._pipeline = NextBehaviorPipeline(model=model, tokenizer=tokenizer, device=model.device)

@@ -22,7 +22,6 @@ import torch
 
 from next_behavior.data.files import whole_folder
 from next_behavior.model.associative_memory import AssociativeMemory
-from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.model.integrity import check_agreement, check_folder
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.neighbor_lists import COUNT_UNIT
@@ -34,6 +33,7 @@ from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.model.vocabulary import VOCABULARY_FILE
 from next_behavior.serving.bundle import (
     GOLDEN,
+    ITEM_COLUMNS,
     ITEM_TABLE,
     NETWORK,
     POINTER_ARRAYS,
@@ -78,19 +78,23 @@ def write_bundle(model_folder: Path, place: Path, revision: str) -> None:
 
 def write_tables(model: BertForNextBehavior, tokenizer: BehaviorTokenizer, folder: Path, revision: str) -> None:
     """Writes what is no network and no file of the model's folder."""
-    write_constants(folder, constants_of(model.config, tokenizer, revision))
-    np.save(folder / ITEM_TABLE, filled_table(model))
+    write_constants(folder, constants_of(model, tokenizer, revision))
+    table = item_table(model)
+    np.save(folder / ITEM_TABLE, table)
+    np.save(folder / ITEM_COLUMNS, filled_columns(table[model.config.first_item_id :]))
     for name, table in {**memory_arrays(model.associate_path), **pointer_arrays(model)}.items():
         np.save(folder / f"{name}.npy", table)
 
 
-def constants_of(config: BehaviorConfig, tokenizer: BehaviorTokenizer, revision: str) -> Constants:
+def constants_of(model: BertForNextBehavior, tokenizer: BehaviorTokenizer, revision: str) -> Constants:
+    config = model.config
     values: dict[str, Any] = {
         "revision": revision,
         "max_events": min(tokenizer.model_max_length, config.max_position_embeddings),
         "actions": tokenizer.action_vocabulary,
         "time_edges": tokenizer.time_edges,
         "has_time": tokenizer.has_time,
+        "longest_row": float(np.linalg.norm(item_table(model)[config.first_item_id :], axis=1).max()),
     }
     if len(tokenizer) != config.vocab_size:
         raise ValueError(
@@ -125,12 +129,15 @@ def export_network(model: BertForNextBehavior, path: Path) -> None:
 
 
 @torch.no_grad()
-def filled_table(model: BertForNextBehavior) -> np.ndarray:
-    """(V', H) float32: the rows of all tokens, text included, and zeros up to a whole number of blocks of items."""
-    config, embeddings = model.config, model.bert.embeddings
-    rows = embeddings.item_rows(torch.arange(config.vocab_size)).float().numpy()
-    missing = -(config.vocab_size - config.first_item_id) % BLOCK
-    return np.concatenate([rows, np.zeros((missing, rows.shape[1]), np.float32)])
+def item_table(model: BertForNextBehavior) -> np.ndarray:
+    """(V, H) float32: the rows of all tokens, item text included."""
+    ids = torch.arange(model.config.vocab_size, device=model.device)
+    return model.bert.embeddings.item_rows(ids).float().cpu().numpy()
+
+
+def filled_columns(rows: np.ndarray) -> np.ndarray:
+    """(H, N) float32: rows as columns, and columns of zeros up to a whole number of blocks."""
+    return np.ascontiguousarray(np.pad(rows, ((0, -len(rows) % BLOCK), (0, 0))).T)
 
 
 def memory_arrays(memory: AssociativeMemory) -> dict[str, np.ndarray]:
