@@ -14,12 +14,15 @@ PEERS := .bench/venv-peers
 CLASSIC := .bench/venv-peers-classic
 LOWEST := .bench/venv-lowest
 TESTED_LOWEST := modeling questions pipeline trainer tokenizer sequences events training initial_model add_items golden publish
+# LibRecommender's TensorFlow needs Python 3.10; where there is none, its server is left out of `make bench-serving`.
+PYTHON310 ?= python3.10
 
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-plan test test-slow test-browser test-versions check bench bench-data peers peers-install clean
+.PHONY: help install demo demo-plan test test-slow test-browser test-versions check bench bench-data bench-serving peers peers-install \
+  peers-serving-install clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -116,6 +119,28 @@ $(CLASSIC)/.installed: benchmarks/peers-classic-constraints.txt
 	$(CLASSIC)/bin/python -m pip install --quiet -c $< cython numpy setuptools wheel
 	$(CLASSIC)/bin/python -m pip install --quiet -c $< --no-build-isolation lightfm
 	$(CLASSIC)/bin/python -m pip install --quiet -c $< implicit pandas scikit-surprise
+	@touch $@
+
+# DATA: the log of batch scoring (a made-up one if absent); MODEL and MODEL_DATA: a trained model and its log.
+bench-serving: $(STAMP) peers-serving-install $(PEERS)/.installed  ## measure the service beside other servers: 40 minutes
+	$(BIN)/python -m benchmarks.serving --table benchmarks/serving.md $(if $(DATA),--data "$(DATA)") \
+	  $(if $(MODEL),--model "$(MODEL)") $(if $(MODEL_DATA),--model_data "$(MODEL_DATA)")
+
+peers-serving-install: .bench/venv-litserve/.installed .bench/venv-bentoml/.installed .bench/venv-librecommender/.installed
+
+.bench/venv-litserve/.installed .bench/venv-bentoml/.installed: .bench/venv-%/.installed: benchmarks/peers_serving/servers-constraints.txt
+	$(PYTHON) -m venv --clear .bench/venv-$*
+	.bench/venv-$*/bin/python -m pip install --quiet -c $< $* filelock msgspec numpy onnxruntime tokenizers wrapt
+	@touch $@
+
+# Two steps: TensorFlow and torch ask for different versions of typing_extensions, and both run with torch's.
+.bench/venv-librecommender/.installed: benchmarks/peers_serving/librecommender-constraints.txt
+	@mkdir -p $(@D)
+	if $(PYTHON310) --version >/dev/null 2>&1; then \
+	  $(PYTHON310) -m venv --clear $(@D) && \
+	  $(@D)/bin/python -m pip install --quiet -c $< aiohttp cython faiss-cpu librecommender pydantic redis sanic tensorflow-cpu ujson && \
+	  $(@D)/bin/python -m pip install --quiet -c $< pandas scikit-learn torch; \
+	else echo "got no $(PYTHON310): LibRecommender is left out"; fi
 	@touch $@
 
 # Before the installation, so that a mistake shows at once.
