@@ -105,119 +105,116 @@ class BatchScorer:
     def _best_items(
         self, said: NetworkAnswer, items: np.ndarray, mask: np.ndarray, wanted: Wanted, seen: Any
     ) -> Answers:
-        constants, catalog, first, size = self.constants, self.catalog, self.catalog.first, self.catalog.size
-        batch, width, _ = said.queries.shape
+        constants, catalog, first = self.constants, self.catalog, self.catalog.first
         inverse = np.float32(1 / constants.item_temperature)
         known = (items >= first) & (mask != 0)
-        seen_rows, seen_columns = np.nonzero(known)[0], items[known] - first
+        gate = said.gate - np.log(np.exp(said.gate).sum(axis=2, keepdims=True))
+        new, scale = self._new_items(said, gate, items, known, inverse)  # (B, Q, N), (B, Q)
+        sums = scale * new.sum(axis=2)
+        can_repeat = (said.pointer.max(axis=1) > MASKED) & ~np.isin(items, catalog.retired + first)  # (B, T)
+        repeated = np.exp((said.pointer + gate[:, :, GATE_REPEAT, None]) * inverse) * can_repeat[:, None]  # (B, Q, T)
+        none = np.exp(gate[:, :, GATE_NONE] * inverse)  # (B, Q)
+        factor = said.by_action / np.maximum(sums + repeated.sum(axis=2) + none, TINY)
+        weights, total = scale * factor, (sums * factor).sum(axis=1)  # (B, Q), (B,)
+        if wanted.exclude_seen:
+            can_repeat[:] = False
+            lost = (weights[seen[0]] * new[seen[0], :, seen[1] - first]).sum(axis=1)
+            total -= np.bincount(seen[0], lost, len(items))
+            new[seen[0], :, seen[1] - first] = -1
+        new[np.nonzero(known)[0], :, items[known] - first] = -1
+        new[:, :, catalog.retired] = -1
+        new[:, :, catalog.size :] = -1
+        return self._ranked(
+            new, weights, total, repeated * factor[:, :, None], none * factor, items, can_repeat, wanted
+        )
+
+    def _new_items(
+        self, said: NetworkAnswer, gate: np.ndarray, items: np.ndarray, known: np.ndarray, inverse: np.float32
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """(B, Q, N) and (B, Q), whose product is p(new item | history, action), not yet normalized."""
+        constants, catalog, first, size = self.constants, self.catalog, self.catalog.first, self.catalog.size
+        batch, width, _ = said.queries.shape
         rows, columns, scores = self._scored(items, known)
         boost = np.float32(constants.memory_power) * np.log1p(scores / np.float32(constants.memory_unit))
-
-        logits = catalog.logits(said.queries.reshape(batch * width, -1)).reshape(batch, width, -1)  # (B, Q, N)
+        queries = said.queries.reshape(batch * width, -1)
+        logits = catalog.logits(queries).reshape(batch, width, -1)
         if self.trend is not None:
             logits[:, :, :size] += self.trend[first:]
         for row in range(width):
             logits[rows, row, columns] += boost
-        logits[seen_rows, :, seen_columns] = MASKED
+        logits[np.nonzero(known)[0], :, items[known] - first] = MASKED
         logits[:, :, size:] = MASKED
-        limit = catalog.limit(said.queries.reshape(batch * width, -1)) + self._most_boost
-        if limit + float(boost.max(initial=0)) > LARGEST_LOGIT:
+        if catalog.limit(queries) + self._most_boost + float(boost.max(initial=0)) > LARGEST_LOGIT:
             logits -= logits.max(axis=2, keepdims=True)
-        shares = np.exp(logits)
+        shares = np.exp(logits, out=catalog.buffer("shares", batch * width).reshape(logits.shape))
         totals = shares.sum(axis=2)  # (B, Q)
-        gate = said.gate - np.log(np.exp(said.gate).sum(axis=2, keepdims=True))
         weighed = scores if self.trend is None else scores * np.exp(self.trend[columns + first])
         sums = np.bincount(rows, weighed, batch).astype(np.float32)
         counted = weighed / np.maximum(sums[rows], TINY) * self.shares[columns + first]
         left = np.maximum(1 - np.bincount(rows, counted, batch).astype(np.float32), TINY)
-        scale = np.exp((gate[:, :, GATE_NEW] + np.log(left[:, None] / totals)) * inverse)  # (B, Q)
-        corrected = []
-        if counted.any():
-            for row in range(width):
-                both = shares[rows, row, columns] / totals[rows, row] * left[rows] + counted
-                gated = np.exp(gate[rows, row, GATE_NEW] * inverse)
-                corrected.append(gated * both**inverse / scale[rows, row])
+        scale = np.exp((gate[:, :, GATE_NEW] + np.log(left[:, None] / totals)) * inverse)
+        both = shares[rows, :, columns] / totals[rows] * left[rows, None] + counted[:, None]  # (n, Q)
         new = shares
         if inverse != 1:
             logits *= inverse
             new = np.exp(logits, out=logits)
-        for row, values in enumerate(corrected):
-            new[rows, row, columns] = values
-        if len(catalog.retired):
-            new[:, :, catalog.retired] = 0
-
-        repeated = np.exp((said.pointer + gate[:, :, GATE_REPEAT, None]) * inverse)  # (B, Q, T)
-        repeated *= ~np.isin(items, catalog.retired + first)[:, None, :]
-        none = np.exp(gate[:, :, GATE_NONE] * inverse)  # (B, Q)
-        factor = said.by_action / np.maximum(scale * new.sum(axis=2) + repeated.sum(axis=2) + none, TINY)
-        weights = scale * factor  # (B, Q)
-        over_actions = wanted.of == "item" and wanted.action is None
-        if over_actions and width > 1:
-            joint = np.matmul(weights[:, None, :], new)  # (B, 1, N)
-        else:
-            new *= weights[:, :, None]
-            joint = new
-        repeated *= factor[:, :, None]
-        can_repeat = said.pointer.max(axis=1) > MASKED  # (B, T)
-        can_repeat &= ~np.isin(items, catalog.retired + first)
-        left_out = [(seen_rows, seen_columns)]
-        if wanted.exclude_seen:
-            can_repeat[:] = False
-            left_out.append((seen[0], seen[1] - first))
-        return self._ranked(joint, repeated, none * factor, items, can_repeat, left_out, wanted, over_actions)
+        if counted.any():
+            new[rows, :, columns] = np.exp(gate[rows, :, GATE_NEW] * inverse) * both**inverse / scale[rows]
+        new[:, :, catalog.retired] = 0
+        return new, scale
 
     def _ranked(
         self,
-        joint: np.ndarray,
+        new: np.ndarray,
+        weights: np.ndarray,
+        total: np.ndarray,
         repeated: np.ndarray,
         none: np.ndarray,
         items: np.ndarray,
         can_repeat: np.ndarray,
-        left_out: list[tuple[np.ndarray, np.ndarray]],
         wanted: Wanted,
-        over_actions: bool,
     ) -> Answers:
-        """The best of joint (B, Q, N) probabilities, of repeated items (B, Q, T) and of no item (B, Q)."""
-        catalog, first = self.catalog, self.catalog.first
-        for rows, columns in left_out:
-            joint[rows, :, columns] = 0
-        total = joint.sum(axis=(1, 2)) if wanted.allowed is None else None
-        for rows, columns in left_out:
-            joint[rows, :, columns] = -1
-        joint[:, :, catalog.retired] = -1
-        joint[:, :, catalog.size :] = -1
-        ids_of_columns = np.arange(first, first + joint.shape[2])
+        """The best of new items (B, Q, N) under weights (B, Q), of repeated ones (B, Q, T) and of none (B, Q).
+
+        Args:
+            new: -1 where a column is no candidate. total: (B,), the sum over those that are.
+        """
+        first, batch = self.catalog.first, len(new)
+        over_actions = wanted.of == "item" and wanted.action is None
+        ids_of_columns = np.arange(first, first + new.shape[2])
         if wanted.allowed is not None:
             ids_of_columns = wanted.allowed
-            joint = joint[:, :, wanted.allowed - first]
+            new = new[:, :, wanted.allowed - first]
             can_repeat = can_repeat & np.isin(items, wanted.allowed)
-            total = np.maximum(joint, 0).sum(axis=(1, 2))
+            total = (weights[:, :, None] * np.maximum(new, 0)).sum(axis=(1, 2))
         if over_actions:
             repeated = repeated.sum(axis=1, keepdims=True)
-        batch, width, _ = repeated.shape
-        row, place = top_of_rows(joint.reshape(batch, -1), wanted.top_k)
-        value = joint.reshape(batch, -1)[row, place]
-        action, item = np.divmod(place, max(joint.shape[2], 1))
-        tables = [(row, ids_of_columns[item] if len(ids_of_columns) else item, action, value)]
+            if new.shape[1] > 1:
+                together = np.matmul(weights[:, None, :], new)  # (B, 1, N)
+                together[new[:, :1] < 0] = -1
+                new, weights = together, np.ones((batch, 1), np.float32)
+        tables = []
+        for action in range(new.shape[1]):
+            row, place = top_of_rows(new[:, action], wanted.top_k)
+            value = new[row, action, place]
+            row, place, value = row[value >= 0], place[value >= 0], value[value >= 0]
+            tables.append((row, ids_of_columns[place], np.full(len(row), action), value * weights[row, action]))
+        many = sum(len(row) for row, *_ in tables)
         row, place = np.nonzero(can_repeat)
-        for each in range(width):
-            tables.append((row, items[row, place], np.full(len(row), each), repeated[row, each, place]))
+        for action in range(repeated.shape[1]):
+            tables.append((row, items[row, place], np.full(len(row), action), repeated[row, action, place]))
         offset = 0 if wanted.action is None else wanted.action - FIRST_ACTION
-        if wanted.of == "pair":
-            for each in range(width):
-                if each + offset + FIRST_ACTION in self.constants.actions_without_item:
-                    every = np.arange(batch)
-                    tables.append((every, np.full(batch, NONE), np.full(batch, each), none[:, each]))
+        for action in range(none.shape[1] if wanted.of == "pair" else 0):
+            if action + offset + FIRST_ACTION in self.constants.actions_without_item:
+                tables.append((np.arange(batch), np.full(batch, NONE), np.full(batch, action), none[:, action]))
         rows, ids, actions, values = (np.concatenate(parts) for parts in zip(*tables, strict=True))
-        extra = np.bincount(rows[len(tables[0][0]) :], values[len(tables[0][0]) :], batch)
-        assert total is not None, "either way"
-        values = values / np.maximum(total + extra, TINY).astype(np.float32)[rows]
+        total = total + np.bincount(rows[many:], values[many:], batch)
         order = np.lexsort((-values, rows))
-        order = order[values[order] >= 0]
         begins = np.searchsorted(rows[order], np.arange(batch))
         order = order[np.arange(len(order)) - begins[rows[order]] < wanted.top_k]
         named = np.zeros(len(order), np.int64) if over_actions else actions[order] + offset + FIRST_ACTION
-        return Answers(rows[order], ids[order], named, values[order])
+        probabilities = values[order] / np.maximum(total, TINY).astype(np.float32)[rows[order]]
+        return Answers(rows[order], ids[order], named, probabilities)
 
     def _scored(self, items: np.ndarray, known: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Rows, columns and scores (n,) of the items that the memory names and the histories do not hold."""

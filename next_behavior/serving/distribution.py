@@ -100,7 +100,7 @@ class Catalog:
 
     def logits(self, queries: np.ndarray) -> np.ndarray:
         """(M, N) float32 for queries (M, H), in an array that the next call changes."""
-        return np.matmul(queries, self._columns, out=self._buffer("logits", len(queries)))
+        return np.matmul(queries, self._columns, out=self.buffer("logits", len(queries)))
 
     def limit(self, queries: np.ndarray) -> float:
         """What no logit of queries (M, H) is above."""
@@ -141,7 +141,7 @@ class Catalog:
 
         if limit + float(boost.max(initial=0)) > LARGEST_LOGIT:
             logits -= logits.max(axis=1, keepdims=True)
-        shares = np.exp(logits, out=self._buffer("shares", len(logits)))
+        shares = np.exp(logits, out=self.buffer("shares", len(logits)))
         totals = shares.sum(axis=1)  # (Q,)
         gate = log_softmax(said.gate)
         new = shares
@@ -203,7 +203,8 @@ class Catalog:
         log_generated = np.minimum(alone - log_sum_exp(generated + all_boost), 0) + np.log1p(-counted.sum())
         return Paths(generated, alone, log_generated, all_boost, all_counted, np.exp(gate))
 
-    def _buffer(self, name: str, rows: int) -> np.ndarray:
+    def buffer(self, name: str, rows: int) -> np.ndarray:
+        """(rows, N) float32 of any content, the same memory for the same name."""
         buffer = self._buffers.get(name)
         if buffer is None or len(buffer) < rows:
             buffer = self._buffers[name] = np.empty((rows, self.width), np.float32)
