@@ -108,6 +108,9 @@ def test_torch_answers_counts_and_remembers_as_the_bundle_does(exported: Path, t
     shutil.copytree(exported, folder)
     in_torch, bundle = TorchPredictor.load(folder), Predictor.load(bundle_for(exported))
     assert in_torch.info == bundle.info
+    assert in_torch.vocabulary_line("i4") == bundle.vocabulary_line("i4") is not None
+    assert in_torch.vocabulary_line("nowhere") is bundle.vocabulary_line("nowhere") is None
+    assert in_torch.vocabulary.text == bundle.vocabulary.text
     history = [{"item": "i1", "action": "view"}, {"item": "i4", "action": "buy"}]
     questions: list[dict[str, Any]] = [{"top_k": 3}, {"of": "item", "exclude_seen": True}, {"top_k": 3}]
 

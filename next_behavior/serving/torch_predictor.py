@@ -20,7 +20,7 @@ from next_behavior.model.integrity import check_folder
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
-from next_behavior.model.vocabulary import plain_item
+from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, plain_item
 from next_behavior.serving.export import digest_of_model
 from next_behavior.serving.live_memory import added_pairs
 from next_behavior.serving.predictor import Info, Learned
@@ -41,7 +41,10 @@ class AskedOfModel(Asked):
 class TorchPredictor:
     """Answers for histories; threads take turns."""
 
-    def __init__(self, model: BertForNextBehavior, tokenizer: BehaviorTokenizer, revision: str) -> None:
+    def __init__(
+        self, model: BertForNextBehavior, tokenizer: BehaviorTokenizer, vocabulary: VocabularyTable, revision: str
+    ) -> None:
+        self.vocabulary = vocabulary
         self.constants = constants_of(model, tokenizer, revision)
         self.questions = Questions(self.constants, tokenizer.backend_tokenizer.token_to_id)
         self._tokenizer = tokenizer
@@ -60,12 +63,18 @@ class TorchPredictor:
         """
         check_folder(folder)
         model = BertForNextBehavior.from_pretrained(folder, dtype=torch.float32).to(device).eval()
-        return cls(model, BehaviorTokenizer.from_pretrained(folder), digest_of_model(folder))
+        vocabulary = VocabularyTable((folder / VOCABULARY_FILE).read_bytes())
+        return cls(model, BehaviorTokenizer.from_pretrained(folder), vocabulary, digest_of_model(folder))
 
     @property
     def info(self) -> Info:
         constants, items = self.constants, self.constants.vocab_size - self.questions.first_item_id
         return Info(constants.revision, items, constants.actions, constants.max_events, constants.has_time)
+
+    def vocabulary_line(self, item: str) -> int | None:
+        """The line of an item in `vocabulary`; None if the model does not know it."""
+        item_id, first = self._tokenizer.encode_item(item), self.questions.first_item_id
+        return None if item_id < first else item_id - first + 1
 
     def ask(self, events: Sequence[Mapping[str, Any]], **options: Any) -> AskedOfModel:
         """Reads and checks a question; see `Questions.ask`."""
