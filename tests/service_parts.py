@@ -32,6 +32,7 @@ class FakeInfo:
     actions: tuple[str, ...] = ("view", "buy")
     max_events: int = 5
     has_time: bool = True
+    training_actions: dict[str, int] | None = None
 
 
 @dataclass

@@ -24,6 +24,7 @@ COMMANDS = {
     "score": "score every user of a log, as Parquet",
     "publish": "turn a trained model into a Hub repository",
     "serve": "serve a trained model over HTTP, in real time",
+    "drift": "report what has changed since the training, from stored events",
     "tune-text": "tune a text encoder on an event log and its item texts",
 }
 
@@ -69,6 +70,10 @@ def main_of(command: str) -> Callable[[Sequence[str] | None], None]:
             from next_behavior.commands import serve
 
             return serve.main
+        case "drift":
+            from next_behavior.commands import drift
+
+            return drift.main
         case "tune-text":
             from next_behavior.commands import tune_text
 

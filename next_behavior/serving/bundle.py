@@ -82,6 +82,8 @@ class Constants:
     memory_half_life: int
     memory_freshness: float
     text_strength: float
+    # Events by action in the log that the model was trained from; None where the model's folder has no record of it.
+    training_actions: dict[str, int] | None
 
 
 @dataclass(frozen=True)

@@ -72,7 +72,8 @@ def export_events(
         written = 0
         while events := _next_part(store, last):
             _write(
-                _frame(events, action), folder / f"events-{events[0].arrival:016d}-{events[-1].arrival:016d}.parquet"
+                event_frame(events, action),
+                folder / f"events-{events[0].arrival:016d}-{events[-1].arrival:016d}.parquet",
             )
             last = events[-1].arrival
             written += len(events)
@@ -103,7 +104,8 @@ def _next_part(store: EventStore, after: int) -> list[StoredEvent]:
     return events
 
 
-def _frame(events: list[StoredEvent], action: str) -> pl.DataFrame:
+def event_frame(events: list[StoredEvent], action: str) -> pl.DataFrame:
+    """user_id, item_id, action and timestamp of stored events, in their order."""
     columns = {
         USER: [event.user for event in events],
         ITEM: [event.item for event in events],

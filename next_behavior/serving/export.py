@@ -10,6 +10,7 @@ process of its own (write_bundle.py): whoever serves imports neither torch nor t
 from __future__ import annotations
 
 import hashlib
+import json
 import os
 import subprocess
 import sys
@@ -20,9 +21,10 @@ from pathlib import Path
 from filelock import FileLock
 
 from next_behavior.serving.bundle import MANIFEST
+from next_behavior.serving.training_record import RECORD_FILES, training_record
 
 # Counts up when a bundle is written in another way.
-EXPORT_VERSION = 2
+EXPORT_VERSION = 3
 READ_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocabulary.tsv")
 FOLDER = "serving"
 REVISION_LENGTH = 16
@@ -80,7 +82,7 @@ def model_folder(model: str | Path, revision: str | None) -> Path:
     from huggingface_hub import snapshot_download
     from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
 
-    files = [*READ_FILES, "*.safetensors*", "*.manifest.json"]
+    files = [*READ_FILES, *RECORD_FILES, "*.safetensors*", "*.manifest.json"]
     try:
         return Path(snapshot_download(model, revision=revision, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
@@ -101,6 +103,7 @@ def digest_of_model(folder: Path) -> str:
         with (folder / name).open("rb") as file:
             while part := file.read(2**20):
                 digest.update(part)
+    digest.update(json.dumps(training_record(folder).actions).encode())
     return digest.hexdigest()[:REVISION_LENGTH]
 
 

@@ -37,6 +37,17 @@ class Metrics:
         self.cold_starts = self._counter("cold_starts", "Answers to histories without a known event")
         self.events = self._counter("events", "Events to store", "result")
         self.actions = self._counter("event_actions", "Stored events by action, of those the model knows", "action")
+        self.action_psi = self._gauge(
+            "action_mix_psi", "Shift of stored actions against the training, from 0", "livemostrecent", "revision"
+        )
+        self.predicted = self._counter(
+            "calibration_predictions", "Probability given to next actions, by how probable they were", "bin"
+        )
+        self.happened = self._counter(
+            "calibration_outcomes", "Next actions that came, by how probable they were said to be", "bin"
+        )
+        self.hit_predictions = self._counter("hit_predictions", "Events with an item that came after a prediction")
+        self.hits = self._counter("hits", "Of these, with an item that was among the first 10")
         self.commit_seconds = self._histogram("event_commit_seconds", "From a batch of events to its commit", TIMES)
         self.store_errors = self._counter("store_errors", "Calls of the store that failed", "kind")
         self.counted = self._counter("counted_events", "Journal events the memory went through", "result")

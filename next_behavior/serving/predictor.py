@@ -24,7 +24,7 @@ from next_behavior.model.answers import TimeUntilNext
 from next_behavior.model.histories import as_arrays
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NONE, PATHS
 from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, known_item, plain_item
-from next_behavior.serving.bundle import GOLDEN, NETWORK, Bundle, open_bundle
+from next_behavior.serving.bundle import GOLDEN, NETWORK, Bundle, Constants, open_bundle
 from next_behavior.serving.distribution import GATE_NONE, GATE_REPEAT, MASKED, Catalog, Said, ranked, shares_of_paths
 from next_behavior.serving.golden import check_golden
 from next_behavior.serving.live_memory import LiveMemory
@@ -46,6 +46,7 @@ class Info:
         items: how many there are; actions: their names.
         max_events: of a history, the newest, that are read.
         has_time: whether answers say when.
+        training_actions: events by action in the log of the training; None where that is not recorded.
     """
 
     revision: str
@@ -53,6 +54,7 @@ class Info:
     actions: list[str]
     max_events: int
     has_time: bool
+    training_actions: dict[str, int] | None
 
 
 class NetworkAnswer(NamedTuple):
@@ -120,8 +122,7 @@ class Predictor:
 
     @property
     def info(self) -> Info:
-        constants, items = self.constants, self.constants.vocab_size - self.first_item_id
-        return Info(constants.revision, items, constants.actions, constants.max_events, constants.has_time)
+        return info_of(self.constants)
 
     def item_vocabulary(self) -> list[str]:
         """The items in id order; the first has the id `first_item_id`."""
@@ -303,6 +304,17 @@ class Predictor:
         """
         with np.load(path) as state, self._lock:
             self.memory.take_state({name: state[name] for name in state.files})
+
+
+def info_of(constants: Constants) -> Info:
+    return Info(
+        revision=constants.revision,
+        items=constants.vocab_size - FIRST_NEW - constants.num_new_items,
+        actions=constants.actions,
+        max_events=constants.max_events,
+        has_time=constants.has_time,
+        training_actions=constants.training_actions,
+    )
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

@@ -19,9 +19,10 @@ from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 
 from next_behavior.serving import messages, problems
-from next_behavior.serving.answering import Lesson
+from next_behavior.serving.answering import Answering, Lesson
 from next_behavior.serving.batcher import Failed, Full, Gone, Late
 from next_behavior.serving.event_store import EventStore, StoredEvent, StoreError
+from next_behavior.serving.live import History
 from next_behavior.serving.metrics import CONTENT_TYPE
 from next_behavior.serving.problems import Problem
 from next_behavior.serving.service import Busy, NotReady, Service
@@ -96,7 +97,14 @@ class Routes:
         options = options_of(request)
         live = self._serving()
         history = await self._stored(lambda store: store.history(user, live.predictor.info.max_events))
-        return await self._answer(request, history, options)
+        response = await self._answer(request, history, options)
+        # After the answer has been written, and only if nobody waits.
+        asyncio.get_running_loop().call_soon(self._watch, live.predictor, user, history)
+        return response
+
+    def _watch(self, predictor: Answering, user: str, history: History) -> None:
+        if not self.service.batcher.waiting:
+            self.service.watch.predict(predictor, user, history)
 
     async def _answer(self, request: Request, events: Sequence[Mapping[str, Any]], options: dict[str, Any]) -> Response:
         loop = asyncio.get_running_loop()
@@ -210,7 +218,9 @@ class Routes:
 
     async def erase(self, request: Request) -> Response:
         user = user_of(request)
-        return json_response(messages.Erased(await self._stored(lambda store: store.erase(user))))
+        erased = await self._stored(lambda store: store.erase(user))
+        self.service.watch.forget(user)
+        return json_response(messages.Erased(erased))
 
     async def _stored(self, call: Callable[[EventStore], Any]) -> Any:
         store = self._store_of_events()

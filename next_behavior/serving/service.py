@@ -30,6 +30,7 @@ from next_behavior.serving.live import Live, open_live
 from next_behavior.serving.metrics import Metrics
 from next_behavior.serving.open_store import open_store
 from next_behavior.serving.security import read_tokens
+from next_behavior.serving.watch import Watch
 
 logger = logging.getLogger(__name__)
 
@@ -113,6 +114,7 @@ class Service:
         self.settings, self.metrics = settings, metrics
         self.find_bundle, self.load = find_bundle, load
         self.batcher = Batcher(metrics, settings.most_waiting)
+        self.watch = Watch(metrics)
         self.live: Live | None = None
         self.previous: Live | None = None
         self.store = store
@@ -144,7 +146,7 @@ class Service:
             self.failure = error
             self.on_failure()
             return
-        self.metrics.serves(self.live.revision)
+        self._served(self.live)
         logger.info("ready", extra={"model": self.live.revision, "position": self.live.position})
         self._tasks.append(asyncio.create_task(self._repeat(self.follow, FOLLOW_SECONDS, self._wake)))
         if self.settings.worker == 0:
@@ -245,8 +247,7 @@ class Service:
                     learned = live.count(event, history)
                     now = time.perf_counter()
                     self.metrics.counted.labels("late" if history is None else "counted").inc()
-                    known = event.action in live.predictor.info.actions
-                    self.metrics.actions.labels(event.action if known else "unknown").inc()
+                    self.watch.happened(event, history)
                     if history is not None:
                         self.metrics.count_seconds.observe(now - started)
                     for future in self._learners.pop(key_of(event), ()):
@@ -255,6 +256,7 @@ class Service:
                     if now - begin > COUNT_SLICE_SECONDS:
                         await asyncio.sleep(0)
                         begin = time.perf_counter()
+                self.watch.publish()
 
     async def save(self) -> None:
         """Writes a snapshot of the memory. Nothing is counted meanwhile; requests are answered."""
@@ -340,11 +342,15 @@ class Service:
         await self.in_thread(live.replay)
         async with self._counting:
             self.live, self.previous = live, before
-        self.metrics.serves(live.revision, before.revision)
+        self._served(live, before)
         self.metrics.reloads.labels("succeeded").inc()
         logger.info("reloaded", extra={"model": live.revision, "previous": before.revision})
         self._tell_others(self.bundles[live.revision])
         self._wake.set()
+
+    def _served(self, live: Live, before: Live | None = None) -> None:
+        self.metrics.serves(live.revision, None if before is None else before.revision)
+        self.watch.serves(live.predictor.info)
 
     def _tell_others(self, bundle: Path) -> None:
         if self.settings.control is not None:
@@ -374,7 +380,7 @@ class Service:
                 await self.in_thread(live.replay)
                 async with self._counting:
                     self.live, self.previous = live, before
-                self.metrics.serves(live.revision, before.revision)
+                self._served(live, before)
 
 
 class Busy(Exception):

@@ -23,8 +23,9 @@ from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, plain_item
 from next_behavior.serving.export import digest_of_model
 from next_behavior.serving.live_memory import added_pairs
-from next_behavior.serving.predictor import Info, Learned
+from next_behavior.serving.predictor import Info, Learned, info_of
 from next_behavior.serving.questions import Asked, Questions
+from next_behavior.serving.training_record import training_record
 from next_behavior.serving.write_bundle import constants_of
 
 TABLES = ("pair_keys", "pair_counts", "item_counts", "recent_counts")
@@ -42,10 +43,15 @@ class TorchPredictor:
     """Answers for histories; threads take turns."""
 
     def __init__(
-        self, model: BertForNextBehavior, tokenizer: BehaviorTokenizer, vocabulary: VocabularyTable, revision: str
+        self,
+        model: BertForNextBehavior,
+        tokenizer: BehaviorTokenizer,
+        vocabulary: VocabularyTable,
+        revision: str,
+        training_actions: dict[str, int] | None = None,
     ) -> None:
         self.vocabulary = vocabulary
-        self.constants = constants_of(model, tokenizer, revision)
+        self.constants = constants_of(model, tokenizer, revision, training_actions)
         self.questions = Questions(self.constants, tokenizer.backend_tokenizer.token_to_id)
         self._tokenizer = tokenizer
         self._pipeline = NextBehaviorPipeline(model=model, tokenizer=tokenizer, device=model.device)
@@ -64,12 +70,12 @@ class TorchPredictor:
         check_folder(folder)
         model = BertForNextBehavior.from_pretrained(folder, dtype=torch.float32).to(device).eval()
         vocabulary = VocabularyTable((folder / VOCABULARY_FILE).read_bytes())
-        return cls(model, BehaviorTokenizer.from_pretrained(folder), vocabulary, digest_of_model(folder))
+        tokenizer, actions = BehaviorTokenizer.from_pretrained(folder), training_record(folder).actions
+        return cls(model, tokenizer, vocabulary, digest_of_model(folder), actions)
 
     @property
     def info(self) -> Info:
-        constants, items = self.constants, self.constants.vocab_size - self.questions.first_item_id
-        return Info(constants.revision, items, constants.actions, constants.max_events, constants.has_time)
+        return info_of(self.constants)
 
     def vocabulary_line(self, item: str) -> int | None:
         """The line of an item in `vocabulary`; None if the model does not know it."""

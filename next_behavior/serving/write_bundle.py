@@ -46,6 +46,7 @@ from next_behavior.serving.golden import check_golden
 from next_behavior.serving.network import INPUTS, OUTPUTS, ServedNetwork
 from next_behavior.serving.predictor import Predictor
 from next_behavior.serving.top import BLOCK
+from next_behavior.serving.training_record import training_record
 
 # Counts below this are stored in 32 bits.
 SMALL_COUNT = 2**30
@@ -68,7 +69,7 @@ def write_bundle(model_folder: Path, place: Path, revision: str) -> None:
     with whole_folder(place) as folder:
         folder.mkdir(parents=True)
         export_network(model, folder / NETWORK)
-        write_tables(model, tokenizer, folder, revision)
+        write_tables(model, tokenizer, folder, revision, training_record(model_folder).actions)
         for name in ("tokenizer.json", VOCABULARY_FILE):
             shutil.copyfile(model_folder / name, folder / name)
         (folder / GOLDEN).write_text(json.dumps(golden_answers(model, tokenizer)), encoding="utf-8")
@@ -76,9 +77,15 @@ def write_bundle(model_folder: Path, place: Path, revision: str) -> None:
         check_golden(Predictor(open_bundle(folder)).answers_to, folder / GOLDEN)
 
 
-def write_tables(model: BertForNextBehavior, tokenizer: BehaviorTokenizer, folder: Path, revision: str) -> None:
+def write_tables(
+    model: BertForNextBehavior,
+    tokenizer: BehaviorTokenizer,
+    folder: Path,
+    revision: str,
+    training_actions: dict[str, int] | None = None,
+) -> None:
     """Writes what is no network and no file of the model's folder."""
-    write_constants(folder, constants_of(model, tokenizer, revision))
+    write_constants(folder, constants_of(model, tokenizer, revision, training_actions))
     table = item_table(model)
     np.save(folder / ITEM_TABLE, table)
     np.save(folder / ITEM_COLUMNS, filled_columns(table[model.config.first_item_id :]))
@@ -86,7 +93,9 @@ def write_tables(model: BertForNextBehavior, tokenizer: BehaviorTokenizer, folde
         np.save(folder / f"{name}.npy", table)
 
 
-def constants_of(model: BertForNextBehavior, tokenizer: BehaviorTokenizer, revision: str) -> Constants:
+def constants_of(
+    model: BertForNextBehavior, tokenizer: BehaviorTokenizer, revision: str, training_actions: dict[str, int] | None
+) -> Constants:
     config = model.config
     values: dict[str, Any] = {
         "revision": revision,
@@ -95,6 +104,7 @@ def constants_of(model: BertForNextBehavior, tokenizer: BehaviorTokenizer, revis
         "time_edges": tokenizer.time_edges,
         "has_time": tokenizer.has_time,
         "longest_row": float(np.linalg.norm(item_table(model)[config.first_item_id :], axis=1).max()),
+        "training_actions": training_actions,
     }
     if len(tokenizer) != config.vocab_size:
         raise ValueError(
