@@ -17,8 +17,7 @@ import socket
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-
-from next_behavior.serving.answering import Answering
+from typing import Any
 
 EXTRA = "pip install 'bert-for-next-behavior[serve]'"
 STORE = "next-behavior-events.sqlite"
@@ -120,14 +119,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status)
 
 
-def loader(args: argparse.Namespace) -> Callable[[Path], Answering]:
+def loader(args: argparse.Namespace) -> Callable[[Path], Any]:
     """What loads an exported model."""
     from next_behavior.serving.predictor import Predictor
 
     return lambda bundle: Predictor.load(bundle, threads=args.threads)
 
 
-def torch_loader(device: str | None) -> Callable[[Path], Answering]:
+def torch_loader(device: str | None) -> Callable[[Path], Any]:
     """What loads a saved model in torch."""
     import torch
 
