@@ -21,6 +21,7 @@ from next_behavior.serving.top import BLOCK
 
 # Scores held at once: 4 MiB stay in a core's cache.
 MAX_SCORES = 2**20
+SMALL_INDEX = 2**31
 
 
 @dataclass(frozen=True)
@@ -62,6 +63,9 @@ class BatchScorer:
         lists = [memory.neighbors(item) for item in progress(range(size))]
         ends = np.cumsum([0, *(len(ids) for ids, _ in lists)])
         ids, values = (np.concatenate([*parts]) for parts in zip(*lists, strict=True))
+        # Of one type that needs no check: scipy would read all indices before each product.
+        self._index = np.int32 if ends[-1] < SMALL_INDEX else np.int64
+        ids, ends = ids.astype(self._index), ends.astype(self._index)
         self.lists = sparse.csr_array((values, ids, ends), shape=(size, size))
         self.trend = memory.trend()
         self.shares = memory.shares(np.arange(size))
@@ -228,8 +232,9 @@ class BatchScorer:
         recent = back < constants.memory_history
         row, item, back = row[recent], item[recent], back[recent]
         weights = np.float32(constants.memory_history_decay) ** back.astype(np.float32)
-        starts = np.searchsorted(row, np.arange(batch + 1))
-        scores = sparse.csr_array((weights, item, starts), shape=(batch, size)) @ self.lists
+        starts = np.searchsorted(row, np.arange(batch + 1)).astype(self._index)
+        recent_items = sparse.csr_array((weights, item.astype(self._index), starts), shape=(batch, size))
+        scores = recent_items @ self.lists
         rows = np.repeat(np.arange(batch), np.diff(scores.indptr))
         if len(self._seen) < batch:
             self._seen = np.zeros((batch, size), bool)
