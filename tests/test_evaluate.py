@@ -373,7 +373,8 @@ def judged_result(difference: float, ends: list[float] | None, **changes: Any) -
         "where": "kept", "group": "all", "metric": "recall@10", "model": 0.2, "best_baseline": "repeat_last",
         "best": 0.2 - difference, "difference": difference, "difference_interval": ends, "beats": difference > 0,
     }  # fmt: skip
-    model = {"kept": {"items": {"all": {"recall@10": 0.2}}}, "actions": {"accuracy": 0.625}}
+    items = {"all": {"recall@10": 0.2, "count": 2500}}
+    model = {"kept": {"items": items}, "actions": {"accuracy": 0.625, "count": 3000}}
     return {"model": model, "actions": ["view", "buy"], "targets": 3000, "comparison": [row], **changes}
 
 
@@ -383,7 +384,8 @@ def judged_result(difference: float, ends: list[float] | None, **changes: Any) -
         (judged_result(0.05, [0.01, 0.09]), "better than the best baseline, repeat last, 15.0 %: +5.0 points (95 %: "
          "+1.0 to +9.0).", 'ask it: pipeline("next-behavior", model="out/shop"'),
         (judged_result(0.05, [-0.01, 0.09]), "not surely different from the best baseline, repeat last",
-         "train longer"),
+         "give more events or item text (--items), or a larger --max_minutes if the time was up"),
+        (judged_result(0.05, [-0.01, 0.09], reads_text=True), "not surely", "give more events, or a larger"),
         (judged_result(-0.05, [-0.09, -0.01]), "worse than the best baseline, repeat last, 25.0 %: -5.0 points",
          "counting is better here"),
         (judged_result(0.05, [0.01, 0.09], passes=0.43), "better than", "it saw only 0.43 of a pass"),
@@ -397,8 +399,8 @@ def test_the_verdict_says_how_well_against_what_and_what_to_do_next(
     assert all(len(row) <= 80 for line in lines for row in line.split("\n"))
     first, second, third = (" ".join(line.split()) for line in lines)
     assert first == (
-        "Predicts: the next item is among its first ten answers in 20.0 %, the next action is right in 62.5 % of 3,000 "
-        "test events."
+        "Predicts: the next item is among its first ten answers in 20.0 % of 2,500 test events, the next action is "
+        "right in 62.5 % of 3,000."
     )
     assert compared in second
     assert advice in third

@@ -429,6 +429,12 @@ def test_rejected_rows_of_a_folder_name_their_file_and_their_row_in_it(tmp_path:
     assert "e.g. row 2 of a.parquet" in str(log.report)
 
 
+def test_events_at_one_time_are_reported_with_the_option_that_orders_them(tmp_path: Path) -> None:
+    text = "user_id,item_id,timestamp,frame\n1,a,2024-05-01,2\n1,b,2024-05-01,1\n"
+    assert "file order decides, or --order_column" in " ".join(str(read(tmp_path, text).report).split())
+    assert "--order_column" not in str(read(tmp_path, text, order_column="frame").report)
+
+
 def test_above_the_ratio_reading_stops_with_reasons_and_still_writes_the_rejects(tmp_path: Path) -> None:
     text, rejects = LOG + ",b,view,1700000000\n", tmp_path / "new" / "rejects.parquet"
     with pytest.raises(

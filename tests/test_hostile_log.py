@@ -124,7 +124,7 @@ def test_no_command_shows_an_id_as_it_is(
         ("times.parquet", "cannot be used"),
         ("users.parquet", "rows without a user"),
         ("single.parquet", "at most one per user"),
-        ("column.parquet", "none of which is a item column"),
+        ("column.parquet", "none of which is an item column"),
         ("fi\x1b[31mle.csv", "zero bytes"),
         ("nosuch\x1b[31m.csv", "does not exist"),
     ],

@@ -10,6 +10,7 @@ import re
 import tempfile
 from dataclasses import fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -193,6 +194,21 @@ def test_an_unknown_way_to_write_times_stops_with_the_option_that_reads_it(tmp_p
         ReadOptions(time_format="%H:%M")
     with pytest.raises(ValueError, match="expected one of them"):
         ReadOptions(time_format="%Y", time_unit="s")
+
+
+@pytest.mark.parametrize(
+    ("options", "remedy"),
+    [
+        ({"time_unit": "ms"}, "leave out --time_unit ms"),
+        ({"time_column": "timestamp,frame"}, "--time_column timestamp --order_column frame"),
+    ],
+)
+def test_a_time_that_an_option_made_unreadable_stops_with_what_to_change(
+    options: dict[str, Any], remedy: str, tmp_path: Path
+) -> None:
+    text = "user_id,item_id,timestamp,frame\n1,a,2024-05-01,75605682\n1,b,2024-05-02,500\n"
+    with pytest.raises(ValueError, match=f"unparsable_time.*{remedy}"):
+        read(tmp_path, text, **options)
 
 
 def test_date_and_time_may_stand_in_two_columns(tmp_path: Path) -> None:

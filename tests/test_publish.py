@@ -178,6 +178,14 @@ def test_a_second_run_with_nothing_changed_sends_nothing(
     assert hub.repositories() == before
 
 
+@pytest.mark.parametrize("name", ["kept", "kept-dataset", "kept-text-encoder"])
+def test_a_kept_copy_overwrites_no_other_folder(name: str, trained: Path, tmp_path: Path) -> None:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "model.safetensors").write_text("of another model")
+    with pytest.raises(ValueError, match=f"{name} is there already; expected a new or an empty folder"):
+        publish.main(["--model", str(trained), "--repo_id", "ana/a", "--dry_run", "--output", str(tmp_path / "kept")])
+
+
 def test_a_dry_run_shows_files_and_sizes_needs_no_token_and_asks_nobody(
     hub: HubServer, trained: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -6,6 +6,7 @@ A small predictor stands for the real one; `test_serve_command.py` starts the re
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 import time
@@ -502,6 +503,13 @@ def test_a_token_file_without_a_good_token_is_refused(tmp_path: Path, content: s
         security.read_tokens(path)
 
 
+def test_a_token_file_that_is_not_text_is_refused_by_its_name(tmp_path: Path) -> None:
+    path = tmp_path / "tokens.txt"
+    path.write_bytes(b"\xff\xfe" * 16)
+    with pytest.raises(ValueError, match=r"tokens\.txt has .* expected 16 to 512 of ASCII"):
+        security.read_tokens(path)
+
+
 def test_logs_name_no_user_no_item_and_no_token(
     tokens: Path, store: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -528,6 +536,23 @@ def test_logs_name_no_user_no_item_and_no_token(
     ]  # fmt: skip
     text = json.dumps(lines)
     assert not any(secret in text for secret in ("secret", TOKEN, "explode", "ann"))
+
+
+def test_a_full_disk_does_not_hinder_the_stop(
+    store: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def snapshot(self: FakePredictor, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def test(client: Client) -> None:
+        assert (await client.post("/v1/events", {"events": [event(1)], "learned": True})).status == 200
+
+    monkeypatch.setattr(FakePredictor, "snapshot", snapshot)
+    with caplog.at_level(logging.INFO, access_log.OURS):
+        run(test, store=store, state=tmp_path / "state")
+    [failure] = [record for record in caplog.records if record.message == "snapshot failed"]
+    assert failure.__dict__["problem"] == "No space left on device"
+    assert caplog.records[-1].message == "stopped"
 
 
 # -- reload ------------------------------------------------------------------------------------------------------------

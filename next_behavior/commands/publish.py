@@ -118,6 +118,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 f"got --output {request.delivery.output}, which is or holds --model {request.model}; expected a folder "
                 "of its own: the model would be overwritten"
             )
+        for companion in ("", "-text-encoder", "-dataset"):
+            kept = request.delivery.output.with_name(f"{request.delivery.output.name}{companion}")
+            if kept.is_dir() and any(kept.iterdir()):
+                raise ValueError(
+                    f"got --output {request.delivery.output}, but {kept} is there already; expected a new or an empty "
+                    "folder: remove it, or name another"
+                )
 
     from transformers.utils.logging import disable_progress_bar
 

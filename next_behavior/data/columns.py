@@ -100,8 +100,9 @@ def choose_column(
         header = (
             " The first line looks like data: does the file lack a header? Give it with --columns user_id,item_id,..."
         )
+    kind = "an item" if role == ITEM else f"a {role.split('_')[0]}"
     raise ValueError(
-        f"got the columns {shown(columns)}, none of which is a {role.split('_')[0]} column; expected {role} or a name "
+        f"got the columns {shown(columns)}, none of which is {kind} column; expected {role} or a name "
         f"such as {', '.join(ALIASES[role].split()[1:6])}: name it with {flag}, for example "
         f"{flag} {_closest(role, free or columns)}.{header}"
     )

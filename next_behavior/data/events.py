@@ -100,7 +100,7 @@ def _read(source: object, options: ReadOptions, rejects_path: str | os.PathLike[
     events, bad, time_unit = _usable(raw, log.columns, options, notes)
     del raw
     rejects = [_rejects(malformed, ends, log.files), _rejects(bad, ends, log.files)]
-    _check_unusable(pl.concat(rejects), log, ends[-1], options.max_reject_ratio, rejects_path)
+    _check_unusable(pl.concat(rejects), log, ends[-1], options, rejects_path)
     _check_items(events, log.columns[ITEM])
     has_times = log.columns[TIME] is not None
     events, removed = requested_rules(
@@ -233,9 +233,10 @@ def _rejects(frame: pl.DataFrame, ends: list[int], files: list[str]) -> pl.DataF
 
 
 def _check_unusable(
-    rejects: pl.DataFrame, log: LogSource, rows: int, allowed: float, path: str | os.PathLike[str] | None
+    rejects: pl.DataFrame, log: LogSource, rows: int, options: ReadOptions, path: str | os.PathLike[str] | None
 ) -> None:
     """With too many unusable rows: writes them where asked, and raises an error that shows the reasons and remedies."""
+    allowed = options.max_reject_ratio
     if rejects.height <= allowed * rows:
         return
     where = "pass rejects_path to read_events to get all of them"
@@ -245,12 +246,27 @@ def _check_unusable(
     lines = []
     for r in sorted(summarize(rejects, log.files), key=lambda r: -r.rows)[:3]:
         hint = other_users(log.columns, log.present) if r.rule == "missing_user" else ""
+        if r.rule == "unparsable_time":
+            hint = other_ways(str(log.columns[TIME]), options)
         lines.append(f"  {r.rule}: {r.rows:,} {r.what}; e.g. {r.example}; mend: {hint}{BAD_ROWS[r.rule][1]}")
     raise ValueError(
         f"got {rejects.height:,} of {rows:,} rows ({100 * rejects.height / rows:.1f} %) that cannot be used; expected "
         f"at most {100 * allowed:g} %. The main reasons:\n" + "\n".join(lines) + f"\n{where}; to read the log "
         "without them raise --max_reject_ratio"
     )
+
+
+def other_ways(column: str, options: ReadOptions) -> str:
+    """How the options of a time column that was not read may be at fault."""
+    if options.time_unit not in (None, "iso"):
+        return f"if they are text, leave out --time_unit {options.time_unit}, which is for numbers; or "
+    date, *clock = column.split(",")
+    if len(clock) == 1:
+        return (
+            f"if {clock[0]} is a number and no time of day, let it order the events of a time: --time_column {date} "
+            f"--order_column {clock[0]}; or "
+        )
+    return ""
 
 
 def _check_items(events: pl.DataFrame, column: str | None) -> None:

@@ -150,7 +150,8 @@ class CleaningReport:
         if self.first_time:
             share = _percent(self.ties, self.events)
             tied = f"{_count(self.ties, 'event')} ({share}) at the same time as the user's previous one"
-            lines.append(("  ties", f"{tied}; {shown(self.order or 'file order', NAME)} decides"))
+            hint = ", or --order_column" if self.ties and not self.order else ""
+            lines.append(("  ties", f"{tied}; {shown(self.order or 'file order', NAME)} decides{hint}"))
             copies = f"{self.exact_duplicates:,} ({_percent(self.exact_duplicates, self.events)})"
             hint = " kept; --duplicates drop removes them" if self.exact_duplicates else ""
             lines.append(("  exact copies", copies + hint))

@@ -239,6 +239,8 @@ def evaluate_model(
     )
     if updated is not None:
         result["memory_updates"] = updated.updates
+    if model is not None:
+        result["reads_text"] = model.config.text_size > 0
     fitted = {**items, **markov}
     result["baselines"] = {name: {"chosen": ranker.chosen, "note": ranker.note} for name, ranker in fitted.items()}
     return result

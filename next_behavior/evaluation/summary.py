@@ -40,12 +40,15 @@ def percent(share: float) -> str:
 
 def predicted(result: Result) -> str:
     """How often the next item is among the first ten, and how often the next action is the one predicted."""
-    parts, recall = [], result[MODEL][KEPT]["items"]["all"]["recall@10"]
-    if recall is not None:
-        parts.append(f"the next item is among its first ten answers in {percent(recall)}")
-    if len(result["actions"]) > 1 and result[MODEL][ACTIONS]["accuracy"] is not None:
-        parts.append(f"the next action is right in {percent(result[MODEL][ACTIONS]['accuracy'])}")
-    return f"{', '.join(parts) or 'nothing was measured'} of {result['targets']:,} test events."
+    items, actions = result[MODEL][KEPT]["items"]["all"], result[MODEL][ACTIONS]
+    parts = []
+    if items["recall@10"] is not None:
+        of = f"of {items['count']:,} test events"  # those that name an item
+        parts.append(f"the next item is among its first ten answers in {percent(items['recall@10'])} {of}")
+    if len(result["actions"]) > 1 and actions["accuracy"] is not None:
+        of = f"of {actions['count']:,}{'' if parts else ' test events'}"
+        parts.append(f"the next action is right in {percent(actions['accuracy'])} {of}")
+    return f"{', '.join(parts) or 'nothing was measured'}."
 
 
 def compared(row: dict[str, Any] | None) -> str:
@@ -78,9 +81,11 @@ def advice(result: Result, row: dict[str, Any] | None, folder: str) -> str:
         )
     if row is None:
         return "evaluate on a log that shares items and actions with the one trained on."
+    more = "more events" if result.get("reads_text") else "more events or item text (--items)"
+    remedy = f"give {more}, or a larger --max_minutes if the time was up"
     match outcome(row):
         case "better":
             return f'ask it: pipeline("next-behavior", model="{folder}", trust_remote_code=True).'
         case "unclear":
-            return "train longer, give item text (--items) or more events before you rely on it."
-    return "counting is better here: train longer, or give item text (--items) or more events."
+            return f"{remedy}, before you rely on it."
+    return f"counting is better here: {remedy}."

@@ -87,7 +87,10 @@ def model_folder(model: str | Path, revision: str | None) -> Path:
         return Path(snapshot_download(model, revision=revision, allow_patterns=files))
     except (HfHubHTTPError, HFValidationError, LocalEntryNotFoundError) as error:
         reason = str(error).strip().split("\n")[0]
-        raise ValueError(f"got --model {model}, neither a folder nor a model on the Hub: {reason}") from error
+        raise ValueError(
+            f"got --model {model}, which is neither a folder here nor a model that the Hub gives ({reason}); expected "
+            "one of them: check the path; for the Hub the connection, and `hf auth login` for a private model"
+        ) from error
 
 
 def digest_of_model(folder: Path) -> str:

@@ -22,7 +22,8 @@ def read_tokens(path: Path) -> list[bytes]:
     Raises:
         ValueError: the file holds no token, or one that is too short, too long or not ASCII.
     """
-    tokens = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    # Bytes that are not UTF-8 are characters that are not ASCII, which are refused below with the file's name.
+    tokens = [line.strip() for line in path.read_text(encoding="utf-8", errors="replace").splitlines()]
     tokens = [token for token in tokens if token and not token.startswith("#")]
     if not tokens:
         raise ValueError(f"{path} holds no token; expected one a line, such as `openssl rand -hex 32` prints")

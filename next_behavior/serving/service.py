@@ -261,8 +261,11 @@ class Service:
     async def save(self) -> None:
         """Writes a snapshot of the memory. Nothing is counted meanwhile; requests are answered."""
         async with self._counting:
-            if self.live is not None and await self.in_thread(self.live.save) is not None:
-                logger.info("snapshot", extra={"position": self.live.position})
+            try:
+                if self.live is not None and await self.in_thread(self.live.save) is not None:
+                    logger.info("snapshot", extra={"position": self.live.position})
+            except OSError as error:  # nothing is lost: the next start counts the journal since the last snapshot
+                logger.error("snapshot failed", extra={"kind": type(error).__name__, "problem": error.strerror})
 
     async def _repeat(
         self, step: Callable[[], Coroutine[Any, Any, None]], seconds: float, wake: asyncio.Event | None = None

@@ -213,7 +213,7 @@ def fit_text_links(model: BertForNextBehavior, log: TokenizedLog, until: float =
     reached = take_best(model.config, "memory_text", TEXT_LINKS, ndcg)
     memory.changed()
     return (
-        "Links between items with similar texts: "
-        + ", ".join(f"{weight:g} NDCG@10 {value:.4f}" for weight, value in reached.items())
-        + f" by the memory alone; {model.config.memory_text:g} is taken."
+        "Links between items with similar texts: NDCG@10 of the memory alone is "
+        + ", ".join(f"{value:.4f} with weight {weight:g}" for weight, value in reached.items())
+        + f"; {model.config.memory_text:g} is taken."
     )

@@ -216,7 +216,7 @@ class Training:
                 validated_at = state.step
             elif out_of_time:
                 self.save_checkpoint()
-        return "the time is up" if out_of_time else f"after {state.epoch} epochs"
+        return "because the time is up" if out_of_time else f"after {state.epoch} epochs"
 
     def set_learning_rate(self) -> None:
         """The rate of the next step, by the progress in epochs or in time, whichever is further."""
