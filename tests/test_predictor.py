@@ -33,9 +33,9 @@ ITEMS, ACTIONS, LONGEST = [str(number) for number in range(30)], ["view", "buy",
 UNCOUNTED = ITEMS[-4:]
 
 
-def tokenizer_of_items() -> BehaviorTokenizer:
-    tokenizer = assemble(ITEMS, ACTIONS, [60.0, 3600.0], num_new_items=2, max_length=LONGEST)
-    tokenizer.describe_items([1] * len(ITEMS), [f"title {item}" if int(item) % 2 else None for item in ITEMS])
+def tokenizer_of_items(items: list[str] = ITEMS) -> BehaviorTokenizer:
+    tokenizer = assemble(items, ACTIONS, [60.0, 3600.0], num_new_items=2, max_length=LONGEST)
+    tokenizer.describe_items([1] * len(items), [f"title {item}" if int(item) % 2 else None for item in items])
     return tokenizer
 
 
@@ -48,7 +48,8 @@ def random_model(tokenizer: BehaviorTokenizer, seed: int, text: bool, **changes:
         for weight in model.parameters():
             weight.add_(0.3 * torch.randn(weight.shape, generator=generator))
         first = tokenizer.first_item_id
-        histories = torch.randint(first, len(tokenizer) - len(UNCOUNTED), (9, 7), generator=generator)
+        end = max(len(tokenizer) - len(UNCOUNTED), first + 1)
+        histories = torch.randint(first, end, (9, 7), generator=generator)
         model.update_memory(histories[:6], pairs="all", trained=True)
         model.update_memory(histories[6:], pairs="all")
         if text:
@@ -124,6 +125,58 @@ def test_a_predictor_answers_as_the_pipeline_does(
             assert difference_between(answers, wanted) is None, (history, options)
             assert [sorted(each) for each in answers] == [sorted(each) for each in wanted]
             assert {each["item"]: each["title"] for each in answers} == {each["item"]: each["title"] for each in wanted}
+
+
+@pytest.mark.parametrize("items", [ITEMS[:1], ITEMS[:2]])
+def test_answers_after_the_whole_catalog_are_those_of_the_pipeline(folder: Path, items: list[str]) -> None:
+    tokenizer = tokenizer_of_items(items)
+    for trend, temperature in ((0.5, 1.0), (0.0, 1.4), (3.0, 0.5)):
+        model = random_model(tokenizer, 1, False, memory_trend=trend, item_temperature=temperature)
+        check_all(folder, model, tokenizer, [{"item": item, "action": "view"} for item in items])
+
+
+@pytest.mark.parametrize(("temperature", "share"), [(0.2, 0.0), (0.2, 0.3), (0.5, 0.999), (2.0, 0.999), (1.0, 1.0)])
+def test_no_temperature_and_no_share_of_the_memory_takes_an_answer_out_of_range(
+    folder: Path, temperature: float, share: float
+) -> None:
+    tokenizer = tokenizer_of_items()
+    model = random_model(
+        tokenizer, 1, False, item_temperature=temperature, memory_share=share, generate_temperature=0.3
+    )
+    check_all(folder, model, tokenizer, [{"item": item, "action": "view"} for item in ITEMS[:3]])
+
+
+def test_paths_are_said_of_a_given_action_however_improbable_it_is(folder: Path) -> None:
+    tokenizer = tokenizer_of_items()
+    model = random_model(tokenizer, 1, text=False, action_temperature=0.003)
+    pipeline = NextBehaviorPipeline(model=model, tokenizer=tokenizer, device="cpu")
+    history = [{"item": "3", "action": "view"}]
+    predictor = predictor_in_memory(model, tokenizer, folder)
+    for action in ACTIONS:
+        for answers in (
+            pipeline({"events": history}, action=action, of="item", paths=True),
+            predictor.answer(history, action=action, of="item", paths=True),
+        ):
+            assert all(each["paths"] for each in answers)
+
+
+def check_all(
+    folder: Path, model: BertForNextBehavior, tokenizer: BehaviorTokenizer, history: list[dict[str, Any]]
+) -> None:
+    """Asks several questions of predictor, pipeline and batch scoring."""
+    predictor = predictor_in_memory(model, tokenizer, folder)
+    pipeline = NextBehaviorPipeline(model=model, tokenizer=tokenizer, device="cpu")
+    options: dict[str, Any]
+    for options in ({"of": "item"}, {"of": "pair", "action": "buy"}, {"exclude_seen": True}):
+        wanted = pipeline({"events": history}, top_k=40, paths=True, **options)
+        found = predictor.answer(history, top_k=40, paths=True, **options)
+        assert difference_between(found, wanted) is None, options
+        one, none = predictor.ask(history, top_k=40, **options), np.zeros(0, np.int64)
+        asked = Wanted(40, one.of, one.action, one.exclude is not None, None)
+        items, actions, time_gaps, mask = as_arrays([one.ids], len(one.ids.items))
+        best = BatchScorer(predictor).best(items, actions, time_gaps, mask, asked, (none, none))
+        probabilities = [each["probability"] for each in wanted]
+        np.testing.assert_allclose(best.probabilities, probabilities, atol=1e-5, err_msg=str(options))
 
 
 @settings(max_examples=25, deadline=None)

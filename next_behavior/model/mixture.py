@@ -73,7 +73,9 @@ class NewItems:
         """(B, Q) float32: the logarithm of generate's part, the share that the network alone gave to what both give."""
         alone = self.generated.logsumexp(dim=-1) - (self.generated + self.boost[:, None]).logsumexp(dim=-1)
         alone = alone.clamp(max=0)
-        return alone if self.counted is None else alone + torch.log1p(-self.counted.sum(dim=-1, keepdim=True))
+        return (
+            alone if self.counted is None else alone + torch.log1p(-self.counted.sum(dim=-1, keepdim=True).clamp(max=1))
+        )
 
     def log_probability(self) -> torch.Tensor:
         """(B, Q, V - first) float32 log p(item | history, action, the item is new)."""

@@ -253,7 +253,8 @@ def shares_of_paths(
     parts = answers.named.by_path(tables.first_item_id, events.items, item_ids)  # (B, Q, k, 4)
     actions = answers.actions
     weight = answers.items.gather(2, item_ids[:, None, :].expand(-1, len(actions), -1))  # (B, Q, k)
-    weight = weight * answers.by_action[:, actions, None]
+    if len(actions) > 1:  # a given action counts, however improbable it is
+        weight = weight * answers.by_action[:, actions, None]
     action_ids = action_ids[:, None, :]  # (B, 1, k)
     weight = weight * ((action_ids == PAD) | (actions[:, None] == action_ids))
     joint = (weight[..., None] * parts / parts.sum(dim=-1, keepdim=True).clamp(min=TINY)).sum(dim=1)  # (B, k, 4)

@@ -15,7 +15,18 @@ import numpy as np
 from scipy import sparse
 
 from next_behavior.model.special_ids import FIRST_ACTION, NONE
-from next_behavior.serving.distribution import GATE_NEW, GATE_NONE, GATE_REPEAT, LARGEST_LOGIT, MASKED, TINY
+from next_behavior.serving.distribution import (
+    GATE_NEW,
+    GATE_NONE,
+    GATE_REPEAT,
+    LARGEST_LOGIT,
+    LEAST_KEPT,
+    LEAST_LEFT,
+    MASKED,
+    TINY,
+    added,
+    tempered,
+)
 from next_behavior.serving.predictor import NetworkAnswer, Predictor
 from next_behavior.serving.top import BLOCK
 
@@ -114,17 +125,24 @@ class BatchScorer:
         known = (items >= first) & (mask != 0)
         gate = said.gate - np.log(np.exp(said.gate).sum(axis=2, keepdims=True))
         new, scale = self._new_items(said, gate, items, known, inverse)  # (B, Q, N), (B, Q)
-        sums = scale * new.sum(axis=2)
         can_repeat = (said.pointer.max(axis=1) > MASKED) & ~np.isin(items, catalog.retired + first)  # (B, T)
         repeated = np.exp((said.pointer + gate[:, :, GATE_REPEAT, None]) * inverse) * can_repeat[:, None]  # (B, Q, T)
+        for row in np.flatnonzero(self._whole(items, known)).tolist():  # items of the history are named as new, too
+            place = np.flatnonzero(can_repeat[row] & known[row])
+            repeated[row][:, place] += scale[row][:, None] * new[row][:, items[row, place] - first]
+            new[row] = 0
+        sums = scale * new.sum(axis=2)
         none = np.exp(gate[:, :, GATE_NONE] * inverse)  # (B, Q)
         factor = said.by_action / np.maximum(sums + repeated.sum(axis=2) + none, TINY)
         weights, total = scale * factor, (sums * factor).sum(axis=1)  # (B, Q), (B,)
         if wanted.exclude_seen:
             can_repeat[:] = False
             lost = (weights[seen[0]] * new[seen[0], :, seen[1] - first]).sum(axis=1)
-            total -= np.bincount(seen[0], lost, len(items))
+            kept = total - np.bincount(seen[0], lost, len(items))
             new[seen[0], :, seen[1] - first] = -1
+            for row in np.flatnonzero(kept < LEAST_KEPT * total).tolist():  # the difference is not exact
+                kept[row] = (weights[row] * np.maximum(new[row], 0).sum(axis=1)).sum()
+            total = kept
         new[np.nonzero(known)[0], :, items[known] - first] = -1
         new[:, :, catalog.retired] = -1
         new[:, :, catalog.size :] = -1
@@ -142,30 +160,46 @@ class BatchScorer:
         boost = np.float32(constants.memory_power) * np.log1p(scores / np.float32(constants.memory_unit))
         queries = said.queries.reshape(batch * width, -1)
         logits = catalog.logits(queries).reshape(batch, width, -1)
+        logits[np.nonzero(known)[0], :, items[known] - first] = MASKED
+        logits[:, :, size:] = -np.inf
         if self.trend is not None:
             logits[:, :, :size] += self.trend[first:]
         for row in range(width):
             logits[rows, row, columns] += boost
-        logits[np.nonzero(known)[0], :, items[known] - first] = MASKED
-        logits[:, :, size:] = MASKED
-        if catalog.limit(queries) + self._most_boost + float(boost.max(initial=0)) > LARGEST_LOGIT:
-            logits -= logits.max(axis=2, keepdims=True)
-        shares = np.exp(logits, out=catalog.buffer("shares", batch * width).reshape(logits.shape))
-        totals = shares.sum(axis=2)  # (B, Q)
         weighed = scores if self.trend is None else scores * np.exp(self.trend[columns + first])
         sums = np.bincount(rows, weighed, batch).astype(np.float32)
         counted = weighed / np.maximum(sums[rows], TINY) * self.shares[columns + first]
         left = np.maximum(1 - np.bincount(rows, counted, batch).astype(np.float32), TINY)
-        scale = np.exp((gate[:, :, GATE_NEW] + np.log(left[:, None] / totals)) * inverse)
-        both = shares[rows, :, columns] / totals[rows] * left[rows, None] + counted[:, None]  # (n, Q)
-        new = shares
-        if inverse != 1:
-            logits *= inverse
-            new = np.exp(logits, out=logits)
-        if counted.any():
-            new[rows, :, columns] = np.exp(gate[rows, :, GATE_NEW] * inverse) * both**inverse / scale[rows]
+        apart = (left >= LEAST_LEFT) & ~self._whole(items, known)
+        limit = catalog.limit(queries) + self._most_boost + float(boost.max(initial=0))
+        if not apart.all() or inverse > 1 or limit > LARGEST_LOGIT:
+            logits -= logits.max(axis=2, keepdims=True)
+        shares = np.exp(logits, out=catalog.buffer("shares", batch * width).reshape(logits.shape))
+        gate_new, ratio = gate[:, :, GATE_NEW] * inverse, left[:, None] / shares.sum(axis=2)  # (B, Q) both
+        scale = np.exp(gate_new + np.log(ratio) * inverse)
+        scale[~apart] = np.exp(gate_new[~apart])
+        here = apart[rows] & (counted > 0)
+        place = rows[here], slice(None), columns[here]
+        exact = (shares[place] + counted[here, None] / ratio[rows[here]]) ** inverse
+        together = {}
+        for row in np.flatnonzero(~apart).tolist():
+            here = rows == row
+            together[row] = added(shares[row], ratio[row], columns[here], counted[here], inverse)
+            together[row][:, size:] = 0
+        new = tempered(shares, logits, inverse)
+        new[place] = exact
+        for row, table in together.items():
+            new[row] = table
         new[:, :, catalog.retired] = 0
         return new, scale
+
+    def _whole(self, items: np.ndarray, known: np.ndarray) -> np.ndarray:
+        """(B,) bool: which histories hold every item of the catalog."""
+        size = self.catalog.size
+        if known.shape[1] < size:
+            return np.zeros(len(items), bool)
+        keys = np.unique(np.nonzero(known)[0] * size + items[known] - self.catalog.first)
+        return np.bincount(keys // size, minlength=len(items)) == size
 
     def _ranked(
         self,

@@ -20,6 +20,10 @@ from next_behavior.serving.top import BLOCK, top
 MASKED, TINY = np.float32(-1e4), np.float32(np.finfo(np.float32).tiny)
 # Below it, sums of exponentials over a catalog are float32; above, the largest logit is taken off first.
 LARGEST_LOGIT = 60.0
+# If the memory alone leaves less than this to the network, the two are added item by item, as in the model.
+LEAST_LEFT = np.float32(1e-3)
+# If less than this share of a sum is left without excluded items, it is summed again.
+LEAST_KEPT = 0.3
 GATE_NONE, GATE_REPEAT, GATE_NEW = range(3)
 
 
@@ -128,10 +132,9 @@ class Catalog:
         columns, scores = self._scored(memory, recent, seen)
         seen_columns = seen - first
         logits[:, seen_columns] = MASKED
-        logits[:, size:] = MASKED
+        logits[:, size:] = -np.inf
         boost = np.float32(constants.memory_power) * np.log1p(scores / np.float32(constants.memory_unit))
-        weighed = scores if trend is None else scores * np.exp(trend[columns + first])
-        counted = weighed / max(weighed.sum(), TINY) * memory.shares(columns + first)
+        counted = self._counted(memory, columns, scores, trend)
         left = max(1 - counted.sum(), TINY)
         generated = logits.copy() if with_paths else None
         if trend is not None:
@@ -139,35 +142,35 @@ class Catalog:
             limit += float(trend.max())
         logits[:, columns] += boost
 
-        if limit + float(boost.max(initial=0)) > LARGEST_LOGIT:
+        all_seen = len(seen) >= size and len(np.unique(seen)) == size
+        apart = not all_seen and left >= LEAST_LEFT
+        if not apart or inverse > 1 or limit + float(boost.max(initial=0)) > LARGEST_LOGIT:
             logits -= logits.max(axis=1, keepdims=True)
         shares = np.exp(logits, out=self.buffer("shares", len(logits)))
         totals = shares.sum(axis=1)  # (Q,)
         gate = log_softmax(said.gate)
-        new = shares
-        if inverse != 1:
-            logits *= inverse
-            new = np.exp(logits, out=logits)
-        scale = np.exp((gate[:, GATE_NEW] + np.log(left / totals)) * inverse)  # (Q,)
-        if counted.any():
-            both = shares[:, columns] / totals[:, None]
-            exact = np.exp(gate[:, GATE_NEW, None] * inverse) * (both * left + counted) ** inverse
-            new[:, columns] = exact / scale[:, None]
-        if len(self.retired):
-            new[:, self.retired] = 0
+        gate_new, ratio = gate[:, GATE_NEW] * inverse, left / totals  # (Q,) both
+        if apart:
+            exact = (shares[:, columns] + counted / ratio[:, None]) ** inverse
+            scale, new = np.exp(gate_new + np.log(ratio) * inverse), tempered(shares, logits, inverse)
+            if counted.any():
+                new[:, columns] = exact
+        else:
+            scale, new = np.exp(gate_new), added(shares, ratio, columns, counted, inverse)
+            new[:, size:] = 0
+        new[:, self.retired] = 0
 
         repeated_ids, repeated = self._repeated(said, gate, inverse)
         none = np.exp(gate[:, GATE_NONE] * inverse)
-        if len(self.retired):
-            kept = ~np.isin(repeated_ids, self.retired + first)
-            repeated_ids, repeated = repeated_ids[kept], repeated[:, kept]
+        if all_seen:  # then an item of the history is named as a new one, too
+            is_known = repeated_ids >= first
+            repeated[:, is_known] += scale[:, None] * new[:, repeated_ids[is_known] - first]
+            new[:] = 0
         sums = scale * new.sum(axis=1)
         factor = said.actions / np.maximum(sums + repeated.sum(axis=1) + none, TINY)
         for other in (seen_columns, self.retired, slice(size, None)):
             new[:, other] = -1
-        paths = None
-        if generated is not None:
-            paths = self._paths(generated, trend, columns, boost, counted, gate)
+        paths = None if generated is None else self._paths(generated, trend, columns, boost, counted, gate)
         return Joint(new, scale * factor, repeated_ids, repeated * factor[:, None], none * factor, sums * factor, paths)
 
     def _scored(self, memory: LiveMemory, recent: list[int], seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -178,11 +181,21 @@ class Catalog:
         self._seen[seen] = False
         return ids[unseen] - self.first, scores[unseen]
 
+    def _counted(
+        self, memory: LiveMemory, columns: np.ndarray, scores: np.ndarray, trend: np.ndarray | None
+    ) -> np.ndarray:
+        """What the memory alone gives to columns (n,) with scores (n,)."""
+        weighed = scores if trend is None else scores * np.exp(trend[columns + self.first])
+        return weighed / max(weighed.sum(), TINY) * memory.shares(columns + self.first)
+
     def _repeated(self, said: Said, gate: np.ndarray, inverse: np.float32) -> tuple[np.ndarray, np.ndarray]:
-        """The items of the history, each once, and what the pointer gives them."""
+        """The items of the history that may be named, each once, and what the pointer gives them."""
         place = np.flatnonzero(said.items >= FIRST_NEW)
         ids, last = np.unique(said.items[place][::-1], return_index=True)
         latest = place[len(place) - 1 - last]  # the pointer is at the latest event of an item
+        if len(self.retired):
+            kept = ~np.isin(ids, self.retired + self.first)
+            ids, latest = ids[kept], latest[kept]
         return ids, np.exp((said.pointer[:, latest] + gate[:, GATE_REPEAT, None]) * inverse)
 
     def _paths(
@@ -200,7 +213,7 @@ class Catalog:
         all_boost[columns] += boost
         all_counted[columns] = counted
         alone = log_sum_exp(generated)
-        log_generated = np.minimum(alone - log_sum_exp(generated + all_boost), 0) + np.log1p(-counted.sum())
+        log_generated = np.minimum(alone - log_sum_exp(generated + all_boost), 0) + np.log(max(1 - counted.sum(), TINY))
         return Paths(generated, alone, log_generated, all_boost, all_counted, np.exp(gate))
 
     def buffer(self, name: str, rows: int) -> np.ndarray:
@@ -209,6 +222,24 @@ class Catalog:
         if buffer is None or len(buffer) < rows:
             buffer = self._buffers[name] = np.empty((rows, self.width), np.float32)
         return buffer[:rows]
+
+
+def tempered(shares: np.ndarray, logits: np.ndarray, inverse: np.float32) -> np.ndarray:
+    """(..., N): shares, the exponentials of logits, to the power `inverse`; logits are changed in place."""
+    if inverse == 1:
+        return shares
+    logits *= inverse
+    return np.exp(logits, out=logits)
+
+
+def added(
+    shares: np.ndarray, ratio: np.ndarray, columns: np.ndarray, counted: np.ndarray, inverse: np.float32
+) -> np.ndarray:
+    """(Q, N): what the network gives, shares (Q, N) times ratio (Q,), and what the memory alone gives to some columns;
+    their sum to the power `inverse`."""
+    both = shares * ratio[:, None]
+    both[:, columns] += counted
+    return np.maximum(both, TINY) ** inverse
 
 
 def log_sum_exp(values: np.ndarray) -> np.ndarray:
@@ -250,8 +281,11 @@ def ranked(
         sums = joint.weights * np.maximum(new, 0).sum(axis=1)
     elif exclude is not None:
         outside = exclude[exclude >= first] - first
-        sums = sums - joint.weights * np.maximum(new[:, outside], 0).sum(axis=1)
+        left = sums - joint.weights * np.maximum(new[:, outside], 0).sum(axis=1)
         new[:, outside] = -1
+        # A small difference of two sums is not exact.
+        exact = (left >= LEAST_KEPT * sums).all()
+        sums = left if exact else joint.weights * np.maximum(new, 0).sum(axis=1)
     repeated_ids, repeated = joint.repeated_ids, joint.repeated
     if exclude is not None or allowed is not None:
         kept = np.full(len(repeated_ids), exclude is None)
