@@ -239,10 +239,10 @@ def _check_unusable(
     allowed = options.max_reject_ratio
     if rejects.height <= allowed * rows:
         return
-    where = "pass rejects_path to read_events to get all of them"
+    where = ""
     if path is not None:
         _write_parquet(rejects, Path(path))
-        where = f"all of them are in {path}"
+        where = f"all of them are in {path}; "
     lines = []
     for r in sorted(summarize(rejects, log.files), key=lambda r: -r.rows)[:3]:
         hint = other_users(log.columns, log.present) if r.rule == "missing_user" else ""
@@ -251,7 +251,7 @@ def _check_unusable(
         lines.append(f"  {r.rule}: {r.rows:,} {r.what}; e.g. {r.example}; mend: {hint}{BAD_ROWS[r.rule][1]}")
     raise ValueError(
         f"got {rejects.height:,} of {rows:,} rows ({100 * rejects.height / rows:.1f} %) that cannot be used; expected "
-        f"at most {100 * allowed:g} %. The main reasons:\n" + "\n".join(lines) + f"\n{where}; to read the log "
+        f"at most {100 * allowed:g} %. The main reasons:\n" + "\n".join(lines) + f"\n{where}to read the log "
         "without them raise --max_reject_ratio"
     )
 

@@ -122,7 +122,11 @@ def history_of(events: pl.DataFrame) -> list[dict[str, Any]]:
 
 
 def drawn(judged: pl.DataFrame, most: int, seed: int) -> pl.DataFrame:
-    """Events of users drawn at random, at most `MOST_OF_USER` of each, evenly spaced, in order of time."""
+    """Events of users drawn at random, at most `MOST_OF_USER` of each, evenly spaced, in order of time.
+
+    A user's first event is left out, as in the evaluation that the sample is compared with.
+    """
+    judged = judged.filter(pl.col("place") > 0)
     nth = pl.int_range(pl.len()).over(USER)
     step = (pl.len().over(USER) / MOST_OF_USER).ceil().cast(pl.Int64)
     spaced = judged.filter(nth % step == 0)

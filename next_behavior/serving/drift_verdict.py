@@ -90,8 +90,13 @@ def _judge_recall(
     was, now = f"{100 * record.recall:.1f} %", f"{100 * recall:.1f} %"
     if interval[1] < record.recall * (1 - TOLERATED_LOSS):
         strong.append(f"The next item is among the first ten in {now} of cases; at the training it was {was}.")
-    else:
+    elif recall >= record.recall:
         fine.append(f"The next item is among the first ten in {now} of cases, no worse than at the training ({was}).")
+    else:
+        fine.append(
+            f"The next item is among the first ten in {now} of cases; at the training it was {was}. A loss of a tenth "
+            "of that, or one that may be chance, is tolerated."
+        )
 
 
 def _judge_unknown(

@@ -145,8 +145,9 @@ def hash_key(path: Path, connection: apsw.Connection, read_only: bool) -> bytes:
 
 def _damaged(path: Path) -> str:
     return (
-        f"got {path}, which is damaged; expected the file that the store wrote. Stop the service and copy the files "
-        f"away. Then restore a backup of {path.name} and {path.name}.key, or save what can be read with "
+        f"got {path}, which is no event store, or a damaged one; expected the file that the store wrote: check "
+        "the path. If it is damaged, stop the service and copy the files away. Then restore a backup of "
+        f"{path.name} and {path.name}.key, or save what can be read with "
         f"`sqlite3 {path.name} .recover | sqlite3 NEW`, or move the files away to begin with an empty store. Opened "
         "read-only, it gives what can be read"
     )
