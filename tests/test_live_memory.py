@@ -34,6 +34,7 @@ def constants_of(config: BehaviorConfig) -> Constants:
         "revision": "r",
         "max_events": 50,
         "actions": ["view"],
+        "training_actions": None,
         "time_edges": [],
         "has_time": False,
         "longest_row": 1.0,
@@ -104,3 +105,20 @@ def test_counting_an_event_gives_the_scores_that_the_model_gives(
     state = live.state()
     with pytest.raises(ValueError, match="another model or engine"):
         again.take_state({**state, "item_counts": state["item_counts"][:-1]})
+
+
+def test_recent_popularity_is_held_in_one_place_for_each_item_however_long_it_counts() -> None:
+    config = config_with(memory_half_life=1)
+    draw = random.Random(3)
+    memory = trained_memory(config, draw, 0)
+    live = LiveMemory(constants_of(config), memory_arrays(memory))
+    for _ in range(3000):
+        runs = [FIRST + draw.randrange(3), FIRST + 3 + draw.randrange(2)]
+        live.count(runs)
+        memory.follow(torch.tensor(runs[-1:]))
+    live.count([FIRST + 7])
+    memory.follow(torch.tensor([FIRST + 7]))
+    trend = live.trend()
+    assert trend is not None
+    np.testing.assert_allclose(trend[FIRST:], memory.trend().numpy(), rtol=1e-5, atol=1e-7)
+    assert len(live._active) == len(set(live._active.tolist())) <= ITEMS

@@ -232,6 +232,24 @@ def test_a_snapshot_brings_back_what_was_learned(small: Predictor, tmp_path: Pat
     assert difference_between(small.answer(history[:1], of="item", top_k=40), after) is None
 
 
+def test_a_damaged_snapshot_is_refused_and_changes_nothing(small: Predictor, tmp_path: Path) -> None:
+    history = [{"item": "5", "action": "view"}, {"item": "28", "action": "view"}]
+    small.count(history)
+    path = tmp_path / "memory.npz"
+    small.snapshot(path)
+    small.count(history)
+    whole, before = path.read_bytes(), small.answer(history, top_k=40)
+    method, encrypted = whole.rindex(b"PK\x01\x02") + 10, whole.rindex(b"PK\x01\x02") + 8
+    damaged = [b"", whole[:100], whole[:-9], whole[:200] + b"x" + whole[201:]]
+    for place, value in ((method, b"\x07"), (encrypted, b"\x01")):
+        damaged.append(whole[:place] + value + whole[place + 1 :])
+    for content in damaged:
+        path.write_bytes(content)
+        with pytest.raises(ValueError, match=r"memory\.npz is damaged"):
+            small.restore(path)
+    assert small.answer(history, top_k=40) == before
+
+
 def probability_of(item: str, answers: list[dict[str, Any]]) -> float:
     return next(each["probability"] for each in answers if each["item"] == item)
 

@@ -23,7 +23,6 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 from next_behavior.serving.answering import Answering, Lesson
 from next_behavior.serving.event_store import EventStore, StoredEvent
@@ -118,7 +117,7 @@ def open_live(predictor: Answering, store: EventStore | None, state: Path | None
     for position, path in _snapshots(folder):
         try:
             predictor.restore(path)
-        except (ValueError, KeyError, OSError, BadZipFile):
+        except ValueError:
             continue  # an older one, or the journal from the start of this revision, gives the same memory
         return Live(predictor, store, folder, position)
     return Live(predictor, store, folder, _start(folder, store, from_start))

@@ -13,7 +13,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -29,6 +31,7 @@ UNCOUNTED_SHARE = 0.3
 # Lists that are kept, and changes of the fading factor after which the numbers are brought back to size.
 MOST_LISTS, LEAST_FADE = 20_000, 1e-100
 NO_IDS, NO_VALUES = np.zeros(0, np.int32), np.zeros(0, np.float32)
+STATE = {"items", "lengths", "neighbors", "forward", "backward", "item_counts", "recent"}
 
 
 class Row(NamedTuple):
@@ -118,7 +121,8 @@ class LiveMemory:
         self._fade *= 0.5 ** (1 / self.constants.memory_half_life)
         if self._fade < LEAST_FADE:
             self._recent *= self._fade
-            self._fade = 1.0
+            self._fade, self._active = 1.0, np.flatnonzero(self._recent)
+            self._trend[:] = 0
         if self._recent[item] == 0:
             self._active = np.append(self._active, item)
         self._recent[item] += 1 / self._fade
@@ -259,7 +263,7 @@ class LiveMemory:
         Raises:
             ValueError: it is the state of another model.
         """
-        if "lengths" not in state or state["item_counts"].shape != self.counts.shape:
+        if set(state) != STATE or state["item_counts"].shape != self.counts.shape:
             raise ValueError(
                 f"got a memory with the tables {', '.join(sorted(state))}, that of another model or engine; expected "
                 f"one of {len(self.counts)} items. Delete it, and the memory is learned again from the stored events."
@@ -275,6 +279,19 @@ class LiveMemory:
         self._active, self._trend_tick = np.flatnonzero(self._recent), -1
         self.tick += 1
         self.links.reset()
+
+
+def read_state(path: Path) -> dict[str, np.ndarray]:
+    """The tables in a file of numpy's, all of them.
+
+    Raises:
+        ValueError: it is damaged; after a power failure, for one, a file may be empty.
+    """
+    try:
+        with np.load(path) as tables:
+            return {name: tables[name] for name in tables.files}
+    except (EOFError, OSError, ValueError, RuntimeError, BadZipFile) as error:  # NotImplementedError is one
+        raise ValueError(f"{path} is damaged: delete it, and the memory is learned again from the events.") from error
 
 
 def added_pairs(constants: Constants, items: Sequence[int]) -> list[Pair]:

@@ -27,7 +27,7 @@ from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, kno
 from next_behavior.serving.bundle import GOLDEN, NETWORK, Bundle, Constants, open_bundle
 from next_behavior.serving.distribution import GATE_NONE, GATE_REPEAT, MASKED, Catalog, Said, ranked, shares_of_paths
 from next_behavior.serving.golden import check_golden
-from next_behavior.serving.live_memory import LiveMemory
+from next_behavior.serving.live_memory import LiveMemory, read_state
 from next_behavior.serving.pointer import Pointer
 from next_behavior.serving.questions import Asked, Questions
 
@@ -300,10 +300,11 @@ class Predictor:
         """Takes up what `snapshot` wrote.
 
         Raises:
-            ValueError: it belongs to another model.
+            ValueError: it is damaged, or belongs to another model.
         """
-        with np.load(path) as state, self._lock:
-            self.memory.take_state({name: state[name] for name in state.files})
+        state = read_state(path)
+        with self._lock:
+            self.memory.take_state(state)
 
 
 def info_of(constants: Constants) -> Info:

@@ -22,7 +22,7 @@ from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, plain_item
 from next_behavior.serving.export import digest_of_model
-from next_behavior.serving.live_memory import added_pairs
+from next_behavior.serving.live_memory import added_pairs, read_state
 from next_behavior.serving.predictor import Info, Learned, info_of
 from next_behavior.serving.questions import Asked, Questions
 from next_behavior.serving.training_record import training_record
@@ -145,8 +145,9 @@ class TorchPredictor:
         """
         model: BertForNextBehavior = self._pipeline.model
         memory, size = model.associate_path, model.config.vocab_size
-        with np.load(path) as state, self._lock:
-            if set(state.files) != {*TABLES, "recent_unit"} or len(state["item_counts"]) > size:
+        state = read_state(path)
+        with self._lock:
+            if set(state) != {*TABLES, "recent_unit"} or len(state["item_counts"]) > size:
                 raise ValueError(f"{path} is the memory of another model or engine: delete it, and events count again.")
             for name in TABLES:
                 setattr(memory, name, torch.from_numpy(state[name]).to(model.device))
