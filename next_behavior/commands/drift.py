@@ -38,6 +38,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("max_predictions", "threads"):
         if getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)}: expected at least 1")
+    if args.output.suffix not in (".html", ".htm"):
+        parser.error(f"--output {args.output}: expected a name that ends in .html")
     if args.since is not None and micros_of_text(args.since) is None:
         parser.error(f"--since {args.since}: expected a date or a time, such as 2024-05-17 or 2024-05-17T08:30:00")
     return args

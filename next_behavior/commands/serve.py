@@ -97,7 +97,7 @@ def state_of(args: argparse.Namespace) -> Path | None:
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parsed(arguments)
     try:
-        from next_behavior.serving import access_log, security, server
+        from next_behavior.serving import access_log, export, security, server
     except ImportError as error:
         raise ValueError(f"serving needs {error.name}, which is not installed: {EXTRA}") from error
 
@@ -109,6 +109,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if path is not None:
             security.read_tokens(path)  # a mistake is said before anything starts
     security.check_host(args.host, args.token_file is not None)
+    if Path(args.model).exists() or args.model.count("/") != 1:  # another could be on the Hub
+        export.model_folder(args.model, None)
     with server.bind(args.host, args.port) as listening:
         access_log.log_start(listening.getsockname(), args.workers)
         if args.workers == 1:

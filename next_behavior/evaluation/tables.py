@@ -175,12 +175,12 @@ def verdict(result: Result) -> str:
         low_high = row["difference_interval"]
         doubt = "" if low_high is None else f" [{low_high[0]:+.4f}, {low_high[1]:+.4f}]"
         unclear = low_high is not None and low_high[0] <= 0 <= low_high[1]
-        beats = "beats" if row["beats"] else "**does not beat**"
+        beats = "**does not beat**" if not row["beats"] else "is not surely better than" if unclear else "beats"
         ours, best = row.get("ranker", MODEL), plain(row["best_baseline"])
         lines.append(
             f"- {row['metric']}, {where}: the {ours} {beats} {best}: "
             f"{number(row['model'])} against {number(row['best'])}, difference {row['difference']:+.4f}{doubt}"
-            f"{'; not certain, the interval holds 0' if unclear else ''}"
+            f"{'; the interval holds 0' if unclear else ''}"
         )
     return "\n".join(lines)
 
