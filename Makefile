@@ -75,7 +75,8 @@ test: $(STAMP)  ## run the whole test suite
 	$(BIN)/python -m pytest -q -n 2 --dist loadfile
 
 test-slow: $(STAMP)  ## run the slower tests, which `make test` leaves out
-	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'slow and not gpu and not peers'
+	$(BIN)/python -m pytest -q -n 2 --dist loadfile -m 'slow and not alone and not gpu and not peers'
+	$(BIN)/python -m pytest -q -m 'slow and alone'
 
 test-browser: $(STAMP)  ## run the tests of the Space and of the service's page in a browser (needs Chromium)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright

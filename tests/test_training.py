@@ -404,6 +404,7 @@ def test_the_time_limit_ends_a_run_with_a_saved_model(events: Path, tmp_path: Pa
 
 
 @pytest.mark.slow  # two minutes, which is what it is about
+@pytest.mark.alone
 def test_two_minutes_are_held_to_a_tenth_beside_two_busy_processes(tmp_path: Path) -> None:
     generator = np.random.default_rng(0)
     popular = generator.zipf(1.3, size=30_000) % 3_000
