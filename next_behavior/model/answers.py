@@ -7,10 +7,12 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
+
+from .histories import is_whole
 
 HOUR, DAY = 3600.0, 86400.0
 HORIZONS = {
@@ -32,6 +34,42 @@ def events_of(one: Any, row: int) -> list[Any]:
             "top_k are arguments of the call."
         )
     return list(one["events"])
+
+
+def check_options(top_k: Any, of: Any, restricted: bool, balanced: bool, has_weights: bool) -> None:
+    """ValueError for a question that cannot be answered.
+
+    Args:
+        restricted: an action is given, or items are left out or named.
+        has_weights: the model has `action_weights`.
+    """
+    if of not in ("pair", "item", "action"):
+        raise ValueError(f'of={of!r:.80} is not a question: use "pair", "item" or "action".')
+    if not is_whole(top_k) or top_k < 1:
+        raise ValueError(f"top_k is {top_k!r:.80} ({type(top_k).__name__}), expected a whole number of at least 1.")
+    if of == "action" and restricted:
+        raise ValueError('of="action" ranks actions: action, exclude_seen and allowed_items do not apply to it.')
+    if balanced and of != "action":
+        raise ValueError(f'balanced=True ranks actions, got of="{of}": use of="action".')
+    if balanced and not has_weights:
+        raise ValueError(
+            "balanced=True needs config.action_weights, and this model has none: its training had no validation "
+            "events, or one action."
+        )
+
+
+def allowed_ids(items: Any, encode_item: Callable[[Any], int], first_item_id: int) -> list[int]:
+    """Token ids, ascending, of the items that `allowed_items` names; ValueError if the vocabulary lacks one."""
+    if isinstance(items, (str, Mapping)) or not isinstance(items, Iterable):
+        raise ValueError(f"allowed_items is {items!r:.80}, expected a list of item ids.")
+    ids = {item: encode_item(item) for item in items}
+    unknown = [item for item, index in ids.items() if index < first_item_id]
+    if unknown:
+        raise ValueError(
+            f"allowed_items holds {unknown[:10]!r:.200}, {len(unknown)} unknown to this model, expected items of the "
+            "training log: see tokenizer.item_vocabulary."
+        )
+    return sorted(ids.values())
 
 
 class TimeUntilNext:

@@ -283,6 +283,14 @@ def as_text(value: Any, name: str) -> str:
     )
 
 
+def known_action(action_ids: Mapping[str, int], action: Any) -> int:
+    """The id of an action; ValueError if it is unknown. (In a history, an unknown action is UNKNOWN_ACTION.)"""
+    text = as_text(action, "action")
+    if text not in action_ids:
+        raise ValueError(f"action {text!r:.80} is unknown, expected one of {names_of(action_ids)}.")
+    return action_ids[text]
+
+
 def as_seconds(value: Any) -> float:
     """A timestamp as seconds since 1970 UTC, by the rules of `times.py`, which a log is read by as well."""
     remedy = 'ISO text such as "2024-05-17T08:30:00+00:00", a datetime or seconds since 1970 as a number'

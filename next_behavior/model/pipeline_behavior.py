@@ -20,7 +20,7 @@ from transformers import AutoModel, Pipeline
 from transformers.pipelines import PIPELINE_REGISTRY
 
 from .answer_tables import TABLES_LOCK, AnswerTables
-from .answers import TimeUntilNext, events_of
+from .answers import TimeUntilNext, allowed_ids, events_of
 from .encoder import CHANNELS
 from .histories import as_arrays, in_time_order, is_whole
 from .integrity import check_loaded
@@ -221,16 +221,8 @@ class NextBehaviorPipeline(Pipeline):
 
     def _known_items(self, items: Any) -> torch.Tensor:
         """Token ids (N,) of the user's ids; ValueError if the vocabulary lacks one."""
-        if isinstance(items, (str, Mapping)) or not isinstance(items, Iterable):
-            raise ValueError(f"allowed_items is {items!r:.80}, expected a list of item ids.")
-        ids = {item: self.tokenizer.encode_item(item) for item in items}
-        unknown = [item for item, index in ids.items() if index < self.tokenizer.first_item_id]
-        if unknown:
-            raise ValueError(
-                f"allowed_items holds {unknown[:10]}, {len(unknown)} unknown to this model, expected items of the "
-                "training log: see tokenizer.item_vocabulary."
-            )
-        return torch.tensor(sorted(ids.values()), dtype=torch.long, device=self.device)
+        ids = allowed_ids(items, self.tokenizer.encode_item, self.tokenizer.first_item_id)
+        return torch.tensor(ids, dtype=torch.long, device=self.device)
 
 
 # An installed package registers itself. A remote copy must not: it would decide for every later repository.

@@ -9,6 +9,7 @@ from torch.nn import functional as F
 from transformers.utils import ModelOutput
 
 from .answer_tables import AnswerTables
+from .answers import check_options
 from .configuration_behavior import BehaviorConfig
 from .encoder import Events
 from .histories import is_whole
@@ -71,10 +72,8 @@ def check_question(
     balanced: bool,
 ) -> None:
     """ValueError for a question that cannot be answered; `restricted` says that `allowed_items` are named."""
-    if of not in ("pair", "item", "action"):
-        raise ValueError(f'of={of!r} is not a question: use "pair", "item" or "action".')
-    if not is_whole(top_k) or top_k < 1:
-        raise ValueError(f"top_k is {top_k!r:.80} ({type(top_k).__name__}), expected a whole number of at least 1.")
+    restricted = restricted or action is not None or exclude_seen
+    check_options(top_k, of, restricted, balanced, bool(config.action_weights))
     if action is not None and not is_whole(action):
         raise ValueError(
             f"action is {action!r:.80} ({type(action).__name__}), expected an action id: use "
@@ -84,15 +83,6 @@ def check_question(
         raise ValueError(
             f"action={action} is not an action id, expected {FIRST_ACTION} to {config.num_actions - 1}: "
             "use tokenizer.encode_action(name)."
-        )
-    if of == "action" and (action is not None or exclude_seen or restricted):
-        raise ValueError('of="action" ranks actions: action, exclude_seen and allowed_items do not apply to it.')
-    if balanced and of != "action":
-        raise ValueError(f'balanced=True ranks actions, got of="{of}": use of="action".')
-    if balanced and not config.action_weights:
-        raise ValueError(
-            "balanced=True needs config.action_weights, and this model has none: its training had no validation "
-            "events, or one action."
         )
 
 

@@ -26,7 +26,7 @@ import torch
 from tokenizers.models import WordLevel
 from transformers import AutoTokenizer, BatchEncoding, PreTrainedTokenizerFast
 
-from .histories import HistoryReader, as_arrays, as_histories, as_text, in_time_order, names_of
+from .histories import HistoryReader, as_arrays, as_histories, as_text, in_time_order, known_action
 from .integrity import (
     VOCABULARY_MANIFEST,
     check_manifest,
@@ -169,10 +169,7 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         Raises:
             ValueError: the action is unknown. (In a history, an unknown action is id 1.)
         """
-        text = as_text(action, "action")
-        if text not in self._action_ids:
-            raise ValueError(f"action {text!r:.80} is unknown, expected one of {names_of(self._action_ids)}.")
-        return self._action_ids[text]
+        return known_action(self._action_ids, action)
 
     def decode_action(self, index: int) -> str:
         """The name of an action id, in brackets for the three special ones.

@@ -7,12 +7,13 @@ share one (group commit), and nobody waits for a timer.
 from __future__ import annotations
 
 import threading
+from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, wait
 from typing import Any
 
-from next_behavior.serving.event_store import StoreBusy, StoredEvent, StoreUnavailable
+from next_behavior.serving.event_store import Outcome, StoreBusy, StoredEvent, StoreUnavailable, check_events
 
 MAX_WAITING = 20_000  # events
 LARGEST_COMMIT = 2_000  # events, unless one call has more
@@ -113,3 +114,24 @@ class GroupCommit:
 
 def _size(request: Request) -> int:
     return 1 if isinstance(request, str) else len(request)
+
+
+class WritesInGroups(ABC):
+    """What a store does with its queue of writes."""
+
+    @abstractmethod
+    def _writing(self) -> GroupCommit:
+        """The queue; StoreReadOnly if the store was opened to read."""
+
+    def submit(self, events: Sequence[StoredEvent]) -> Future[list[Outcome]]:
+        check_events(events)
+        return self._writing().submit(events)
+
+    def append(self, events: Sequence[StoredEvent]) -> list[Outcome]:
+        queue = self._writing()
+        check_events(events)
+        return queue.wait(queue.submit(events))
+
+    def erase(self, user: str) -> bool:
+        queue = self._writing()
+        return queue.wait(queue.submit(user))

@@ -8,13 +8,14 @@ This file imports numpy alone.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
-from next_behavior.model.histories import HistoryIds, HistoryReader, as_text, in_time_order, is_whole
+from next_behavior.model.answers import allowed_ids, check_options
+from next_behavior.model.histories import HistoryIds, HistoryReader, as_text, in_time_order, known_action
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW, UNK
 from next_behavior.model.vocabulary import known_item
 from next_behavior.serving.bundle import Constants
@@ -85,7 +86,8 @@ class Questions:
             ValueError: an event or an option is not what is documented.
         """
         constants = self.constants
-        self._check(top_k, of, action is not None or exclude_seen or allowed_items is not None, balanced)
+        restricted = action is not None or exclude_seen or allowed_items is not None
+        check_options(top_k, of, restricted, balanced, bool(constants.action_weights))
         history = in_time_order([list(events)])[0]
         names: dict[str, int] = {}
         ids = self._reader.ids(history, constants.max_events, seen=names)
@@ -93,15 +95,14 @@ class Questions:
         exclude = None
         if exclude_seen:
             older = history[: max(0, len(history) - constants.max_events)]
-            before = {self._item_id(event["item"]) for event in older if event.get("item") is not None}
-            exclude = np.array(sorted({*ids.items, *before}), np.int64)
+            exclude = np.array(sorted({*ids.items, *self._reader.known_items(older)}), np.int64)
         return Asked(
             ids=ids,
             new_items=[item for item, index in names.items() if index in slots],
             runs=self._runs(ids.items),
             top_k=int(top_k),
             of=of,
-            action=None if action is None else self._action_id(action),
+            action=None if action is None else known_action(self._action_ids, action),
             balanced=balanced,
             paths=paths,
             exclude=exclude,
@@ -112,44 +113,12 @@ class Questions:
             cold_start=max(ids.items) < self.first_item_id and max(ids.actions) < FIRST_ACTION,
         )
 
-    def _check(self, top_k: Any, of: Any, restricted: bool, balanced: bool) -> None:
-        if of not in ("pair", "item", "action"):
-            raise ValueError(f'of={of!r:.80} is not a question: use "pair", "item" or "action".')
-        if not is_whole(top_k) or top_k < 1:
-            raise ValueError(f"top_k is {top_k!r:.80} ({type(top_k).__name__}), expected a whole number of at least 1.")
-        if of == "action" and restricted:
-            raise ValueError('of="action" ranks actions: action, exclude_seen and allowed_items do not apply to it.')
-        if balanced and of != "action":
-            raise ValueError(f'balanced=True ranks actions, got of="{of}": use of="action".')
-        if balanced and not self.constants.action_weights:
-            raise ValueError(
-                "balanced=True needs the weights of actions, and this model has none: its training had no validation "
-                "events, or one action."
-            )
-
-    def _action_id(self, action: Any) -> int:
-        text = as_text(action, "action")
-        if text not in self._action_ids:
-            raise ValueError(
-                f"action {text!r:.80} is unknown, expected one of {', '.join(map(repr, self._action_ids))}."
-            )
-        return self._action_ids[text]
-
     def _item_id(self, item: Any) -> int:
         index = known_item(self._token_to_id, as_text(item, "item"))
         return UNK if index is None else index
 
     def _allowed(self, items: Any) -> np.ndarray:
-        if isinstance(items, (str, Mapping)) or not isinstance(items, Iterable):
-            raise ValueError(f"allowed_items is {items!r:.80}, expected a list of item ids.")
-        ids = {item: self._item_id(item) for item in items}
-        unknown = [item for item, index in ids.items() if index < self.first_item_id]
-        if unknown:
-            raise ValueError(
-                f"allowed_items holds {unknown[:10]!r:.200}, {len(unknown)} unknown to this model, expected items of "
-                "the training log."
-            )
-        return np.array(sorted(ids.values()), np.int64)
+        return np.array(allowed_ids(items, self._item_id, self.first_item_id), np.int64)
 
     def _runs(self, items: Sequence[int]) -> list[int]:
         known = [item for item in items if item >= self.first_item_id]

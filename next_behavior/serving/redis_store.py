@@ -19,7 +19,6 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future
 from contextlib import contextmanager
 from typing import Any
 from urllib.parse import urlsplit
@@ -31,7 +30,6 @@ from redis.retry import Retry
 from next_behavior.serving import redis_scripts
 from next_behavior.serving.event_store import (
     MICROS,
-    Outcome,
     StoreBusy,
     StoreDamaged,
     StoredEvent,
@@ -39,11 +37,10 @@ from next_behavior.serving.event_store import (
     StoreReadOnly,
     StoreUnavailable,
     check_bounds,
-    check_events,
     keyed_hash,
     micros,
 )
-from next_behavior.serving.group_commit import GroupCommit, Request
+from next_behavior.serving.group_commit import GroupCommit, Request, WritesInGroups
 
 PREFIX = "next-behavior:1:"  # with the version of what lies behind it
 KEY_BYTES = 32
@@ -57,7 +54,7 @@ SECONDS_BETWEEN_STEPS = 1.0
 PAGE = 1000
 
 
-class RedisStore:
+class RedisStore(WritesInGroups):
     """An `EventStore` on a server.
 
     Args:
@@ -108,19 +105,6 @@ class RedisStore:
     def description(self) -> str:
         """The kind, its version, what is durable."""
         return self._about
-
-    def submit(self, events: Sequence[StoredEvent]) -> Future[list[Outcome]]:
-        check_events(events)
-        return self._writing().submit(events)
-
-    def append(self, events: Sequence[StoredEvent]) -> list[Outcome]:
-        queue = self._writing()
-        check_events(events)
-        return queue.wait(queue.submit(events))
-
-    def erase(self, user: str) -> bool:
-        queue = self._writing()
-        return queue.wait(queue.submit(user))
 
     def history(self, user: str, length: int, until: int | None = None) -> list[dict[str, Any]]:
         if length < 1:

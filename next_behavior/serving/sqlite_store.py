@@ -20,7 +20,6 @@ import os
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
 from pathlib import Path
 from typing import Any
 
@@ -29,22 +28,20 @@ from filelock import FileLock
 
 from next_behavior.serving.event_store import (
     MICROS,
-    Outcome,
     StoredEvent,
     StoreReadOnly,
     check_bounds,
-    check_events,
     keyed_hash,
     micros,
 )
-from next_behavior.serving.group_commit import GroupCommit, Request
+from next_behavior.serving.group_commit import GroupCommit, Request, WritesInGroups
 from next_behavior.serving.sqlite_file import BUSY_MS, hash_key, lock_to_write, open_file, store_errors
 from next_behavior.serving.sqlite_writer import SECONDS_BETWEEN_STEPS, Writer
 
 LAST = 2**63 - 1  # no arrival is larger
 
 
-class SQLiteStore:
+class SQLiteStore(WritesInGroups):
     """An `EventStore` in one file.
 
     Args:
@@ -96,19 +93,6 @@ class SQLiteStore:
         note = "" if safe else ", older than 3.51.3: let no other program write to the file"
         how = "read-only" if self._queue is None else "an event is durable when it is acknowledged"
         return f"SQLite {apsw.sqlite_lib_version()} in {self.path}, {how}{note}"
-
-    def submit(self, events: Sequence[StoredEvent]) -> Future[list[Outcome]]:
-        check_events(events)
-        return self._writing().submit(events)
-
-    def append(self, events: Sequence[StoredEvent]) -> list[Outcome]:
-        queue = self._writing()
-        check_events(events)
-        return queue.wait(queue.submit(events))
-
-    def erase(self, user: str) -> bool:
-        queue = self._writing()
-        return queue.wait(queue.submit(user))
 
     def history(self, user: str, length: int, until: int | None = None) -> list[dict[str, Any]]:
         with store_errors(self.path):

@@ -51,7 +51,8 @@ class TorchPredictor:
         training_actions: dict[str, int] | None = None,
     ) -> None:
         self.vocabulary = vocabulary
-        self.constants = constants_of(model, tokenizer, revision, training_actions)
+        # The model compares queries with its table itself: the longest row is not looked for.
+        self.constants = constants_of(model.config, tokenizer, revision, training_actions, longest_row=0.0)
         self.questions = Questions(self.constants, tokenizer.backend_tokenizer.token_to_id)
         self._tokenizer = tokenizer
         self._pipeline = NextBehaviorPipeline(model=model, tokenizer=tokenizer, device=model.device)

@@ -22,6 +22,7 @@ import torch
 
 from next_behavior.data.files import whole_folder
 from next_behavior.model.associative_memory import AssociativeMemory
+from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.model.integrity import check_agreement, check_folder
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.neighbor_lists import COUNT_UNIT
@@ -85,25 +86,30 @@ def write_tables(
     training_actions: dict[str, int] | None = None,
 ) -> None:
     """Writes what is no network and no file of the model's folder."""
-    write_constants(folder, constants_of(model, tokenizer, revision, training_actions))
     table = item_table(model)
+    items = table[model.config.first_item_id :]
+    longest_row = float(np.linalg.norm(items, axis=1).max())
+    write_constants(folder, constants_of(model.config, tokenizer, revision, training_actions, longest_row))
     np.save(folder / ITEM_TABLE, table)
-    np.save(folder / ITEM_COLUMNS, filled_columns(table[model.config.first_item_id :]))
+    np.save(folder / ITEM_COLUMNS, filled_columns(items))
     for name, table in {**memory_arrays(model.associate_path), **pointer_arrays(model)}.items():
         np.save(folder / f"{name}.npy", table)
 
 
 def constants_of(
-    model: BertForNextBehavior, tokenizer: BehaviorTokenizer, revision: str, training_actions: dict[str, int] | None
+    config: BehaviorConfig,
+    tokenizer: BehaviorTokenizer,
+    revision: str,
+    training_actions: dict[str, int] | None,
+    longest_row: float,
 ) -> Constants:
-    config = model.config
     values: dict[str, Any] = {
         "revision": revision,
         "max_events": min(tokenizer.model_max_length, config.max_position_embeddings),
         "actions": tokenizer.action_vocabulary,
         "time_edges": tokenizer.time_edges,
         "has_time": tokenizer.has_time,
-        "longest_row": float(np.linalg.norm(item_table(model)[config.first_item_id :], axis=1).max()),
+        "longest_row": longest_row,
         "training_actions": training_actions,
     }
     if len(tokenizer) != config.vocab_size:
