@@ -174,18 +174,18 @@ def test_workers_do_not_outlive_a_parent_that_was_killed(model: Path, tmp_path: 
             time.sleep(0.05)
 
 
-def test_mistakes_end_the_command_in_one_line(tmp_path: Path) -> None:
-    model = str(tmp_path)
+def test_mistakes_end_the_command_in_one_line(model: Path, tmp_path: Path) -> None:
+    trained, empty = str(model), str(tmp_path)
     with pytest.raises(ValueError, match="--token_file"):
-        main(["--model", model, "--host", "0.0.0.0", "--port", "0"])
+        main(["--model", empty, "--host", "0.0.0.0", "--port", "0"])
     with pytest.raises(SystemExit):
-        main(["--model", model, "--workers", "2"])
+        main(["--model", empty, "--workers", "2"])
     with pytest.raises(ValueError, match=r"config\.json"):
-        main(["--model", model, "--port", "0", "--store", "none"])
+        main(["--model", empty, "--port", "0", "--store", "none"])
     store = tmp_path / "events.sqlite"
     store.write_bytes(b"not a database" * 100)
     with pytest.raises(ValueError, match=r"events\.sqlite"):
-        main(["--model", model, "--port", "0", "--store", str(store)])
+        main(["--model", trained, "--port", "0", "--store", str(store)])
 
 
 @pytest.mark.redis

@@ -105,6 +105,7 @@ class Application:
             message = await receive()
             if message["type"] == "lifespan.startup":
                 self.service.start()
+                await self.service.join()
                 await send({"type": "lifespan.startup.complete"})
             else:
                 await self.service.stop()

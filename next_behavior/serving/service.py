@@ -38,6 +38,7 @@ STORE_THREADS = 4
 FOLLOW_SECONDS = 0.25
 SNAPSHOT_SECONDS = 300.0
 CONTROL_SECONDS = 0.5
+JOIN_SECONDS = 10.0
 # The memory counts for so long before it lets requests run.
 COUNT_SLICE_SECONDS = 0.001
 
@@ -138,6 +139,18 @@ class Service:
     def start(self) -> None:
         """Begins to load; `ready` turns true later, or `failure` is set."""
         self._tasks.append(asyncio.create_task(self._start()))
+
+    async def join(self) -> None:
+        """Of several workers on one port: waits until this one is ready, for some seconds at most.
+
+        Before it accepts connections the others take them, and a client that saw one of them ready meets no other that
+        is not. A long export ends the wait, because /livez has to answer.
+        """
+        end = time.monotonic() + JOIN_SECONDS
+        while self.settings.control is not None and not (self.live or self.failure or self.draining):
+            if time.monotonic() > end:
+                return
+            await asyncio.sleep(0.02)
 
     async def _start(self) -> None:
         try:
