@@ -13,6 +13,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -157,6 +158,7 @@ def test_a_worker_that_crashes_is_started_again_and_nobody_notices(model: Path, 
         for _ in range(50):
             with contextlib.suppress(http.client.HTTPException, OSError):  # what the dead one had accepted is lost
                 assert service.call("GET", "/livez")[0] == 200
+                assert service.call("POST", "/v1/predict", {"events": [{"item": "3"}]})[0] == 200
             time.sleep(0.02)
         assert any(line["message"] == "worker died" for line in service.lines())
         service.wait_until_ready()
@@ -211,6 +213,27 @@ def test_workers_with_one_redis_have_one_memory_and_reload_together(
         assert service.call("POST", "/v1/predict", question)[0] == 200
         redis_server.start()
         assert service.call("POST", "/v1/events", {"events": [event(900)]})[0] == 200
+
+
+def test_a_history_is_answered_the_same_beside_longer_ones(model: Path, tmp_path: Path) -> None:
+    """In a batch a short history is padded."""
+    questions = [{"events": [{"item": str(n + place)} for place in range(1 + n % 12)], "top_k": 60} for n in range(16)]
+
+    def ask(service: Running, number: int) -> list[dict[str, Any]]:
+        answers: list[dict[str, Any]] = service.call("POST", "/v1/predict", questions[number])[1]["answers"]
+        return answers
+
+    with serving(model, tmp_path, "--store", "none") as service:
+        alone = [ask(service, number) for number in range(len(questions))]
+        with ThreadPoolExecutor(len(questions)) as threads:
+            for _ in range(5):
+                together = threads.map(lambda number: ask(service, number), range(len(questions)))
+                for one, other in zip(alone, together, strict=True):
+                    pairs = {(answer["action"], answer["item"]): answer["probability"] for answer in one}
+                    assert {(answer["action"], answer["item"]) for answer in other} == set(pairs)
+                    for answer in other:
+                        same = pytest.approx(pairs[answer["action"], answer["item"]], abs=1e-5)
+                        assert answer["probability"] == same
 
 
 def ask_until(service: Running, end: float, replies: list[tuple[int, float]]) -> None:

@@ -401,6 +401,23 @@ def test_an_event_from_the_future_is_refused(store: str) -> None:
     run(test, store=store)
 
 
+def test_a_clock_that_jumps_back_costs_no_answer_and_no_event(store: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    async def test(client: Client) -> None:
+        moment = time.time()
+        await client.post("/v1/events", {"events": [event(1, item="i1", at=moment)]})
+        monkeypatch.setattr(time, "time", lambda: moment - 7200)
+        question = client.post("/v1/predict", {"events": []}, headers={"x-timeout-ms": "500"})
+        assert (await question).status == 200
+        stamped = [event(2, item="i2", at=moment - 7200), event(3, item="i3", at=moment - 7200)]
+        assert (await client.post("/v1/events", {"events": stamped})).status == 200
+        monkeypatch.undo()
+        assert client.service.store is not None
+        # In order of time, and of arrival where the times are equal.
+        assert [one["item"] for one in client.service.store.history("ann", 9)] == ["i2", "i3", "i1"]
+
+    run(test, store=store)
+
+
 @pytest.mark.parametrize("fault", [StoreBusy("locked"), StoreFull("no space left")], ids=["locked", "disk full"])
 def test_without_its_store_the_service_still_predicts(store: str, fault: Exception) -> None:
     class Broken(SQLiteStore):
