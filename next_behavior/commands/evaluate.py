@@ -4,6 +4,7 @@
     python evaluate_behavior.py --model out/shop --events events.parquet --json evaluation.json
     python evaluate_behavior.py --model out/beauty --events beauty.parquet --split leave_one_out --max_targets 5000
     python evaluate_behavior.py --model out/shop --events events.parquet --update_memory
+    python evaluate_behavior.py --model out/a --model out/b --ensemble --events events.parquet --json both.json
     next-behavior evaluate ...                          the same, once the package is installed
 
 The split that is recorded with the model is used unless `--split` names another. Every target is ranked among the whole
@@ -11,7 +12,11 @@ catalog, ties against the ranker: once with the items that the user has seen as 
 (removed; then only targets that are new to the user count). `--update_memory` adds the model as it would be served: its
 memory goes on counting the events before the targets, without training.
 
-The tables are in `evaluation.md` in the model's folder, or beside the file that `--json` names.
+Several models are ranked on the same targets and compared with each other; `--ensemble` adds the mean of their
+probabilities.
+
+The tables are in `evaluation.md` in the model's folder (`comparison.md` in the first one's for several models), or
+beside the file that `--json` names.
 """
 
 from __future__ import annotations
@@ -20,6 +25,7 @@ import argparse
 import json
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from next_behavior.data.read_options import add_event_arguments, options_from_arguments
 
@@ -31,7 +37,12 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
         description=(__doc__ or "").split("\n")[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
-    parser.add_argument("--model", required=True, help="folder of a trained model")
+    parser.add_argument(
+        "--model", required=True, action="append", help="folder of a trained model; again for each further model"
+    )
+    parser.add_argument(
+        "--ensemble", action="store_true", help="with several models: add the mean of their probabilities as one more"
+    )
     parser.add_argument(
         "--events",
         required=True,
@@ -58,14 +69,19 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("max_targets", "batch_size", "memory_updates"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)}: expected at least 1")
+    if args.ensemble and len(args.model) < 2:
+        parser.error("--ensemble: got one --model, expected several: name each with a --model of its own")
+    if args.update_memory and len(args.model) > 1:
+        parser.error("--update_memory: got several models, expected one: evaluate each alone")
     return args
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
     args = parsed(arguments)
-    model = Path(args.model)
-    if not model.is_dir():
-        raise FileNotFoundError(f"got --model {args.model}; expected the folder of a trained model")
+    models = [Path(model) for model in args.model]
+    for model in models:
+        if not model.is_dir():
+            raise FileNotFoundError(f"got --model {model}; expected the folder of a trained model")
 
     from next_behavior.data.outputs import can_write, check_output_file
 
@@ -76,31 +92,53 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from next_behavior.data.events import read_events
     from next_behavior.data.files import write_whole
     from next_behavior.data.shown import to_width
-    from next_behavior.data.splits import assign_parts
-    from next_behavior.evaluation.evaluator import evaluate_folder, split_to_evaluate
-    from next_behavior.evaluation.summary import in_three_lines
     from next_behavior.evaluation.tables import format_table
     from next_behavior.model.integrity import check_folder
 
-    check_folder(model)  # before the log, which may take minutes
+    for model in models:
+        check_folder(model)  # before the log, which may take minutes
     log = read_events(args.events, options)
     print(to_width(str(log.report)))
-    split = split_to_evaluate(model, log.events, args.split)
+    result, says = evaluated(models, log.events, args)
+    tables = models[0] / ("evaluation.md" if len(models) == 1 else "comparison.md")
+    if args.json is not None:
+        tables = Path(args.json).with_suffix(".md")
+        write_whole(Path(args.json), json.dumps(result, indent=1, allow_nan=False))
+    print(f"\n{says}")
+    if args.json is None and not can_write(models[0]):  # a folder that others share
+        print(f"\n{format_table(result)}")
+        return
+    write_whole(tables, format_table(result))
+    print(f"All tables are in {tables}.")
+
+
+def evaluated(models: Sequence[Path], events: Any, args: argparse.Namespace) -> tuple[dict[str, Any], str]:
+    """The result on a log's events, a Polars frame, and what it says for the screen."""
+    from next_behavior.data.splits import assign_parts
+    from next_behavior.evaluation.evaluator import evaluate_folder, split_to_evaluate
+    from next_behavior.evaluation.several_models import common_split, evaluate_folders
+    from next_behavior.evaluation.summary import in_three_lines, of_several
+
+    if len(models) > 1:
+        split = common_split(models, events, args.split)
+        result = evaluate_folders(
+            models,
+            assign_parts(events, split),
+            split,
+            ensemble=args.ensemble,
+            batch_size=args.batch_size,
+            max_targets=args.max_targets,
+            seed=args.seed,
+        )
+        return result, of_several(result)
+    split = split_to_evaluate(models[0], events, args.split)
     result = evaluate_folder(
-        model,
-        assign_parts(log.events, split),
+        models[0],
+        assign_parts(events, split),
         split,
         args.batch_size,
         args.max_targets,
         args.seed,
         memory_updates=args.memory_updates if args.update_memory else None,
     )
-    tables = model / "evaluation.md" if args.json is None else Path(args.json).with_suffix(".md")
-    if args.json is not None:
-        write_whole(Path(args.json), json.dumps(result, indent=1, allow_nan=False))
-    print(f"\n{in_three_lines(result, args.model)}")
-    if args.json is None and not can_write(model):  # a folder that others share
-        print(f"\n{format_table(result)}")
-        return
-    write_whole(tables, format_table(result))
-    print(f"All tables are in {tables}.")
+    return result, in_three_lines(result, args.model[0])

@@ -11,7 +11,7 @@ Evaluation: one row per target event, with exactly the window that a served mode
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -291,6 +291,11 @@ class EvaluationBatch:
 
     def __len__(self) -> int:
         return len(self.user)
+
+    def rows(self, chosen: np.ndarray) -> EvaluationBatch:
+        """The rows `chosen` (N,) int64, in their order."""
+        arrays = {field.name: getattr(self, field.name)[chosen] for field in fields(self) if field.name != "seen"}
+        return EvaluationBatch(**arrays, seen=[self.seen[row] for row in chosen.tolist()])
 
 
 def target_positions(sequences: Sequences, part: int, max_targets: int | None = None, seed: int = 0) -> np.ndarray:

@@ -18,6 +18,8 @@ from next_behavior.data.log_files import are_files_here
 
 # What is read, by the flag that names it; None where the flag was left out.
 Inputs = Mapping[str, str | None]
+# A path that ends with one is meant as a folder, whether or not the folder is there.
+SEPARATORS = tuple({"/", os.sep})
 
 
 def check_output_folder(output: str | Path, flag: str, inputs: Inputs) -> None:
@@ -47,7 +49,7 @@ def check_output_folder(output: str | Path, flag: str, inputs: Inputs) -> None:
 def check_output_file(output: str | Path, flag: str, inputs: Inputs) -> None:
     """The same for a file: it is no folder, and none of the files that are read."""
     file = Path(output)
-    if file.is_dir():
+    if file.is_dir() or str(output).endswith(SEPARATORS):
         raise ValueError(
             f"got {flag} {file}, which is a folder; expected a file: add a name, such as {file / 'a.json'}"
         )

@@ -14,8 +14,9 @@ A result is what `evaluation.json` holds. Metrics over no targets are None. It h
                     differs from the one before them.
 
 `*_interval` are 95 % bootstrap intervals over users. Beside the rankers stand split, part, targets, item_targets,
-users, sampled, seed, items, max_length, rankers (names in order) and, if there is a ranker called "model",
-`comparison` with the best baseline. `passes` is how often training saw its events, None where it is not known.
+users, sampled, seed, items, max_length and rankers (names in order). If there is a model, `comparison` has it beside
+the best baseline; several models also have `models`, `comparisons` and `pairs` (`comparison.py`). `passes` is how often
+training saw its events, None where it is not known.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ from next_behavior.data.sequences import TEST, Sequences, tokenize_log
 from next_behavior.data.splits import Split, make_split, recorded_split
 from next_behavior.evaluation.action_baselines import BalancedActions
 from next_behavior.evaluation.baselines import fit_baselines
-from next_behavior.evaluation.comparison import ACTIONS, Column, Result, UserSums, compare
+from next_behavior.evaluation.comparison import ACTIONS, Column, Result, UserSums, comparisons
 from next_behavior.evaluation.item_neighbors import ItemNeighbors
 from next_behavior.evaluation.metrics import action_metrics, interval, ndcg_at_k, ranking_metrics, recall_at_k
 from next_behavior.evaluation.rankers import (
@@ -70,6 +71,7 @@ def evaluate(
     seed: int = 0,
     split: Split | None = None,
     actions: Sequence[str] | None = None,
+    models: Sequence[str] = (MODEL,),
     progress: bool = True,
 ) -> Result:
     """Metrics of every ranker on the targets of one part.
@@ -84,6 +86,7 @@ def evaluate(
         seed: of that draw and of the bootstrap.
         split: recorded in the result.
         actions: names in id order, the first is FIRST_ACTION's; None numbers them.
+        models: the rankers that are no baselines; they are compared with the best baseline and with each other.
         progress: show progress bars.
     """
     positions, all_targets = targets_of(sequences, part, max_targets, seed), len(target_positions(sequences, part))
@@ -98,7 +101,7 @@ def evaluate(
     add_action_metrics(rows, sums, predicted, dict(enumerate(names, start=FIRST_ACTION)))
     resampled = sums.resampled(seed)
     add_intervals(rows, resampled)
-    result: Result = {
+    return {
         **rows,
         "rankers": list(rows),
         "split": None if split is None else split.to_dict(),
@@ -112,10 +115,8 @@ def evaluate(
         "actions": names,
         "max_length": max_length,
         "seed": seed,
+        **comparisons(rows, resampled, models),
     }
-    if MODEL in rows:
-        result["comparison"] = compare(rows, resampled)
-    return result
 
 
 def targets_of(sequences: Sequences, part: int, max_targets: int | None, seed: int) -> np.ndarray:
@@ -286,11 +287,7 @@ def evaluate_folder(
     Raises:
         ValueError: the tokenizer is another model's, or knows no item or no action of the events.
     """
-    tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=True)
-    assert isinstance(tokenizer, PreTrainedTokenizerBase)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    model = AutoModel.from_pretrained(model_dir, trust_remote_code=True, dtype=torch.float32).to(device)
-    check_agreement(model.config, tokenizer)
+    model, tokenizer = load_folder(model_dir)
     check_known(events, tokenizer.item_vocabulary, tokenizer.action_vocabulary)
     dataset = tokenize_log(events, tokenizer)
     result = evaluate_model(
@@ -307,6 +304,20 @@ def evaluate_folder(
     )
     result["passes"] = recorded_passes(model_dir)
     return result
+
+
+def load_folder(model_dir: Path) -> tuple[Any, Any]:
+    """The model of a folder, on a GPU where there is one, and its tokenizer.
+
+    Raises:
+        ValueError: the tokenizer is another model's.
+    """
+    tokenizer: Any = AutoTokenizer.from_pretrained(model_dir, trust_remote_code=True)
+    assert isinstance(tokenizer, PreTrainedTokenizerBase)
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    model = AutoModel.from_pretrained(model_dir, trust_remote_code=True, dtype=torch.float32).to(device)
+    check_agreement(model.config, tokenizer)
+    return model, tokenizer
 
 
 def recorded_passes(model_dir: Path) -> float | None:

@@ -23,7 +23,19 @@ from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW
 # Names of the model's rows in a result.
 MODEL = "model"
 UPDATED = "model, memory updated"
-BALANCED = "model, balanced"  # its actions are named by its `action_weights`
+ENSEMBLE = "ensemble"
+
+
+def balanced(model: str) -> str:
+    """Name of the row of a model whose actions are named by its `action_weights`.
+
+    >>> balanced("model")
+    'model, balanced'
+    """
+    return f"{model}, balanced"
+
+
+BALANCED = balanced(MODEL)
 
 # Events whose histories are laid out at once when a memory counts them.
 COUNTED_AT_ONCE = 2**18

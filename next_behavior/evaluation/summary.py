@@ -7,6 +7,7 @@ All that was measured is in the tables (`tables.py`).
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from next_behavior.data.shown import to_width
@@ -18,7 +19,7 @@ from next_behavior.evaluation.tables import plain, saw_little
 
 def in_three_lines(result: Result, folder: str) -> str:
     """The verdict on the model in `folder`; each of the three lines has at most two rows of a terminal."""
-    row = judged(result)
+    row = judged(result["comparison"])
     lines = [
         f"Predicts:  {predicted(result)}",
         f"Compared:  {compared(row)}",
@@ -27,10 +28,20 @@ def in_three_lines(result: Result, folder: str) -> str:
     return "\n".join(to_width(line) for line in lines)
 
 
-def judged(result: Result) -> dict[str, Any] | None:
+def of_several(result: Result) -> str:
+    """The verdict on several models: what each predicts, against the best baseline, then each pair of them."""
+    lines = []
+    for model, comparison in result["comparisons"].items():
+        beside = compared(judged(comparison))
+        lines += [model, f"  Predicts:  {predicted(result, model)}", f"  Compared:  {beside}"]
+    lines += ["Between them", *(f"  - {sentence}" for pair in result["pairs"] for sentence in pair["sentences"])]
+    return "\n".join(to_width(line) for line in lines)
+
+
+def judged(comparison: Sequence[dict[str, Any]]) -> dict[str, Any] | None:
     """The comparison that counts: the next item among the first ten, or else the next action; None without either."""
     wanted = [(KEPT, "all", "recall@10"), (ACTIONS, None, "accuracy")]
-    rows = {(row["where"], row["group"], row["metric"]): row for row in result["comparison"]}
+    rows = {(row["where"], row["group"], row["metric"]): row for row in comparison}
     return next((rows[key] for key in wanted if key in rows), None)
 
 
@@ -38,9 +49,9 @@ def percent(share: float) -> str:
     return f"{100 * share:.1f} %"
 
 
-def predicted(result: Result) -> str:
+def predicted(result: Result, model: str = MODEL) -> str:
     """How often the next item is among the first ten, and how often the next action is the one predicted."""
-    items, actions = result[MODEL][KEPT]["items"]["all"], result[MODEL][ACTIONS]
+    items, actions = result[model][KEPT]["items"]["all"], result[model][ACTIONS]
     parts = []
     if items["recall@10"] is not None:
         of = f"of {items['count']:,} test events"  # those that name an item

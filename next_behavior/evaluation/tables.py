@@ -16,7 +16,7 @@ from next_behavior.data.shown import shown
 from next_behavior.data.splits import Split
 from next_behavior.evaluation.comparison import ACTIONS, Result
 from next_behavior.evaluation.metrics import LIST_LENGTH
-from next_behavior.evaluation.rankers import MODEL, UPDATED
+from next_behavior.evaluation.rankers import ENSEMBLE, MODEL, UPDATED
 from next_behavior.evaluation.ranking import KEPT, REMOVED
 
 PART_NAMES = {TRAIN: "training", VALIDATION: "validation", TEST: "test"}
@@ -75,8 +75,8 @@ def with_interval(metrics: Mapping[str, Any], metric: str) -> str:
 
 
 def plain(ranker: str) -> str:
-    """The name of a ranker as a reader wants it."""
-    return ranker.replace("_", " ")
+    """The name of a ranker as a reader wants it; a model that is called after its folder keeps that name."""
+    return ranker if ranker.startswith(f"{MODEL} ") else ranker.replace("_", " ")
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -165,10 +165,10 @@ def little_training(passes: float | None) -> str | None:
     )
 
 
-def verdict(result: Result) -> str:
-    """One line per comparison of the model with the best baseline, those it loses marked."""
+def verdict(result: Result, comparison: Sequence[Mapping[str, Any]]) -> str:
+    """One line per comparison of a model with the best baseline, those it loses marked."""
     lines = []
-    for row in result["comparison"]:
+    for row in comparison:
         if row["where"] == ACTIONS and len(result["actions"]) == 1:
             continue
         where = "next action" if row["group"] is None else f"{row['group']} targets, seen items {row['where']}"
@@ -183,6 +183,25 @@ def verdict(result: Result) -> str:
             f"{'; the interval holds 0' if unclear else ''}"
         )
     return "\n".join(lines)
+
+
+def pairs_text(result: Result) -> str:
+    """Each model beside each other one: what it comes to in words, then the paired differences."""
+    sentences = [f"- {sentence}" for pair in result["pairs"] for sentence in pair["sentences"]]
+    rows = []
+    for pair in result["pairs"]:
+        first, second = pair["models"]
+        for row in pair["metrics"]:
+            if row["where"] == ACTIONS and len(result["actions"]) == 1:
+                continue
+            ends = row["difference_interval"]
+            where = "next action" if row["group"] is None else f"{row['group']}, seen {row['where']}"
+            doubt = "–" if ends is None else f"[{ends[0]:+.4f}, {ends[1]:+.4f}]"
+            better = row["better"] or ("–" if ends is None else "cannot tell")
+            values = (number(row["first"]), number(row["second"]), f"{row['difference']:+.4f}")
+            rows.append([f"{first}, {second}", f"{row['metric']}, {where}", *values, doubt, better])
+    head = ["models", "metric", "first", "second", "difference", "95 %", "better"]
+    return "\n".join(sentences) + "\n\n" + table(head, rows)
 
 
 def notes_of(result: Result) -> list[str]:
@@ -201,6 +220,16 @@ def notes_of(result: Result) -> list[str]:
             "- balanced: the action named is the best after weights that were fitted on validation events for "
             "macro-F1, so that rare actions are named too; its probabilities are not calibrated"
         )
+    for name, folder in result.get("folders", {}).items():
+        if folder["known_items"] < result["items"]:
+            notes.append(
+                f"- {name}: knows {folder['known_items']:,} of the {result['items']:,} items that are ranked; a target "
+                "among the others counts as a miss for it"
+            )
+        if saw_little(folder["passes"]):
+            notes.append(f"- {name}: saw {folder['passes']:.2f} of a pass over its training events")
+    if ENSEMBLE in result:
+        notes.append(f"- {ENSEMBLE}: the mean of the probabilities of the models, each weighing the same")
     baselines = result.get("baselines", {})
     return [*notes, *(f"- {plain(name)}: {entry['note']}" for name, entry in baselines.items() if entry["note"])]
 
@@ -218,8 +247,12 @@ def format_table(result: Result) -> str:
         parts.append(f"The log has one action, {result['actions'][0]}: there is nothing to predict.")
     elif any(ACTIONS in result[name] for name in result["rankers"]):
         parts.append(actions_table(result))
-    if "comparison" in result:
-        parts.append(f"The model against the best baseline:\n\n{verdict(result)}")
+    for model, comparison in result.get("comparisons", {}).items():
+        parts.append(f"The {model} against the best baseline:\n\n{verdict(result, comparison)}")
+    if "pairs" in result:
+        parts.append(f"The models against each other:\n\n{pairs_text(result)}")
+    elif "comparison" in result:
+        parts.append(f"The model against the best baseline:\n\n{verdict(result, result['comparison'])}")
     if notes := notes_of(result):
         parts.append("Notes:\n\n" + "\n".join(notes))
     parts.append(

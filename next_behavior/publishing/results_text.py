@@ -35,7 +35,7 @@ def results(result: Mapping[str, Any]) -> dict[str, Any]:
     return {
         "protocol": protocol(result),
         "tables": [entry for entry in tables if entry is not None],
-        "verdict": verdict(shown),
+        "verdict": verdict(shown, shown["comparison"]),
         "balanced": BALANCED in result["rankers"],
     }
 

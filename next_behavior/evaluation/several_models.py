@@ -1,0 +1,133 @@
+"""Several models on the same targets, beside the baselines once; and the average of their probabilities.
+
+    split = common_split([Path("out/a"), Path("out/b")], events, asked=None)
+    result = evaluate_folders([Path("out/a"), Path("out/b")], assign_parts(events, split), split, ensemble=True)
+    print(format_table(result))                      # evaluation/tables.py
+
+A result is what `evaluate` returns (`evaluator.py`). The models' rows are called after their folders. `folders` holds
+for each where it lies, the passes that it saw, and how many items of the shared catalog it knows.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from os import path
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from next_behavior.data.known import check_known
+from next_behavior.data.sequences import TEST
+from next_behavior.data.shown import shown
+from next_behavior.data.splits import Split, recorded_split
+from next_behavior.evaluation.action_baselines import BalancedActions
+from next_behavior.evaluation.baselines import fit_baselines
+from next_behavior.evaluation.comparison import Result
+from next_behavior.evaluation.evaluator import evaluate, load_folder, recorded_passes, split_to_evaluate
+from next_behavior.evaluation.rankers import ENSEMBLE, ActionRanker, ItemRanker, ModelRanker, balanced
+from next_behavior.evaluation.shared_catalog import Ensemble, SharedCatalog, SharedRanker, log_in_ids
+from next_behavior.model.special_ids import FIRST_ACTION
+
+
+def names_of(folders: Sequence[Path]) -> list[str]:
+    """What the models' rows are called: as many of the last parts of their paths as tell them apart.
+
+    >>> names_of([Path("out/shop"), Path("out/toys")]), names_of([Path("a/shop"), Path("b/shop")])
+    (['model shop', 'model toys'], ['model a/shop', 'model b/shop'])
+    """
+    whole = [Path(path.abspath(folder)).parts for folder in folders]
+    for depth in range(1, max(map(len, whole)) + 1):
+        # A bar would end the cell of a Markdown table.
+        names = [shown("/".join(parts[-depth:])).replace("|", "-") for parts in whole]
+        if len(set(names)) == len(names):
+            return [f"model {name}" for name in names]
+    raise ValueError(f"got the models {', '.join(map(str, folders))}; expected different ones, each once")
+
+
+def common_split(folders: Sequence[Path], events: pl.DataFrame, asked: str | None) -> Split:
+    """The split that all models were trained with, or the one that is asked for; it warns where that differs.
+
+    Raises:
+        ValueError: the models were trained with different splits and none is asked for, or as `split_to_evaluate`.
+    """
+    recorded = {str(folder): recorded_split(folder) for folder in folders}
+    if asked is None and len(set(recorded.values())) > 1:
+        listed = "; ".join(f"{folder}: {split or 'none recorded'}" for folder, split in recorded.items())
+        raise ValueError(
+            f"got models that were trained with different splits ({listed}); expected the same one, or a model may "
+            "have been trained on what is tested: train them alike, or pass --split to take that risk"
+        )
+    splits = [split_to_evaluate(folder, events, asked) for folder in folders]  # each may warn
+    return splits[0]
+
+
+def evaluate_folders(
+    folders: Sequence[Path],
+    events: pl.DataFrame,
+    split: Split,
+    *,
+    ensemble: bool = False,
+    batch_size: int | None = None,
+    max_targets: int | None = None,
+    seed: int = 0,
+    progress: bool = True,
+) -> Result:
+    """Every model and every baseline on the test part of `events`, which have their parts.
+
+    Args:
+        ensemble: adds a row, the mean of the models' probabilities.
+
+    Raises:
+        ValueError: a tokenizer is another model's, or knows no item or no action of the events.
+    """
+    names = names_of(folders)
+    loaded = [load_folder(folder) for folder in folders]
+    for folder, (_, tokenizer) in zip(folders, loaded, strict=True):
+        try:
+            check_known(events, tokenizer.item_vocabulary, tokenizer.action_vocabulary)
+        except ValueError as error:
+            raise ValueError(f"--model {folder}: {error}") from error
+    shared = SharedCatalog.of([tokenizer for _, tokenizer in loaded])
+    sequences = log_in_ids(events, shared)
+    item_rankers: dict[str, ItemRanker] = {}
+    action_rankers: dict[str, ActionRanker] = {}
+    members = []
+    for name, (model, tokenizer) in zip(names, loaded, strict=True):
+        own = ModelRanker(model)
+        member = SharedRanker(own, own, tokenizer, shared, events, TEST)
+        item_rankers[name] = action_rankers[name] = member
+        members.append(member)
+        if any(model.config.action_weights):
+            weighted = BalancedActions(own, np.array(model.config.action_weights))
+            action_rankers[balanced(name)] = SharedRanker(own, weighted, tokenizer, shared, events, TEST)
+    if ensemble:
+        item_rankers[ENSEMBLE] = action_rankers[ENSEMBLE] = Ensemble(members)
+        names = [*names, ENSEMBLE]
+    items, markov = fit_baselines(sequences, FIRST_ACTION + len(shared.action_vocabulary), progress)
+    result = evaluate(
+        sequences,
+        TEST,
+        item_rankers | items,
+        action_rankers | markov,
+        max_length=shared.model_max_length,
+        batch_size=batch_size,
+        max_targets=max_targets,
+        seed=seed,
+        split=split,
+        actions=shared.action_vocabulary,
+        models=names,
+        progress=progress,
+    )
+    fitted = {**items, **markov}
+    result["baselines"] = {name: {"chosen": ranker.chosen, "note": ranker.note} for name, ranker in fitted.items()}
+    result["folders"] = {
+        name: {
+            "folder": str(folder),
+            "passes": recorded_passes(folder),
+            "known_items": len(tokenizer.item_vocabulary),
+            "known_actions": len(tokenizer.action_vocabulary),
+        }
+        for name, folder, (_, tokenizer) in zip(names, folders, loaded, strict=False)
+    }
+    return result
