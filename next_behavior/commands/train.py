@@ -29,6 +29,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from next_behavior.data.outputs import check_output_folder
 
     inputs = {"--events": settings.events, "--items": settings.items}
+    if settings.continue_from is not None:
+        from next_behavior.data.outputs import check_other_model
+
+        check_other_model(settings.continue_from, settings.output_dir)
     check_output_folder(settings.output_dir, "--output_dir", inputs)
 
     from next_behavior.training.run import run  # takes seconds, which `--help` does not need

@@ -73,6 +73,7 @@ class TrainingWindows:
         start, stop: (W,) int64, the window's events; its inputs are `start:stop - 1`, its targets `start + 1:stop`.
         first_target: (W,) int64, targets before this event are context only.
         from_beginning: (W,) bool, whether the window starts at the user's first event.
+        learned: (W,) bool, whether all its targets are learned already.
     """
 
     max_length: int
@@ -80,45 +81,47 @@ class TrainingWindows:
     stop: np.ndarray
     first_target: np.ndarray
     from_beginning: np.ndarray
+    learned: np.ndarray
 
     def __len__(self) -> int:
         return len(self.start)
 
 
-def training_windows(sequences: Sequences, max_length: int, users: np.ndarray | None = None) -> TrainingWindows:
+def training_windows(
+    sequences: Sequences, max_length: int, learned: np.ndarray | None = None, users: np.ndarray | None = None
+) -> TrainingWindows:
     """Windows of at most `max_length` inputs over each user's training events (part 0).
 
     Args:
+        learned: (E,) bool, the events that a model has learned: a user's events from the first that is not have windows
+            of their own, whose context may be learned events.
         users: (N,) indices of the users to take; None takes all.
     """
-    starts, stops, firsts, begins = [], [], [], []
-    stride = max(1, max_length // 2)
+    windows: list[tuple[int, int, int, bool, bool]] = []
     # Training events come first in every user's sequence: both splits cut by time.
     train_counts = np.add.reduceat(np.append(sequences.parts == TRAIN, 0), sequences.offsets[:-1], dtype=np.int64)
     train_counts[np.diff(sequences.offsets) == 0] = 0
     for user in np.arange(sequences.num_users) if users is None else users:
         begin = int(sequences.offsets[user])
         end = begin + int(train_counts[user])
-        if end == begin:
-            continue
-        start, first = begin, begin
-        while True:
-            stop = min(start + max_length + 1, end)
-            starts.append(start)
-            stops.append(stop)
-            firsts.append(first)
-            begins.append(start == begin)
-            if stop == end:
-                break
-            first = stop
-            start = stop - 1 - (max_length - stride)
-    return TrainingWindows(
-        max_length,
-        np.array(starts, dtype=np.int64),
-        np.array(stops, dtype=np.int64),
-        np.array(firsts, dtype=np.int64),
-        np.array(begins, dtype=bool),
-    )
+        known = 0 if learned is None else end - begin
+        if learned is not None and not learned[begin:end].all():
+            known = int(learned[begin:end].argmin())
+        windows += [(*window, True) for window in cut(begin, begin, begin + known, max_length)]
+        windows += [(*window, False) for window in cut(begin, begin + known, end, max_length)]
+    start, stop, first, beginning, old = np.array(windows, dtype=np.int64).reshape(-1, 5).T
+    return TrainingWindows(max_length, start, stop, first, beginning.astype(bool), old.astype(bool))
+
+
+def cut(begin: int, first: int, end: int, max_length: int) -> Iterator[tuple[int, int, int, bool]]:
+    """The windows of a user's events from `begin` on, whose targets are those from `first` up to `end`: start, stop,
+    first target, and whether the window starts at the user's first event."""
+    overlap = max_length - max(1, max_length // 2)
+    start = begin if first == begin else max(begin, first - 1 - overlap)
+    while first < end:
+        stop = min(start + max_length + 1, end)
+        yield start, stop, first, start == begin
+        first, start = stop, stop - 1 - overlap
 
 
 def length_bucketed_batches(

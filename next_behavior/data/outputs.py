@@ -22,6 +22,17 @@ Inputs = Mapping[str, str | None]
 SEPARATORS = tuple({"/", os.sep})
 
 
+def check_other_model(model: str, output: str) -> None:
+    """ValueError unless `--continue` names a folder with a model, and the output is another."""
+    if not (Path(model) / "config.json").is_file():
+        raise ValueError(f"got --continue {model}, which has no config.json; expected the folder of a trained model")
+    if Path(model).resolve() == Path(output).resolve():
+        raise ValueError(
+            f"got --output_dir {output}, the folder of --continue; expected another: the model of before stays, to "
+            "compare the new one with"
+        )
+
+
 def check_output_folder(output: str | Path, flag: str, inputs: Inputs) -> None:
     """Checks a folder that is to be written.
 

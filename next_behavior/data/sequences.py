@@ -27,6 +27,7 @@ from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, 
 TRAIN, VALIDATION, TEST = 0, 1, 2
 # The folder of a run's tokenized log, in its output folder. It holds user ids, so it is never published.
 PREPARED = "prepared"
+UNKNOWN_ITEMS = "unknown_items.parquet"
 NO_TIME = -1  # the timestamp of an event whose time is not known
 
 FEATURES = datasets.Features(
@@ -132,6 +133,19 @@ def tokenize_log(events: pl.DataFrame, vocabulary: Vocabulary) -> datasets.Datas
         action_vocabulary=vocabulary.action_vocabulary,
         time_edges=vocabulary.time_edges,
     )
+
+
+def save_unknown(events: pl.DataFrame, item_vocabulary: list[str], directory: Path) -> None:
+    """Writes the items of a log that are outside the vocabulary beside its token ids, in the order of their codes."""
+    known = pl.Series("item_id", item_vocabulary, dtype=pl.String).to_frame()
+    unknown = events.select("item_id").drop_nulls().unique().join(known, on="item_id", how="anti").sort("item_id")
+    unknown.write_parquet(directory / UNKNOWN_ITEMS)
+
+
+def unknown_items(directory: Path) -> list[str] | None:
+    """What `save_unknown` wrote; None where an earlier version wrote the folder."""
+    path = directory / UNKNOWN_ITEMS
+    return pl.read_parquet(path)["item_id"].to_list() if path.is_file() else None
 
 
 def save_dataset(dataset: datasets.Dataset, directory: Path) -> datasets.Dataset:

@@ -81,10 +81,11 @@ class Split:
     def __str__(self) -> str:
         if self.validation_cut is None or self.test_cut is None:
             return self.how
-        return f"time, validation after {_iso(self.validation_cut)}, test after {_iso(self.test_cut)}"
+        return f"time, validation after {moment(self.validation_cut)}, test after {moment(self.test_cut)}"
 
 
-def _iso(microseconds: int) -> str:
+def moment(microseconds: int) -> str:
+    """A time since 1970 for people, in UTC."""
     return datetime.fromtimestamp(microseconds / 1e6, tz=timezone.utc).strftime("%Y-%m-%d %H:%M:%S UTC")
 
 

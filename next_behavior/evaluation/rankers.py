@@ -90,14 +90,16 @@ class ModelRanker:
         return (probabilities / probabilities.sum(dim=1, keepdim=True)).numpy()
 
 
-def count_events(memory: Any, items: np.ndarray, users: np.ndarray, chosen: np.ndarray) -> None:
+def count_events(memory: Any, items: np.ndarray, users: np.ndarray, chosen: np.ndarray, trained: bool = False) -> None:
     """Counts what some events add to the history before them, as `update_memory` does for one.
 
     Args:
         memory: of a model, which may have been saved by an earlier version: only `count` is asked of it.
         items, users: (R,) int64, the runs of items of a log (`Sequences.runs`).
         chosen: (N,) int64, which of the runs are counted.
+        trained: the weights are trained on these events, too.
     """
+    how = {"trained": True} if trained else {}
     back = np.arange(memory.config.memory_distance, -1, -1)
     device = memory.pair_keys.device
     for begin in range(0, len(chosen), COUNTED_AT_ONCE):
@@ -105,7 +107,7 @@ def count_events(memory: Any, items: np.ndarray, users: np.ndarray, chosen: np.n
         history = np.maximum(last - back, 0)  # (N, distance + 1), the oldest first
         inside = (last >= back) & (users[history] == users[last])
         known, owner = torch.from_numpy(items[history][inside]), torch.from_numpy(np.nonzero(inside)[0])
-        memory.count(known.to(device), owner.to(device), only_last=True)
+        memory.count(known.to(device), owner.to(device), only_last=True, **how)
 
 
 class UpdatedModelRanker(ModelRanker):

@@ -86,6 +86,8 @@ class BehaviorConfig(BertConfig):
         retired_items: ids that are never answered any more.
         vocabulary_digest: `BehaviorTokenizer.vocabulary_digest` of the tokenizer whose ids the model was trained on, so
             that no other is used with it; None where it is not known.
+        learned_until: microseconds since 1970 UTC, the newest event that training has learned; None where it was told
+            no times, or by leave-one-out. `update_memory` leaves it.
         format_version: version of the file layout, for readers of later releases.
     """
 
@@ -148,6 +150,7 @@ class BehaviorConfig(BertConfig):
     text_strength: float = 0.35
     retired_items: list[int] = field(default_factory=list)
     vocabulary_digest: str | None = None
+    learned_until: int | None = None
     format_version: int = FORMAT_VERSION
 
     def __post_init__(self, **kwargs: Any) -> None:

@@ -363,6 +363,11 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
         self.take(grown)
         return grown.ids
 
+    def add_actions(self, actions: Sequence[str]) -> None:
+        """Appends actions to the vocabulary: a model needs rows for them, too (`train --continue`)."""
+        self.init_kwargs["action_vocabulary"] = [*self.action_vocabulary, *actions]
+        self.__dict__.pop("_action_ids", None)
+
     def with_items(self, items: Sequence[str | int], titles: Sequence[str | None]) -> GrownVocabulary:
         """The vocabulary with these items appended; the tokenizer stays as it is. Arguments as for `add_items`."""
         names = [as_text(item, "item") for item in items]
@@ -412,17 +417,24 @@ class BehaviorTokenizer(PreTrainedTokenizerFast):
 
     def title_of(self, index: int) -> str | None:
         """The title of a token id; None if it has none or is no item's."""
-        if index < self.first_item_id:
-            return None
-        table = self._load_table()
+        return self._described(index)[1] or None
+
+    def count_of(self, index: int) -> int | None:
+        """How often the log holds the item of a token id; None where that is not known."""
+        count = self._described(index)[0]
+        return int(count) if count else None
+
+    def _described(self, index: int) -> tuple[str, str]:
+        """Count and title of a token id as vocabulary.tsv has them, both empty if it says nothing of it."""
+        table = self._load_table() if index >= self.first_item_id else None
         if table is None:
-            return None
-        row, _, _, title = table.fields(index - self.first_item_id + 1)
+            return "", ""
+        row, _, count, title = table.fields(index - self.first_item_id + 1)
         if int(row) != index:
             raise ValueError(
                 f"{VOCABULARY_FILE} has id {row} where id {index} should be: it belongs to another tokenizer."
             )
-        return title or None
+        return count, title
 
     def _load_table(self) -> VocabularyTable | None:
         source = self._vocabulary_source()

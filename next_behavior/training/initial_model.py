@@ -27,7 +27,7 @@ from next_behavior.training.item_text import EmbeddedText, fill_text, fit_text_l
 from next_behavior.training.memory import fill_memory, set_memory_unit
 from next_behavior.training.prepared_log import PreparedLog
 from next_behavior.training.sizes import Sizes
-from next_behavior.training.tokenized_log import actions_without_item
+from next_behavior.training.tokenized_log import TokenizedLog, actions_without_item
 
 # What a BERT checkpoint decides about a model that starts from its encoder.
 FROM_CHECKPOINT = (
@@ -52,7 +52,7 @@ def build_model(
     start, log = prepared.start, prepared.log
     torch.manual_seed(seed)
     if start.behavior is not None:
-        return adapted(start.behavior, log.sequences, sizes, label_smoothing)
+        return adapted(start.behavior, log, sizes, label_smoothing)
     config = new_config(prepared, sizes, use_positions or start.bert is not None, label_smoothing)
     model = BertForNextBehavior(config) if start.bert is None else with_encoder_of(start.name, config, say)
     if item2vec:
@@ -159,15 +159,13 @@ def with_encoder_of(name: str, config: BehaviorConfig, say: Callable[[str], None
     return model
 
 
-def adapted(
-    base: BertForNextBehavior, sequences: Sequences, sizes: Sizes, label_smoothing: float
-) -> BertForNextBehavior:
-    """A copy of a trained model whose memory has counted the training events, too."""
+def adapted(base: BertForNextBehavior, log: TokenizedLog, sizes: Sizes, label_smoothing: float) -> BertForNextBehavior:
+    """A copy of a trained model whose memory has counted the training events that it has not learned, too."""
     model = copy.deepcopy(base)
     config = model.config
-    config.actions_without_item = sorted({*config.actions_without_item, *actions_without_item(sequences)})
+    config.actions_without_item = sorted({*config.actions_without_item, *actions_without_item(log.sequences)})
     config.num_negatives = sizes.num_negatives
     config.event_dropout, config.label_smoothing = sizes.event_dropout, label_smoothing
-    fill_memory(model, sequences, TRAIN)
+    fill_memory(model, log.sequences, TRAIN, log.learned)
     config.name_or_path = ""
     return model

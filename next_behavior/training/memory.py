@@ -23,12 +23,16 @@ MEMORY_UNIT = 0.003
 TREND_HALF_LIFE = 0.05
 
 
-def fill_memory(model: BertForNextBehavior, sequences: Sequences, part: int) -> None:
+def fill_memory(model: BertForNextBehavior, sequences: Sequences, part: int, learned: np.ndarray | None = None) -> None:
     """Counts the events of `part` into the memory, and the recent popularity at its end: zeros where events have no
-    times. The weights are trained on the part TRAIN. Another part follows those that are counted already."""
+    times. The weights are trained on the part TRAIN. Another part follows those that are counted already, and so do the
+    events that are not among the `learned` (E,) bool."""
     memory = model.associate_path
     items, users, positions = sequences.runs(sequences.parts <= part)
-    if part == TRAIN:
+    if learned is not None:
+        chosen = np.flatnonzero((sequences.parts[positions] == part) & ~learned[positions])
+        count_events(memory, items, users, chosen, trained=part == TRAIN)
+    elif part == TRAIN:
         memory.count(torch.from_numpy(items).to(model.device), torch.from_numpy(users).to(model.device), trained=True)
     else:
         count_events(memory, items, users, np.flatnonzero(sequences.parts[positions] == part))

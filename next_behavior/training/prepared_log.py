@@ -22,14 +22,23 @@ from accelerate import Accelerator
 from next_behavior.data.events import read_events
 from next_behavior.data.items import read_items
 from next_behavior.data.read_options import ReadOptions
-from next_behavior.data.sequences import PREPARED, TRAIN, VALIDATION, Sequences, save_dataset, tokenize_log
-from next_behavior.data.splits import Split, assign_parts, make_split
+from next_behavior.data.sequences import (
+    PREPARED,
+    TRAIN,
+    VALIDATION,
+    Sequences,
+    save_dataset,
+    save_unknown,
+    tokenize_log,
+)
+from next_behavior.data.splits import assign_parts, make_split
 from next_behavior.evaluation.item_neighbors import ItemNeighbors
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.training.continuing import count_items, read_past, with_new_actions
 from next_behavior.training.item_text import EmbeddedText, check_items, embed_items, text_report
 from next_behavior.training.phases import Phases
 from next_behavior.training.settings import RunSettings
-from next_behavior.training.start import Start, grown_tokenizer, load_start
+from next_behavior.training.start import Start, grow, load_start, own_tokenizer
 from next_behavior.training.time_limit import TimeLimit
 from next_behavior.training.tokenized_log import TokenizedLog
 from next_behavior.training.vocabulary import build_tokenizer
@@ -57,19 +66,35 @@ class PreparedLog:
 def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accelerator, phases: Phases) -> PreparedLog:
     """Reads, cleans, splits and tokenizes the log. The main process must come first: it writes what the others read."""
     output = Path(settings.output_dir)
+    start = load_start(settings.continue_from or settings.base_model, settings.use_positions, settings.convolution_size)
+    tokenizer = None if start.behavior is None else own_tokenizer(start)
     with phases(f"Reading the log {settings.events}"):
-        split, events = read_log(settings, options, output, accelerator, phases)
-    # With --split none the held-out events are part of what the model knows.
-    known_events = events if settings.split == "none" else events.filter(pl.col("part") == TRAIN)
+        cleaned, learned = read_log(settings, options, output, accelerator, phases), None
+        if settings.continue_from is None:
+            split = make_split(cleaned, settings.split)
+        else:
+            assert tokenizer is not None
+            past = read_past(start, tokenizer)
+            cleaned, learned = past.with_newer(cleaned)
+            split = past.split_of_newer(cleaned, learned, settings.split)
+            phases.line(past.report(cleaned, learned))
+        events = assign_parts(cleaned, split)
+        if settings.split == "none":
+            events = hold_out_last_events(events, settings.seed, learned)
+    known_events = events_to_know(events, settings.split, learned)
     items = None
     if settings.items is not None:
         form = {"format": settings.items_format, "columns": settings.items_columns}
         items = read_items(settings.items, settings.items_id_column, **form)
-    start = load_start(settings.base_model, settings.use_positions, settings.convolution_size)
-    max_length = settings.max_length or default_length(known_events)
+    max_length = settings.max_length or default_length(events if learned is not None else known_events)
     new_items, text = list[int](), None
     if start.behavior is not None:
-        tokenizer, new_items = grown_tokenizer(start, known_events, items, settings.min_item_count)
+        assert tokenizer is not None
+        if learned is not None:
+            start = with_new_actions(start, tokenizer, known_events)
+        new_items = grow(start, tokenizer, known_events, items, settings.min_item_count)
+        if learned is not None:
+            count_items(tokenizer, known_events)
     else:
         if start.bert is not None:
             max_length = min(max_length, start.bert.max_position_embeddings)
@@ -88,7 +113,7 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
         sequences = tokenized(events, tokenizer, output / PREPARED, accelerator.is_main_process)
         neighbors = ItemNeighbors(until=TimeLimit(phases.started, settings.max_minutes).counting_end()).fit(sequences)
     return PreparedLog(
-        log=TokenizedLog(sequences, split, min(max_length, tokenizer.model_max_length)),
+        log=TokenizedLog(sequences, split, min(max_length, tokenizer.model_max_length), learned),
         tokenizer=tokenizer,
         start=start,
         new_items=new_items,
@@ -97,18 +122,23 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
     )
 
 
+def events_to_know(events: pl.DataFrame, split: str, learned: np.ndarray | None) -> pl.DataFrame:
+    """The events whose items and actions the model is to know, those apart that it has learned. With `--split none` the
+    held-out events are among them."""
+    known = pl.lit(True) if split == "none" else pl.col("part") == TRAIN
+    return events.filter(known if learned is None else known & pl.Series(~learned))
+
+
 def read_log(
     settings: RunSettings, options: ReadOptions, output: Path, accelerator: Accelerator, phases: Phases
-) -> tuple[Split, pl.DataFrame]:
-    """The cleaned events with their parts, and their split."""
+) -> pl.DataFrame:
+    """The cleaned events."""
     writes = accelerator.is_main_process
     cleaned = read_events(settings.events, options, rejects_path=output / "rejects.parquet" if writes else None)
     phases.line(str(cleaned.report))
     if writes:
         (output / "cleaning_report.json").write_text(json.dumps(cleaned.report.to_dict(), indent=1, default=str))
-    split = make_split(cleaned.events, settings.split)
-    events = assign_parts(cleaned.events, split)
-    return split, hold_out_last_events(events, settings.seed) if settings.split == "none" else events
+    return cleaned.events
 
 
 def default_length(events: pl.DataFrame) -> int:
@@ -119,21 +149,26 @@ def default_length(events: pl.DataFrame) -> int:
 
 
 def hold_out_last_events(
-    events: pl.DataFrame, seed: int, share: float = HELD_OUT_USERS, most: int = MOST_HELD_OUT_USERS
+    events: pl.DataFrame,
+    seed: int,
+    learned: np.ndarray | None = None,
+    share: float = HELD_OUT_USERS,
+    most: int = MOST_HELD_OUT_USERS,
 ) -> pl.DataFrame:
     """Marks the last tenth of the events, at least one, of a random share of the users with two events and more as
     validation: with `--split none` they decide when to stop, and calibration is fitted on them.
 
     The model knows these users, as it will know those it is asked about. Whole users held out would measure how well
-    it predicts for strangers, for whom counts are worth less.
+    it predicts for strangers, for whom counts are worth less. Events that are `learned`, (E,) bool, are not held out.
     """
+    fresh = pl.lit(True) if learned is None else pl.Series(~learned)
     length = pl.len().over("user_id").cast(pl.Int64)
     place = pl.int_range(pl.len(), dtype=pl.Int64).over("user_id")
-    users = events.filter(length > 1)["user_id"].unique(maintain_order=True)
+    users = events.filter((length > 1) & fresh)["user_id"].unique(maintain_order=True)
     count = min(most, math.ceil(share * len(users)))
     drawn = users.gather(np.random.default_rng(seed).permutation(len(users))[:count])
     is_last = place >= length - (length // HELD_OUT_EVENTS).clip(lower_bound=1)
-    held_out = pl.col("user_id").is_in(drawn.implode()) & is_last
+    held_out = pl.col("user_id").is_in(drawn.implode()) & is_last & fresh
     return events.with_columns(pl.when(held_out).then(VALIDATION).otherwise(TRAIN).cast(pl.Int8).alias("part"))
 
 
@@ -162,4 +197,6 @@ def tokenized(events: pl.DataFrame, tokenizer: BehaviorTokenizer, folder: Path, 
     """The token ids of the events, memory-mapped from `folder`; only the main process writes there."""
     dataset = tokenize_log(events, tokenizer)
     dataset = save_dataset(dataset, folder) if writes else datasets.Dataset.load_from_disk(str(folder))
+    if writes:
+        save_unknown(events, tokenizer.item_vocabulary, folder)
     return Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)

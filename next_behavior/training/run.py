@@ -32,6 +32,7 @@ from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.text.encoders import computes_in_bfloat16
 from next_behavior.training.calibration import fit_memory, fit_temperatures
 from next_behavior.training.checkpoints import CHECKPOINTS, Checkpoints, RunIdentity, interrupted_batch_size
+from next_behavior.training.continuing import learned_until
 from next_behavior.training.initial_model import build_model
 from next_behavior.training.loop import TrainedModel, Training
 from next_behavior.training.lora import lora_config, with_adapters
@@ -102,6 +103,7 @@ def run_alone(
             model = BertForNextBehavior.from_pretrained(trained.folder, dtype=torch.float32)
             model = model.to(accelerator.device).eval()
         calibrate(model, settings, sizes, prepared, trained, budget, phases)
+        model.config.learned_until = learned_until(prepared.log.sequences, prepared.log.split)
         record = run_record(settings, sizes, options, trained.passes, trained.seconds_before + limit.seconds_spent())
         with phases(f"Saving the model in {output}"):
             save_model(output, model, prepared.tokenizer, prepared.log.split, record)
@@ -176,7 +178,7 @@ def train(
 ) -> TrainedModel:
     """Builds the model and trains it; `tokens_per_batch` are the events of `gradient_accumulation_steps` batches."""
     micro_batch = tokens_per_batch // settings.gradient_accumulation_steps
-    stream = BatchStream(prepared.log, micro_batch, settings.seed)
+    stream = BatchStream(prepared.log, micro_batch, settings.seed, settings.old_share)
     with phases(BUILDING):
         model = build_model(
             prepared,

@@ -36,10 +36,11 @@ def option(
     least: float | None = None,
     above: float | None = None,
     below: float | None = None,
+    flag: str | None = None,
 ) -> Any:
     """A field with its heading and text in `--help`, and the values that it may have: one of `choices`, or a number of
-    at least `least`, more than `above`, less than `below`."""
-    ranges = {"choices": choices, "least": least, "above": above, "below": below}
+    at least `least`, more than `above`, less than `below`. Its flag has its name, if no other is given."""
+    ranges = {"choices": choices, "least": least, "above": above, "below": below, "flag": flag}
     return field(default=default, metadata={"heading": heading, "help": text, **ranges})
 
 
@@ -75,6 +76,16 @@ class RunSettings:
         None,
         "Hub id or folder of a BERT checkpoint, whose encoder is taken, or of a trained behavior model, whose "
         "vocabulary grows. Default: a new model.",
+    )
+    continue_from: str | None = option(
+        BASE,
+        None,
+        "Folder of a trained behavior model that goes on: it learns those of --events that it has not learned, with "
+        "their new items and actions.",
+        flag="continue",
+    )
+    old_share: float = option(
+        BASE, 0.3, "With --continue: the share of an epoch's events that are old ones.", least=0, below=1
     )
     lora_r: int = option(
         BASE, 0, "Train LoRA adapters of this rank instead of the encoder's own; 0 trains all.", least=0
@@ -184,12 +195,22 @@ class RunSettings:
         self._check_range()
         if self.lora_r and self.base_model is None:
             raise ValueError(f"--lora_r {self.lora_r} adapts a trained model: name it with --base_model.")
+        if self.continue_from is not None:
+            self._check_continue()
         if self.base_model is not None and (self.hidden_size or self.num_hidden_layers or self.num_attention_heads):
             raise ValueError("--base_model brings its width, depth and heads: leave out --hidden_size and the like.")
         if self.convolution_size == 0 and not self.use_positions and self.base_model is None:
             raise ValueError("--convolution_size 0 leaves the order of events to --use_positions: give it, too.")
         if self.min_epochs > self.max_epochs:
             raise ValueError(f"--min_epochs is {self.min_epochs}, expected at most --max_epochs {self.max_epochs}.")
+
+    def _check_continue(self) -> None:
+        brought = ("base_model", "hidden_size", "num_hidden_layers", "num_attention_heads", "convolution_size")
+        given = [name for name in (*brought, "lora_r", "item2vec", "use_positions") if getattr(self, name)]
+        if given:
+            raise ValueError(f"--continue goes on with a model as it is: leave out --{' and --'.join(given)}.")
+        if self.split == "leave_one_out":
+            raise ValueError("--continue learns the newer events: use --split time or --split none.")
 
     def _check_choices(self) -> None:
         for entry in fields(self):
@@ -220,14 +241,15 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         heading, text = entry.metadata["heading"], entry.metadata["help"]
         if heading not in headings:
             headings[heading] = parser.add_argument_group(heading)
-        flags = list(dict.fromkeys([f"--{entry.name}", f"--{entry.name.replace('_', '-')}"]))
+        name = entry.metadata["flag"] or entry.name
+        flags = list(dict.fromkeys([f"--{name}", f"--{name.replace('_', '-')}"]))
         kind = next(kind for kind in get_args(types[entry.name]) or (types[entry.name],) if kind is not type(None))
         how: dict[str, Any] = {"type": kind}
         if kind is bool:  # alone it is true; "--resume false" is possible
             how = {"type": true_or_false, "nargs": "?", "const": True}
         elif entry.default not in (None, ""):
             text += f" Default: {entry.default}."
-        headings[heading].add_argument(*flags, default=entry.default, help=text, **how)
+        headings[heading].add_argument(*flags, dest=entry.name, default=entry.default, help=text, **how)
 
 
 def true_or_false(text: str) -> bool:

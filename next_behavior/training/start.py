@@ -2,7 +2,8 @@
 
     start = load_start(settings.base_model, settings.use_positions, settings.convolution_size)
     if start.behavior is not None:
-        tokenizer, new_items = grown_tokenizer(start, events, items, settings.min_item_count)
+        tokenizer = own_tokenizer(start)
+        new_items = grow(start, tokenizer, events, items, settings.min_item_count)
 
 `initial_model.py` builds the model.
 """
@@ -76,28 +77,40 @@ def load_start(name: str | None, use_positions: bool, convolution_size: int | No
     return Start(name, bert=config)
 
 
-def grown_tokenizer(
-    start: Start, events: pl.DataFrame, items: pl.DataFrame | None, min_item_count: int
-) -> tuple[BehaviorTokenizer, list[int]]:
-    """The tokenizer of the trained model that a run starts from. Items of `events` are added to it and to the model.
+def own_tokenizer(start: Start) -> BehaviorTokenizer:
+    """The tokenizer of the trained model that a run starts from. ValueError: it is damaged or another model's."""
+    assert start.behavior is not None
+    tokenizer = BehaviorTokenizer.from_pretrained(start.name)
+    check_manifest(tokenizer.manifest)
+    check_agreement(start.behavior.config, tokenizer)
+    return tokenizer
 
-    Returns:
-        The tokenizer, and the token ids of the added items.
+
+def new_actions(tokenizer: BehaviorTokenizer, events: pl.DataFrame) -> list[str]:
+    """The actions of a log that a tokenizer does not know, in order of the text."""
+    return sorted(set(events["action"].unique()) - set(tokenizer.action_vocabulary))
+
+
+def grow(
+    start: Start,
+    tokenizer: BehaviorTokenizer,
+    events: pl.DataFrame,
+    items: pl.DataFrame | None,
+    min_item_count: int,
+) -> list[int]:
+    """Adds the items of `events` to a trained model and its tokenizer; returns the token ids of the added items.
 
     Raises:
-        ValueError: the log has actions that the model does not know, or the tokenizer is damaged or another model's.
+        ValueError: the log has actions that the model does not know.
     """
     model = start.behavior
     assert model is not None
-    tokenizer = BehaviorTokenizer.from_pretrained(start.name)
-    check_manifest(tokenizer.manifest)
-    check_agreement(model.config, tokenizer)
-    unknown = sorted(set(events["action"].unique()) - set(tokenizer.action_vocabulary))
+    unknown = new_actions(tokenizer, events)
     if unknown:
         raise ValueError(
             f"the log has the actions {', '.join(map(shown, unknown[:MOST_NAMED]))}, but {start.name} was trained on "
             f"{', '.join(map(shown, tokenizer.action_vocabulary[:MOST_NAMED]))}: rename them in the log, or "
-            "train a new model."
+            "train a new model. --continue adds actions to a model that goes on with its own log."
         )
     counts = events.filter(pl.col("item_id").is_not_null()).group_by("item_id").len()
     counts = counts.filter(pl.col("len") >= min_item_count).sort("len", "item_id", descending=[True, False])
@@ -113,4 +126,4 @@ def grown_tokenizer(
         return torch.from_numpy(cached_embeddings(texts, own_encoder(model, str(name)))).float()
 
     model.add_items(tokenizer, added.to_dicts(), embed=embed)
-    return tokenizer, list(range(before, len(tokenizer)))
+    return list(range(before, len(tokenizer)))

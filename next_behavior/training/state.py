@@ -28,15 +28,24 @@ def learning_rate(peak: float, warmup_steps: int, schedule: str, step: int, prog
 
 
 class BatchStream:
-    """The training batches, addressed by number: the same (seed, epoch, index) gives the same batch."""
+    """The training batches, addressed by number: the same (seed, epoch, index) gives the same batch.
 
-    def __init__(self, log: TokenizedLog, tokens_per_batch: int, seed: int) -> None:
-        windows = training_windows(log.sequences, log.max_length)
+    Args:
+        old_share: where a model goes on with newer events, this share of an epoch's targets are events that it has
+            learned, in windows that each epoch draws anew.
+    """
+
+    def __init__(self, log: TokenizedLog, tokens_per_batch: int, seed: int, old_share: float = 0.0) -> None:
+        windows = training_windows(log.sequences, log.max_length, log.learned)
         if not len(windows):
             raise ValueError("no training events are left: use a larger log, or --split none.")
         counts = training_token_counts(log.sequences)
         self.collator = TrainingCollator(log.sequences, windows, counts, hide_share=expected_unknown_share(log))
         self.lengths = self.collator.lengths()
+        self.old, self.new = np.flatnonzero(windows.learned), np.flatnonzero(~windows.learned)
+        targets = (windows.stop - windows.first_target)[self.new].sum() * old_share / (1 - old_share)
+        of_old = (windows.stop - windows.first_target)[self.old].sum()
+        self.old_windows = round(len(self.old) * min(1.0, targets / max(1, of_old)))
         self.tokens_per_batch = tokens_per_batch
         self.seed = seed
         self._epoch = -1
@@ -46,7 +55,13 @@ class BatchStream:
         """The windows of each batch of an epoch."""
         if epoch != self._epoch:
             generator = np.random.default_rng((self.seed, epoch))
-            self._batches = length_bucketed_batches(self.lengths, self.tokens_per_batch, generator)
+            if len(self.old):
+                drawn = np.sort(generator.permutation(self.old)[: self.old_windows])
+                windows = np.concatenate([self.new, drawn])
+                chosen = length_bucketed_batches(self.lengths[windows], self.tokens_per_batch, generator)
+                self._batches = [windows[batch] for batch in chosen]
+            else:
+                self._batches = length_bucketed_batches(self.lengths, self.tokens_per_batch, generator)
             self._epoch = epoch
         return self._batches
 

@@ -13,11 +13,13 @@ from next_behavior.model.special_ids import FIRST_ACTION, NONE
 
 @dataclass(frozen=True)
 class TokenizedLog:
-    """Every user's token ids, which events are held out and how, and the events of the longest history."""
+    """Every user's token ids, which events are held out and how, and the events of the longest history; (E,) bool
+    which of them the model that the run goes on with has learned, None for a new model."""
 
     sequences: Sequences
     split: Split
     max_length: int
+    learned: np.ndarray | None = None
 
 
 def training_token_counts(sequences: Sequences) -> np.ndarray:
