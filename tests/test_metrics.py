@@ -10,8 +10,6 @@ from hypothesis import strategies as st
 from sklearn.metrics import ndcg_score
 
 from next_behavior.evaluation.metrics import (
-    ItemPopularity,
-    RankingAccumulator,
     action_metrics,
     balancing_weights,
     bootstrap_means,
@@ -22,6 +20,7 @@ from next_behavior.evaluation.metrics import (
     ranking_metrics,
     recall_at_k,
 )
+from next_behavior.evaluation.recommended import ItemPopularity, RankingAccumulator
 
 # Few distinct scores make ties likely.
 SCORE = st.sampled_from([-np.inf, -1.0, 0.0, 0.5, 2.0])

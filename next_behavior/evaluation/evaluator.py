@@ -8,10 +8,12 @@ events of the same split (`baselines.py`).
 
 A result is what `evaluation.json` holds. Metrics over no targets are None. It has for each ranker:
 
-    kept, removed   {"items": {"all", "repeat", "novel", "cold", "switch": {count, recall@k, ndcg@k, mrr}}, coverage and
-                    the like}. "switch" are targets that differ from the item before them.
-    actions         {count, accuracy, macro_f1, log_loss, ece, recall, changes}. "changes" are targets whose action
-                    differs from the one before them.
+    kept, removed   {"items": {"all", "repeat", "novel", "cold", "switch": {count, recall@k, ndcg@k, mrr}}, "slices":
+                    {"action", "history", "popularity": {slice: {count, recall@10, ndcg@10, mrr}}} (`slices.py`),
+                    coverage and the like (`recommended.py`)}. "switch" are targets that differ from the item before
+                    them. `kept` has visited_recall@10 and unvisited_recall@10, too: of repeats, and of all others.
+    actions         {count, accuracy, macro_f1, log_loss, ece, recall, precision, f1, confusion, changes}. "changes" are
+                    targets whose action differs from the one before them.
 
 `*_interval` are 95 % bootstrap intervals over users. Beside the rankers stand split, part, targets, item_targets,
 users, sampled, seed, items, max_length and rankers (names in order). If there is a model, `comparison` has it beside
@@ -40,7 +42,16 @@ from next_behavior.evaluation.action_baselines import BalancedActions
 from next_behavior.evaluation.baselines import fit_baselines
 from next_behavior.evaluation.comparison import ACTIONS, Column, Result, UserSums, comparisons
 from next_behavior.evaluation.item_neighbors import ItemNeighbors
-from next_behavior.evaluation.metrics import action_metrics, interval, ndcg_at_k, ranking_metrics, recall_at_k
+from next_behavior.evaluation.metrics import (
+    Metrics,
+    action_metrics,
+    beyond_any_cutoff,
+    interval,
+    log_losses,
+    ndcg_at_k,
+    ranking_metrics,
+    recall_at_k,
+)
 from next_behavior.evaluation.rankers import (
     BALANCED,
     MODEL,
@@ -51,6 +62,7 @@ from next_behavior.evaluation.rankers import (
     UpdatedModelRanker,
 )
 from next_behavior.evaluation.ranking import KEPT, REMOVED, PredictedActions, RankedItems, predict_actions, rank_items
+from next_behavior.evaluation.slices import Slices, sliced_metrics, slices_of
 from next_behavior.model.integrity import check_agreement
 from next_behavior.model.special_ids import FIRST_ACTION, NONE
 
@@ -97,8 +109,10 @@ def evaluate(
     users = sequences.user_of_event()[positions]
     sums = UserSums(users)
     rows: Result = {name: {} for name in [*item_rankers, *action_rankers]}
+    action_of_id = dict(enumerate(names, start=FIRST_ACTION))
     add_item_metrics(rows, sums, ranked, sequences.vocab_size)
-    add_action_metrics(rows, sums, predicted, dict(enumerate(names, start=FIRST_ACTION)))
+    add_slices(rows, ranked, sequences.vocab_size, slices_of(sequences, ranked.position, action_of_id))
+    add_action_metrics(rows, sums, predicted, action_of_id)
     resampled = sums.resampled(seed)
     add_intervals(rows, resampled)
     return {
@@ -149,15 +163,35 @@ def add_item_metrics(rows: Result, sums: UserSums, ranked: RankedItems, vocab_si
     for name, lists in ranked.lists.items():
         for way, accumulator in ((KEPT, lists.kept), (REMOVED, lists.removed)):
             counted = ways[way]
-            ranks, users = accumulator.ranks(), ranked.user[counted]
+            ranks, users = beyond_any_cutoff(accumulator.ranks(), vocab_size), ranked.user[counted]
             groups = {group: mask[counted] for group, mask in masks.items()}
             rows[name][way] = {
                 "items": {group: ranking_metrics(ranks[mask], vocab_size) for group, mask in groups.items()},
                 **accumulator.list_metrics(),
             }
+            if way == KEPT:
+                rows[name][way] |= visited_recall(ranks, ranked.group == REPEAT, vocab_size)
             for group, mask in groups.items():
                 for metric, function in INTERVAL_METRICS.items():
                     sums.add(Column(name, way, group, metric), users[mask], function(ranks[mask], 10))
+
+
+def visited_recall(ranks: np.ndarray, is_repeat: np.ndarray, vocab_size: int) -> Metrics:
+    """Recall@10 of the (N,) ranks of targets that the user had visited before, and of all others."""
+    ways = {"visited": ranks[is_repeat], "unvisited": ranks[~is_repeat]}
+    return {f"{name}_recall@10": ranking_metrics(chosen, vocab_size)["recall@10"] for name, chosen in ways.items()}
+
+
+def add_slices(rows: Result, ranked: RankedItems, vocab_size: int, slices: Slices) -> None:
+    """Adds `slices` to `kept` and `removed` of the rankers' rows."""
+    ways = {KEPT: np.ones(len(ranked.group), dtype=bool), REMOVED: ranked.group != REPEAT}
+    for name, lists in ranked.lists.items():
+        for way, accumulator in ((KEPT, lists.kept), (REMOVED, lists.removed)):
+            ranks, counted = accumulator.ranks(), ways[way]
+            rows[name][way]["slices"] = {
+                by: sliced_metrics(ranks, vocab_size, {slice: mask[counted] for slice, mask in masks.items()})
+                for by, masks in slices.items()
+            }
 
 
 def add_action_metrics(rows: Result, sums: UserSums, predicted: PredictedActions, names: dict[int, str]) -> None:
@@ -170,6 +204,9 @@ def add_action_metrics(rows: Result, sums: UserSums, predicted: PredictedActions
         rows[name][ACTIONS] = metrics
         correct = (probabilities.argmax(axis=1) == target).astype(np.float64)
         sums.add(Column(name, ACTIONS, None, "accuracy"), predicted.user, correct)
+        known = np.isin(target, list(names))
+        losses = log_losses(target[known], probabilities[known][:, list(names)], list(names))
+        sums.add(Column(name, ACTIONS, None, "log_loss"), predicted.user[known], losses)
 
 
 def add_intervals(rows: Result, resampled: Mapping[Column, np.ndarray]) -> None:

@@ -1,4 +1,4 @@
-"""Metrics of the next item, the next action, and of what is recommended besides being right.
+"""Metrics of the next item and of the next action, and their intervals.
 
 Ranking is against the whole catalog and pessimistic: an item with the target's score stands before it, so that a
 ranker that scores everything alike gets nothing. Sampled candidates would reorder rankers (Krichene and Rendle 2020,
@@ -11,16 +11,13 @@ Intervals are percentile bootstraps over users, whose events hang together (Efro
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
-from sklearn.metrics import accuracy_score, f1_score, log_loss, recall_score
+from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 
 CUTOFFS = (1, 5, 10, 20)
-# Length of the lists that coverage, novelty and popularity bias are computed on; what fills a list that is shorter.
-LIST_LENGTH = 10
-NO_CANDIDATE = -1
 CALIBRATION_BINS = 15
 # Log-weights tried for an action, how often around, and the targets an action needs.
 BALANCING_GRID = np.linspace(-3, 3, 61)
@@ -102,6 +99,12 @@ def reciprocal_rank(ranks: np.ndarray, num_ids: int) -> np.ndarray:
     return np.where(ranks <= num_ids, 1 / ranks, 0.0)
 
 
+def beyond_any_cutoff(ranks: np.ndarray, num_ids: int) -> np.ndarray:
+    """(N,) ranks, those of targets that could not be ranked beyond every k: in a catalog smaller than k, `num_ids` + 1
+    would be among the first k."""
+    return np.where(ranks > num_ids, np.iinfo(np.int32).max, ranks)
+
+
 def ranking_metrics(ranks: np.ndarray, num_ids: int) -> Metrics:
     """count, recall@k and ndcg@k for the `CUTOFFS`, mrr: means over the targets, None where there are none.
 
@@ -115,118 +118,12 @@ def ranking_metrics(ranks: np.ndarray, num_ids: int) -> Metrics:
     >>> ranking_metrics(np.array([], dtype=int), num_ids=100)["mrr"] is None
     True
     """
-    # In a catalog smaller than k even a rank beyond its end would be among the first k.
-    ranks = np.where(ranks > num_ids, np.iinfo(np.int32).max, ranks)
+    ranks = beyond_any_cutoff(ranks, num_ids)
     values = {f"recall@{k}": recall_at_k(ranks, k) for k in CUTOFFS}
     values |= {f"ndcg@{k}": ndcg_at_k(ranks, k) for k in CUTOFFS}
     values["mrr"] = reciprocal_rank(ranks, num_ids)
     means: Metrics = {name: float(value.mean()) if len(ranks) else None for name, value in values.items()}
     return {"count": len(ranks), **means}
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# What is recommended
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class ItemPopularity:
-    """How often the training events name each item.
-
-    Attributes:
-        first_item_id: the first id that is a real item.
-        information: (V,) float64, self-information in bits, -log2 of the item's share of the training events, every
-            item counted once more than it occurs.
-        percentile: (V,) float64 from 0 to 1: the share of real items that are rarer, ties by half; 0 for ids that are
-            no real items.
-
-    >>> popularity = ItemPopularity.from_counts(np.array([0, 0, 5, 1, 1, 1]), first_item_id=2)
-    >>> popularity.percentile
-    array([0.   , 0.   , 0.875, 0.375, 0.375, 0.375])
-    >>> popularity.information[[2, 3]]
-    array([1.       , 2.5849625])
-    """
-
-    first_item_id: int
-    information: np.ndarray
-    percentile: np.ndarray
-
-    @classmethod
-    def from_counts(cls, counts: np.ndarray, first_item_id: int) -> ItemPopularity:
-        """From (V,) counts of the training events per id."""
-        real = counts[first_item_id:]
-        ordered = np.sort(real)
-        percentile = np.zeros(len(counts))
-        rarer, not_commoner = (np.searchsorted(ordered, real, side=side) for side in ("left", "right"))
-        percentile[first_item_id:] = (rarer + not_commoner) / 2 / max(1, len(real))
-        information = -np.log2((counts + 1) / (real.sum() + max(1, len(real))))
-        return cls(first_item_id, information, percentile)
-
-
-class RankingAccumulator:
-    """Collects ranks and recommended lists batch by batch; holds a number per target and a flag per item.
-
-    >>> popularity = ItemPopularity.from_counts(np.array([0, 0, 5, 1, 1, 1]), first_item_id=2)
-    >>> lists = RankingAccumulator(popularity)
-    >>> lists.add(ranks=np.array([1, 4]), targets=np.array([2, 5]), top=np.array([[2, 3], [2, -1]]))
-    >>> lists.ranks()
-    array([1, 4])
-    >>> lists.list_metrics()["coverage@10"]        # two of four items were ever recommended
-    0.5
-    """
-
-    def __init__(self, popularity: ItemPopularity) -> None:
-        self.popularity = popularity
-        self._ranks: list[np.ndarray] = []
-        self._recommended = np.zeros(len(popularity.percentile), dtype=bool)
-        self._information = self._percentile = self._target_percentile = 0.0
-        self._lists = self._targets = 0
-
-    def add(self, ranks: np.ndarray, targets: np.ndarray, top: np.ndarray) -> None:
-        """Args:
-        ranks: (B,) int64.
-        targets: (B,) int64 ids, negative where the target has none.
-        top: (B, `LIST_LENGTH`) int64 ids of the best candidates, `NO_CANDIDATE` where there were fewer.
-        """
-        self._ranks.append(ranks)
-        is_item = top != NO_CANDIDATE
-        self._recommended[top[is_item]] = True
-        length = np.count_nonzero(is_item, axis=1)
-        listed = length > 0
-
-        def total_of_means(values: np.ndarray) -> float:
-            return float((np.where(is_item, values[top], 0.0).sum(axis=1)[listed] / length[listed]).sum())
-
-        self._information += total_of_means(self.popularity.information)
-        self._percentile += total_of_means(self.popularity.percentile)
-        self._lists += int(listed.sum())
-        named = targets >= self.popularity.first_item_id
-        self._target_percentile += float(self.popularity.percentile[targets[named]].sum())
-        self._targets += int(named.sum())
-
-    def ranks(self) -> np.ndarray:
-        """(N,) int64, in the order they were added."""
-        return np.concatenate(self._ranks) if self._ranks else np.zeros(0, dtype=np.int64)
-
-    def list_metrics(self) -> Metrics:
-        """Of the first ten recommended:
-
-        - coverage@10: share of the catalog that was recommended to anyone;
-        - novelty@10: mean self-information in bits (Zhou et al. 2010): the higher, the less known;
-        - popularity_percentile@10: mean popularity percentile, 0 the rarest, 1 the most frequent;
-        - popularity_bias@10: that, less the mean popularity percentile of the known targets: above 0 the ranker
-          recommends more popular items than users took.
-        """
-        first = self.popularity.first_item_id
-        real = self._recommended[first:]
-        percentile = self._percentile / self._lists if self._lists else None
-        targets = self._target_percentile / self._targets if self._targets else None
-        return {
-            f"coverage@{LIST_LENGTH}": float(real.mean()) if len(real) else None,
-            f"novelty@{LIST_LENGTH}": self._information / self._lists if self._lists else None,
-            f"popularity_percentile@{LIST_LENGTH}": percentile,
-            f"popularity_bias@{LIST_LENGTH}": None if percentile is None or targets is None else percentile - targets,
-        }
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -256,9 +153,7 @@ def expected_calibration_error(confidence: np.ndarray, correct: np.ndarray, bins
     return float(np.abs(gaps).sum() / len(confidence))
 
 
-def action_metrics(
-    targets: np.ndarray, probabilities: np.ndarray, names: dict[int, str]
-) -> dict[str, float | int | dict[str, float] | None]:
+def action_metrics(targets: np.ndarray, probabilities: np.ndarray, names: dict[int, str]) -> dict[str, Any]:
     """Metrics of the next action.
 
     Args:
@@ -269,35 +164,66 @@ def action_metrics(
 
     Returns:
         count; accuracy; macro_f1 over the actions that occur as targets; log_loss in nats; ece
-        (`expected_calibration_error`, 15 bins); recall: {action: value} for the actions that occur; unknown: number of
-        targets without a name. Values are None where nothing can be averaged.
+        (`expected_calibration_error`, 15 bins); recall, precision and f1: {action: value} for the actions that occur;
+        confusion: {action: {predicted action: targets}}, pairs that occur; unknown: number of targets without a name.
+        Values are None where nothing can be averaged: the precision of an action that is never predicted, too.
 
     >>> probabilities = np.array([[0, 0, 0, 0.8, 0.2], [0, 0, 0, 0.6, 0.4], [0, 0, 0, 0.3, 0.7]])
     >>> metrics = action_metrics(np.array([3, 4, 4]), probabilities, {3: "view", 4: "buy"})
     >>> round(metrics["accuracy"], 4), round(metrics["macro_f1"], 4), metrics["recall"]
     (0.6667, 0.6667, {'view': 1.0, 'buy': 0.5})
+    >>> metrics["precision"], metrics["confusion"]
+    ({'view': 0.5, 'buy': 1.0}, {'view': {'view': 1}, 'buy': {'view': 1, 'buy': 1}})
     """
     known = np.isin(targets, list(names))
-    report: dict[str, float | int | dict[str, float] | None] = {"count": len(targets)}
+    report: dict[str, Any] = {"count": len(targets)}
     if not len(targets):
-        return report | {"accuracy": None, "macro_f1": None, "log_loss": None, "ece": None, "recall": {}, "unknown": 0}
+        means = dict.fromkeys(("accuracy", "macro_f1", "log_loss", "ece"))
+        return report | means | {"recall": {}, "precision": {}, "f1": {}, "confusion": {}, "unknown": 0}
     predicted = probabilities.argmax(axis=1)
     occurring = np.unique(targets).tolist()
-    named = [action for action in names if action in occurring]
-    recalls = recall_score(targets, predicted, labels=named, average=None, zero_division=0) if named else []
     report |= {
         "accuracy": float(accuracy_score(targets, predicted)),
         "macro_f1": float(f1_score(targets, predicted, labels=occurring, average="macro", zero_division=0)),
         "log_loss": None,
         "ece": None,
-        "recall": {names[action]: float(value) for action, value in zip(named, recalls, strict=True)},
+        **_by_action(targets, predicted, {action: name for action, name in names.items() if action in occurring}),
+        "confusion": _confusion(targets, predicted, names),
         "unknown": int(np.count_nonzero(~known)),
     }
     if known.any():
         columns = list(names)
-        report["log_loss"] = _log_loss(targets[known], probabilities[known][:, columns], columns)
+        report["log_loss"] = float(log_losses(targets[known], probabilities[known][:, columns], columns).mean())
         report["ece"] = expected_calibration_error(probabilities[known].max(axis=1), predicted[known] == targets[known])
     return report
+
+
+def _by_action(targets: np.ndarray, predicted: np.ndarray, names: dict[int, str]) -> dict[str, dict[str, Any]]:
+    """recall, precision and f1 of each action of `names`; None for the precision of an action never predicted."""
+    if not names:
+        return {"recall": {}, "precision": {}, "f1": {}}
+    precision, recall, f1, _ = precision_recall_fscore_support(
+        targets, predicted, labels=list(names), average=None, zero_division=0
+    )
+    guessed = np.isin(list(names), predicted)
+    values = {"recall": recall, "precision": np.where(guessed, precision, np.nan), "f1": f1}
+    return {
+        metric: {
+            name: None if np.isnan(value) else float(value) for name, value in zip(names.values(), column, strict=True)
+        }
+        for metric, column in values.items()
+    }
+
+
+def _confusion(targets: np.ndarray, predicted: np.ndarray, names: dict[int, str]) -> dict[str, dict[str, int]]:
+    """How often an action came and which was predicted, in the order of `names`; targets without a name are left out.
+    Only pairs that occur are held: a log may have thousands of actions."""
+    rows: dict[str, dict[str, int]] = {}
+    pairs, counts = np.unique(np.stack([targets, predicted], axis=1), axis=0, return_counts=True)
+    for (target, guess), count in zip(pairs.tolist(), counts.tolist(), strict=True):
+        if target in names:
+            rows.setdefault(names[target], {})[names[guess]] = count
+    return rows
 
 
 def balancing_weights(targets: np.ndarray, probabilities: np.ndarray) -> np.ndarray:
@@ -340,10 +266,19 @@ def balancing_weights(targets: np.ndarray, probabilities: np.ndarray) -> np.ndar
     return weights
 
 
-def _log_loss(targets: np.ndarray, probabilities: np.ndarray, labels: list[int]) -> float:
-    if len(labels) == 1:  # scikit-learn wants two classes; one that is certain loses nothing
-        return float(-np.log(np.clip(probabilities[:, 0], np.finfo(np.float64).eps, 1)).mean())
-    return float(log_loss(targets, probabilities, labels=labels))
+def log_losses(targets: np.ndarray, probabilities: np.ndarray, labels: list[int]) -> np.ndarray:
+    """(N,) float64: -log of each target's probability, in nats, bounded as scikit-learn's `log_loss` does.
+
+    Args:
+        targets: (N,) ids among the labels; probabilities: (N, L), rows sum to one; labels: L distinct ids.
+
+    >>> log_losses(np.array([4, 3]), np.array([[0.5, 0.5], [0.25, 0.75]]), [3, 4])
+    array([0.69314718, 1.38629436])
+    """
+    column = np.array([labels.index(target) for target in np.unique(targets)], dtype=np.int64)
+    place = column[np.unique(targets, return_inverse=True)[1]]
+    bound = np.finfo(np.float64).eps
+    return -np.log(np.clip(probabilities[np.arange(len(targets)), place], bound, 1.0))
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -17,14 +17,15 @@ from tqdm import tqdm
 from next_behavior.data.batches import REPEAT, EvaluationBatch, evaluation_batches
 from next_behavior.data.sequences import Sequences
 from next_behavior.evaluation.counting import training_item_counts
-from next_behavior.evaluation.metrics import (
+from next_behavior.evaluation.metrics import pessimistic_ranks
+from next_behavior.evaluation.rankers import UPDATED, ActionRanker, ItemRanker, UpdatedModelRanker
+from next_behavior.evaluation.recommended import (
     LIST_LENGTH,
     NO_CANDIDATE,
     ItemPopularity,
     RankingAccumulator,
-    pessimistic_ranks,
+    history_popularity,
 )
-from next_behavior.evaluation.rankers import UPDATED, ActionRanker, ItemRanker, UpdatedModelRanker
 from next_behavior.model.special_ids import FIRST_NEW
 
 # Scores held at once (8 MiB of float32: larger matrices leave a processor's caches), and rows at most.
@@ -55,6 +56,19 @@ def remove_seen(scores: torch.Tensor, seen: Sequence[np.ndarray]) -> None:
     scores[index] = -torch.inf
 
 
+def listed_again(top: np.ndarray, seen: Sequence[np.ndarray], vocab_size: int) -> np.ndarray:
+    """(B, k) bool: which of the listed ids (B, k) are among each row's seen ids.
+
+    >>> listed_again(np.array([[5, 6], [6, -1]]), [np.array([6, 7]), np.array([5])], vocab_size=8)
+    array([[False,  True],
+           [False, False]])
+    """
+    rows = np.repeat(np.arange(len(seen)), [len(ids) for ids in seen])
+    keys = rows * vocab_size + np.concatenate([np.zeros(0, dtype=np.int64), *seen])
+    wanted = np.arange(len(top))[:, None] * vocab_size + top
+    return np.isin(wanted, keys) & (top != NO_CANDIDATE)
+
+
 def last_items(batch: EvaluationBatch) -> np.ndarray:
     """(B,) int64: the last item that each history names, `NO_LAST_ITEM` where it names none."""
     named = batch.input_ids >= FIRST_NEW
@@ -73,10 +87,15 @@ class ItemLists:
     def __init__(self, popularity: ItemPopularity) -> None:
         self.kept, self.removed = RankingAccumulator(popularity), RankingAccumulator(popularity)
 
-    def add(self, scores: torch.Tensor, batch: EvaluationBatch) -> None:
-        """Ranks the targets of a batch by (B, V) scores, which it changes."""
-        ranks = pessimistic_ranks(scores, batch.target_item)
-        self.kept.add(ranks, batch.target_item, best_ids(scores))
+    def add(self, scores: torch.Tensor, batch: EvaluationBatch, history: np.ndarray) -> None:
+        """Ranks the targets of a batch by (B, V) scores, which it changes.
+
+        Args:
+            history: (B,) float64, the popularity of each target's history (`history_popularity`).
+        """
+        top = best_ids(scores)
+        again = listed_again(top, batch.seen, scores.shape[1])
+        self.kept.add(pessimistic_ranks(scores, batch.target_item), batch.target_item, top, again, history)
         unseen = np.flatnonzero(batch.group != REPEAT)
         if not len(unseen):
             return
@@ -84,7 +103,8 @@ class ItemLists:
         # Copying a row costs as much as ranking it.
         chosen, rows = (scores, unseen) if 2 * len(unseen) > len(batch) else (scores[unseen], slice(None))
         targets = batch.target_item if chosen is scores else batch.target_item[unseen]
-        self.removed.add(pessimistic_ranks(chosen, targets)[rows], targets[rows], best_ids(chosen)[rows])
+        ranks, top = pessimistic_ranks(chosen, targets)[rows], best_ids(chosen)[rows]
+        self.removed.add(ranks, targets[rows], top, history_popularity=history[unseen])
 
 
 @dataclass(frozen=True)
@@ -92,13 +112,14 @@ class RankedItems:
     """N targets that name an item, and what each ranker did with them.
 
     Attributes:
-        user: (N,) int64 index.
+        position, user: (N,) int64, the target's place in the flat arrays of `Sequences`, and the index of its user.
         group: (N,) int8, as in `EvaluationBatch`.
         switch: (N,) bool, the target is not the item before it.
         lists: for each ranker its `ItemLists`; `kept` holds all targets in this order, `removed` those that are no
             repeats.
     """
 
+    position: np.ndarray
     user: np.ndarray
     group: np.ndarray
     switch: np.ndarray
@@ -115,22 +136,28 @@ def rank_items(
     progress: bool,
 ) -> RankedItems:
     """Ranks the targets at `positions`, in blocks of time if the memory of a ranker is updated between them."""
-    popularity = ItemPopularity.from_counts(training_item_counts(sequences), sequences.first_item_id)
+    counts = training_item_counts(sequences)
+    popularity, histories = (
+        ItemPopularity.from_counts(counts, sequences.first_item_id),
+        history_popularity(sequences, counts),
+    )
     lists = {name: ItemLists(popularity) for name in rankers}
-    users, groups, switches = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    ranked, users, groups, switches = (list[np.ndarray]() for _ in range(4))
     rows = rows_per_batch(sequences.vocab_size, batch_size)
     updated = rankers.get(UPDATED)
     blocks: Iterable[np.ndarray] = updated.blocks(positions) if isinstance(updated, UpdatedModelRanker) else [positions]
     batches = (evaluation_batches(sequences, part, max_length, rows, positions=block) for block in blocks)
     with tqdm(total=len(positions), unit=" targets", desc="ranking items", disable=not progress) as bar:
         for batch in chain.from_iterable(batches):
+            ranked.append(batch.position)
             users.append(batch.user)
             groups.append(batch.group)
             switches.append(batch.target_item != last_items(batch))
             for name, ranker in rankers.items():
-                lists[name].add(torch.as_tensor(ranker.scores(batch)), batch)
+                lists[name].add(torch.as_tensor(ranker.scores(batch)), batch, histories[batch.position])
             bar.update(len(batch))
     return RankedItems(
+        position=np.concatenate([np.zeros(0, dtype=np.int64), *ranked]),
         user=np.concatenate([np.zeros(0, dtype=np.int64), *users]),
         group=np.concatenate([np.zeros(0, dtype=np.int8), *groups]),
         switch=np.concatenate([np.zeros(0, dtype=bool), *switches]),

@@ -15,11 +15,34 @@ from next_behavior.data.sequences import TEST, TRAIN, VALIDATION
 from next_behavior.data.shown import shown
 from next_behavior.data.splits import Split
 from next_behavior.evaluation.comparison import ACTIONS, Result
-from next_behavior.evaluation.metrics import LIST_LENGTH
 from next_behavior.evaluation.rankers import ENSEMBLE, MODEL, UPDATED
 from next_behavior.evaluation.ranking import KEPT, REMOVED
+from next_behavior.evaluation.recommended import COVERAGE_CUTOFFS, LIST_LENGTH
 
 PART_NAMES = {TRAIN: "training", VALIDATION: "validation", TEST: "test"}
+# Columns of the lists' table: {metric: (title, digits)}; the last three say something only where seen items are kept.
+LIST_COLUMNS = {
+    **{f"coverage@{k}": (f"coverage@{k}", 3) for k in COVERAGE_CUTOFFS},
+    f"gini@{LIST_LENGTH}": ("Gini", 3),
+    f"novelty@{LIST_LENGTH}": ("novelty", 1),
+    f"popularity_bias@{LIST_LENGTH}": ("popularity bias", 2),
+    f"popularity_lift@{LIST_LENGTH}": ("popularity lift", 2),
+    f"repeat_share@{LIST_LENGTH}": ("repeats listed", 3),
+    "visited_recall@10": ("Recall@10 visited", 4),
+    "unvisited_recall@10": ("Recall@10 unvisited", 4),
+}
+KEPT_ALONE = (f"repeat_share@{LIST_LENGTH}", "visited_recall@10", "unvisited_recall@10")
+SLICE_TITLES = {
+    "action": "NDCG@10 by action",
+    "history": "NDCG@10 by events before",
+    "popularity": "NDCG@10 by popularity",
+}
+PAIRED = (
+    "Differences are paired: both rankers are measured on the same resampled users, and the brackets hold 95 % of the "
+    "differences."
+)
+# Actions that the confusion table shows; the JSON holds all.
+MOST_CONFUSED = 12
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -98,13 +121,45 @@ def items_table(result: Result, way: str) -> str:
     for group in shown:
         if groups[names[0]][group]["count"]:
             columns.append((f"NDCG {group}", marked([groups[name][group]["ndcg@10"] for name in names])))
-    columns += [
-        ("coverage", [number(result[name][way][f"coverage@{LIST_LENGTH}"], 3) for name in names]),
-        ("novelty", [number(result[name][way][f"novelty@{LIST_LENGTH}"], 1) for name in names]),
-        ("popularity bias", [number(result[name][way][f"popularity_bias@{LIST_LENGTH}"], 2) for name in names]),
-    ]
     rows = zip([plain(name) for name in names], *(cells for _, cells in columns), strict=True)
     return table(["next item", *(title for title, _ in columns)], [list(row) for row in rows])
+
+
+def lists_table(result: Result, way: str) -> str:
+    """What the lists of all rankers hold besides the target; columns that an earlier version did not measure are left
+    out."""
+    names = [name for name in result["rankers"] if way in result[name]]
+    columns = []
+    for metric, (title, digits) in LIST_COLUMNS.items():
+        values = [result[name][way].get(metric) for name in names]
+        if any(value is not None for value in values) and (way == KEPT or metric not in KEPT_ALONE):
+            columns.append((title, [number(value, digits) for value in values]))
+    rows = zip([plain(name) for name in names], *(cells for _, cells in columns), strict=True)
+    return table(["lists of ten", *(title for title, _ in columns)], [list(row) for row in rows])
+
+
+def slice_tables(result: Result) -> list[str]:
+    """NDCG@10 of all rankers by action, length of the history and popularity of the target, seen items kept; nothing
+    for a result of an earlier version."""
+    names = [name for name in result["rankers"] if "slices" in result[name].get(KEPT, {})]
+    if not names:
+        return []
+    tables = []
+    for by, title in SLICE_TITLES.items():
+        rows = {name: result[name][KEPT]["slices"][by] for name in names}
+        slices = {name: row["count"] for name, row in rows[names[0]].items() if row["count"]}
+        if len(slices) < 2:
+            continue
+        header = [title, *(f"{cell(name)} ({count:,})" for name, count in slices.items())]
+        columns = [marked([rows[name][slice]["ndcg@10"] for name in names]) for slice in slices]
+        lines = zip([plain(name) for name in names], *columns, strict=True)
+        tables.append(table(header, [list(line) for line in lines]))
+    return tables
+
+
+def cell(text: str) -> str:
+    """Text of a log as it may stand in a table."""
+    return shown(text).replace("|", "\\|")
 
 
 def actions_table(result: Result) -> str:
@@ -120,13 +175,31 @@ def actions_table(result: Result) -> str:
         ("accuracy at changes", marked([row["changes"]["accuracy"] for row in metrics])),
     ]
     rows = zip([plain(name) for name in names], *(cells for _, cells in columns), strict=True)
-    text = table(["next action", *(title for title, _ in columns)], [list(row) for row in rows])
+    tables = [table(["next action", *(title for title, _ in columns)], [list(row) for row in rows])]
     occurring = list(metrics[0]["recall"])
-    recalls = [
-        [plain(name), *(number(row["recall"][action], 3) for action in occurring)]
-        for name, row in zip(names, metrics, strict=True)
+    for metric in ("recall", "precision", "f1"):
+        if metric in metrics[0]:
+            values = [
+                [plain(name), *(number(row[metric][action], 3) for action in occurring)]
+                for name, row in zip(names, metrics, strict=True)
+            ]
+            title = "F1" if metric == "f1" else metric
+            tables.append(table([f"{title} of", *(cell(action) for action in occurring)], values))
+    if names[0] == MODEL and "confusion" in metrics[0]:
+        tables.append(confusion_table(metrics[0]["confusion"]))
+    return "\n\n".join(tables)
+
+
+def confusion_table(confusion: Mapping[str, Mapping[str, int]]) -> str:
+    """How often each action came (rows), and what the model predicted (columns)."""
+    predicted = [name for name in confusion if any(name in row for row in confusion.values())]
+    predicted += sorted({name for row in confusion.values() for name in row} - set(predicted))
+    shown_actions = predicted[:MOST_CONFUSED]
+    rows = [
+        [cell(name), *(f"{row.get(guess, 0):,}" for guess in shown_actions)]
+        for name, row in list(confusion.items())[:MOST_CONFUSED]
     ]
-    return text + "\n\n" + table(["recall of", *(shown(action).replace("|", "\\|") for action in occurring)], recalls)
+    return table(["came, model predicted", *map(cell, shown_actions)], rows)
 
 
 def describe_split(result: Result) -> str:
@@ -242,11 +315,14 @@ def format_table(result: Result) -> str:
     for way, title in ((KEPT, "Seen items kept"), (REMOVED, "Seen items removed, targets new to the user")):
         counts = [result[name][way]["items"]["all"]["count"] for name in result["rankers"] if way in result[name]]
         if counts and counts[0]:
-            parts.append(f"{title} ({counts[0]:,} targets)\n\n{items_table(result, way)}")
+            parts.append(f"{title} ({counts[0]:,} targets)\n\n{items_table(result, way)}\n\n{lists_table(result, way)}")
+    parts += slice_tables(result)
     if len(result["actions"]) == 1:
         parts.append(f"The log has one action, {result['actions'][0]}: there is nothing to predict.")
     elif any(ACTIONS in result[name] for name in result["rankers"]):
         parts.append(actions_table(result))
+    if "comparison" in result:
+        parts.append(PAIRED)
     for model, comparison in result.get("comparisons", {}).items():
         parts.append(f"The {model} against the best baseline:\n\n{verdict(result, comparison)}")
     if "pairs" in result:
@@ -257,7 +333,7 @@ def format_table(result: Result) -> str:
         parts.append("Notes:\n\n" + "\n".join(notes))
     parts.append(
         "The whole catalog is ranked, ties against the ranker; intervals by bootstrap over users. NDCG columns are "
-        "NDCG@10; switch: the target is not the item before it; coverage, novelty (bits) and popularity bias of the "
-        "first ten."
+        "NDCG@10; switch: the target is not the item before it. Popularity: 1 is the rarest tenth of the items, 10 the "
+        "most frequent, untrained has no training events. docs/evaluation.md of the project has all formulas."
     )
     return "\n\n".join(parts) + "\n"
