@@ -336,8 +336,8 @@ def test_bad_input_is_named(predict: NextBehaviorPipeline, inputs: Any, options:
 
 
 def test_an_option_that_does_not_exist_is_named(predict: NextBehaviorPipeline) -> None:
-    with pytest.raises(TypeError, match="explain is not an option, expected top_k, of, action"):
-        predict({"events": HISTORY}, explain=True)
+    with pytest.raises(TypeError, match="explains is not an option, expected top_k, of, action"):
+        predict({"events": HISTORY}, explains=True)
 
 
 # -- as loaded by users ------------------------------------------------------------------------------------------------

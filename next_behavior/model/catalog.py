@@ -10,14 +10,14 @@ from torch import nn
 from torch.nn import functional as F
 
 from .answer_tables import CHANGE_LOCK, TABLES_LOCK
+from .explaining import ExplainingModel
 from .integrity import check_agreement
 from .item_text import PROBE_TEXT, ItemText, embed_texts, is_missing, text_of_item
 from .neighbor_lists import NeighborLists
-from .predicting import AnsweringModel
 from .special_ids import PAD
 
 
-class ChangingCatalog(AnsweringModel):
+class ChangingCatalog(ExplainingModel):
     """What `BertForNextBehavior` does with its catalog."""
 
     lm_head: nn.Linear

@@ -159,9 +159,14 @@ class BehaviorEmbeddings(nn.Module):
         attention_mask: torch.Tensor,
     ) -> torch.Tensor:
         """(B, T, H) where the rows of the items are looked up already, (B, T, H)."""
-        embedded = (
-            item_rows + self.action_embeddings(token_type_ids) + self.time_gap_embeddings(time_gap_ids)
-        )  # (B, T, H)
+        return self.of_sums(self.sums(item_rows, token_type_ids, time_gap_ids), attention_mask)
+
+    def sums(self, item_rows: torch.Tensor, token_type_ids: torch.Tensor, time_gap_ids: torch.Tensor) -> torch.Tensor:
+        """(B, T, H): what each event says, wherever it stands."""
+        return item_rows + self.action_embeddings(token_type_ids) + self.time_gap_embeddings(time_gap_ids)
+
+    def of_sums(self, embedded: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(B, T, H) from `sums`: position, short convolution, LayerNorm and dropout."""
         if self.position_embeddings is not None:
             position_ids = (attention_mask.long().cumsum(dim=1) - 1).clamp(min=0)
             embedded = embedded + self.position_embeddings(position_ids)
@@ -186,7 +191,10 @@ class BehaviorEncoder(nn.Module):
         time_gap_ids: torch.Tensor,
         attention_mask: torch.Tensor,
     ) -> torch.Tensor:
-        embedded = self.embeddings(input_ids, token_type_ids, time_gap_ids, attention_mask)  # (B, T, H)
+        return self.states(self.embeddings(input_ids, token_type_ids, time_gap_ids, attention_mask), attention_mask)
+
+    def states(self, embedded: torch.Tensor, attention_mask: torch.Tensor) -> torch.Tensor:
+        """(B, T, H) from event embeddings (B, T, H)."""
         if not self.training and self.config._attn_implementation == "sdpa":
             # What `create_causal_mask` makes, in a tenth of the time, and the same for every batch.
             length = attention_mask.shape[1]

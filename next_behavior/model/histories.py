@@ -180,24 +180,27 @@ def in_time_order(histories: Sequence[Sequence[Event]]) -> list[list[Event]]:
     Raises:
         ValueError: an event is not what is documented.
     """
-    ordered = []
-    for row, history in enumerate(histories):
-        for position, event in enumerate(history):
-            if type(event) is not dict or not event or not EVENT_KEYS.issuperset(event):
-                check_event(event, position, row)
-        moments = [event.get("timestamp") for event in history]
-        if are_ascending_seconds(moments):
-            ordered.append(list(history))
-            continue
-        order: Sequence[int] = range(len(history))
-        if not any(moment is None for moment in moments):
-            try:
-                seconds = [as_seconds(moment) for moment in moments]
-            except ValueError as error:
-                raise ValueError(f"history {row}: {error}") from error
-            order = sorted(order, key=seconds.__getitem__)
-        ordered.append([history[position] for position in order])
-    return ordered
+    return [[history[position] for position in time_order(history, row)] for row, history in enumerate(histories)]
+
+
+def time_order(history: Sequence[Event], row: int = 0) -> Sequence[int]:
+    """The places of a history's events in the order of time; as they are if one of them has no timestamp.
+
+    Raises:
+        ValueError: an event is not what is documented; `row` names the history.
+    """
+    for position, event in enumerate(history):
+        if type(event) is not dict or not event or not EVENT_KEYS.issuperset(event):
+            check_event(event, position, row)
+    moments = [event.get("timestamp") for event in history]
+    order: Sequence[int] = range(len(history))
+    if are_ascending_seconds(moments) or any(moment is None for moment in moments):
+        return order
+    try:
+        seconds = [as_seconds(moment) for moment in moments]
+    except ValueError as error:
+        raise ValueError(f"history {row}: {error}") from error
+    return sorted(order, key=seconds.__getitem__)
 
 
 def are_ascending_seconds(moments: Sequence[Any]) -> bool:

@@ -22,12 +22,32 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .answer_tables import TABLES_LOCK, AnswerTables
 from .answers import TimeUntilNext, allowed_ids, events_of
 from .encoder import CHANNELS
-from .histories import as_arrays, in_time_order, is_whole
+from .explaining_answers import (
+    COUNTERFACTUAL,
+    INTEGRATED_GRADIENTS,
+    LEAVE_ONE_OUT,
+    Explainer,
+    Given,
+    check_explain,
+)
+from .explaining_counterfactuals import Counterfactuals
+from .histories import HistoryReader, as_arrays, in_time_order, is_whole
 from .integrity import check_loaded
+from .ranking import Question
 from .special_ids import FIRST_NEW, PAD, PATHS
 
 DEFAULT_BATCH_SIZE = 32
-OPTIONS = ("top_k", "of", "action", "exclude_seen", "allowed_items", "balanced", "paths")
+OPTIONS = ("top_k", "of", "action", "exclude_seen", "allowed_items", "balanced", "paths", "explain", "target")
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """What explanation is asked for: the options `explain` and `top_k`, the id of `target`, and of what question."""
+
+    explain: bool | str
+    top_k: int
+    target: int | None
+    question: Question
 
 
 @dataclass(frozen=True)
@@ -36,11 +56,14 @@ class BesideIds:
 
     Attributes:
         tables: what the answers read; they belong to the vocabulary that gave the ids.
+        reader: gave the ids. events: for each row the list that it was given.
         new_items: for each row the user's ids behind [NEW_1], [NEW_2] ...
         seen_before: for each row the ids of known items that were seen before the window.
     """
 
     tables: AnswerTables
+    reader: HistoryReader
+    events: list[list[Any]]
     new_items: list[list[str]]
     seen_before: list[list[int]]
 
@@ -56,6 +79,9 @@ class NextBehaviorPipeline(Pipeline):
         allowed_items: rank only these items (the user's ids; all must be in the vocabulary).
         balanced: with of="action", name rare actions first more often: ranked for macro-F1, not by probability.
         paths: say which way each item was named.
+        explain: True says what each event contributes to each answer; "integrated_gradients" by gradients;
+            "counterfactual" which events the first answer depends on (explaining_answers.py).
+        target: with explain="counterfactual", an item: which events would bring it among the answers.
         batch_size: histories per forward pass, default 32; it changes no answer.
 
     Each answer has the keys
@@ -70,6 +96,9 @@ class NextBehaviorPipeline(Pipeline):
         paths: with `paths=True`, the shares of the item's probability that the paths `generate` (the item table),
             `repeat` (a pointer over the user's events) and `associate` (the memory of co-occurrence and of recent
             popularity) give; they sum to one. None for an answer without an item.
+        contributions: with `explain`, one number for each event, in the order of `events`. because: with `explain`,
+            what the model's parts say of the item.
+        counterfactual: with `explain="counterfactual"`, of the first answer.
 
     Events out of time order are sorted if all of them carry a timestamp. The model is put in eval mode.
     """
@@ -135,7 +164,8 @@ class NextBehaviorPipeline(Pipeline):
 
     def preprocess(self, inputs: list[Any], exclude_seen: bool = False) -> dict[str, Any]:  # type: ignore[override]
         """Token ids of a batch of inputs, and what was read beside them."""
-        histories = in_time_order([events_of(one, row) for row, one in enumerate(inputs)])
+        lists = [events_of(one, row) for row, one in enumerate(inputs)]
+        histories = in_time_order(lists)
         # Taken together, so that both know the same items.
         with TABLES_LOCK, torch.no_grad():
             reader, tables = self.tokenizer.reader, self.model.answer_tables(self.device)
@@ -149,7 +179,7 @@ class NextBehaviorPipeline(Pipeline):
             seen_before.append(sorted({index for index in reader.known_items(older) if index >= first_item}))
         arrays = as_arrays(rows, max(len(ids.items) for ids in rows))
         batch = dict(zip(CHANNELS, (torch.from_numpy(array) for array in arrays), strict=True))
-        return {"batch": batch, "beside": BesideIds(tables, new_items, seen_before)}
+        return {"batch": batch, "beside": BesideIds(tables, reader, lists, new_items, seen_before)}
 
     def _forward(  # type: ignore[override]
         self,
@@ -161,24 +191,33 @@ class NextBehaviorPipeline(Pipeline):
         allowed_items: list[str] | None = None,
         balanced: bool = False,
         paths: bool = False,
+        explain: bool | str = False,
+        target: str | None = None,
     ) -> dict[str, Any]:
         """The model's `Answers`."""
+        check_explain(explain, target, of)
         beside: BesideIds = model_inputs["beside"]
         allowed = None if allowed_items is None else self._known_items(allowed_items)
+        action_id = None if action is None else self.tokenizer.encode_action(action)
         answers = self.model.answers(
             **model_inputs["batch"],
             top_k=top_k,
             of=of,
-            action=None if action is None else self.tokenizer.encode_action(action),
+            action=action_id,
             exclude_seen=exclude_seen,
             allowed_items=allowed,
             balanced=balanced,
             left_out=beside.seen_before if any(beside.seen_before) else None,
-            shares=paths,
+            shares=paths or bool(explain),
             time=self.tokenizer.has_time,
             tables=beside.tables,
         )
-        return {"answers": answers, "beside": beside}
+        asked = None
+        if explain:
+            target_id = None if target is None else int(self._known_items([target])[0])
+            question = Question(of, top_k, action_id, exclude_seen, allowed, balanced=balanced)
+            asked = Explanation(explain, top_k, target_id, question)
+        return {"answers": answers, "beside": beside, "asked": asked}
 
     def postprocess(self, model_outputs: dict[str, Any]) -> list[list[dict[str, Any]]]:  # type: ignore[override]
         """Ids back to what the user calls things."""
@@ -211,7 +250,38 @@ class NextBehaviorPipeline(Pipeline):
                     del share["none"]  # the path of answers without an item
                     found[-1]["paths"] = share if sum(share.values()) > 0 else None
             answers.append(found)
+        if model_outputs["asked"] is not None:
+            self._explain(model_outputs["asked"], answers, lists, model_outputs["beside"])
         return answers
+
+    def _explain(
+        self, asked: Explanation, answers: list[list[dict[str, Any]]], lists: tuple[Any, ...], beside: BesideIds
+    ) -> None:
+        """Adds the explanations to the answers, whose item ids, action ids and probabilities are `lists`."""
+        explainer = Explainer(self.model, beside.reader, beside.tables, self.tokenizer.model_max_length, asked.question)
+        given, probabilities = [], []
+        for row, (found, *columns) in enumerate(zip(answers, *lists, strict=True)):
+            item_ids, action_ids, ranked = (column[: len(found)] for column in columns)
+            events, new_items = beside.events[row], beside.new_items[row]
+            given.append(
+                Given(events, item_ids, action_ids, new_items, explainer.seen_in(events, beside.seen_before[row]))
+            )
+            probabilities.append(ranked)
+        contributions = None
+        if asked.explain is LEAVE_ONE_OUT:
+            contributions = explainer.leave_one_out(given, probabilities)
+        elif asked.explain == INTEGRATED_GRADIENTS:
+            contributions = explainer.integrated_gradients(given)
+        for row, found in enumerate(answers):
+            for place, reasons in enumerate(explainer.because(given[row]) if found else []):
+                if contributions is not None:
+                    found[place]["contributions"] = contributions[row][place].tolist()
+                found[place]["because"] = reasons
+            if asked.explain == COUNTERFACTUAL and found:
+                search = Counterfactuals(explainer, given[row], self.tokenizer)
+                found[0]["counterfactual"] = (
+                    search.removed() if asked.target is None else search.added(asked.target, asked.top_k)
+                )
 
     def _item(self, item_id: int, new_items: list[str]) -> tuple[str | None, str | None]:
         """The user's id and the title."""

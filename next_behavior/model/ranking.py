@@ -208,23 +208,53 @@ def candidates_of(events: Events, question: Question, tables: AnswerTables) -> t
     return nameable
 
 
+def over_actions(question: Question) -> bool:
+    """Whether an answer is an item whichever the action."""
+    return question.of == "item" and question.action is None
+
+
+def asked_of(
+    answers: ItemAnswers, events: Events, question: Question, tables: AnswerTables
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Of a question about items or pairs: (B, Q, V) what is ranked, Q = 1 over actions; (B, V) bool candidates; and
+    (B, 1) the sum over the candidates, which probabilities are divided by."""
+    if over_actions(question):
+        joint = answers.marginal()[:, None, :]
+    elif question.action is not None:
+        joint = answers.items
+    else:
+        joint = answers.items * answers.by_action[:, answers.actions, None]
+    candidates = candidates_of(events, question, tables)
+    if question.of == "pair":
+        candidates[:, NONE] = tables.without_item[answers.actions].any()
+    return joint, candidates, (joint.sum(dim=1) * candidates).sum(dim=1, keepdim=True).clamp(min=TINY)
+
+
+def probabilities_of(
+    answers: ItemAnswers,
+    events: Events,
+    question: Question,
+    tables: AnswerTables,
+    item_ids: torch.Tensor,
+    action_ids: torch.Tensor,
+) -> torch.Tensor:
+    """(B, k) float32: the probabilities of answers (B, k) int64 as `rank_items` would give them; 0 for what is no
+    candidate."""
+    joint, candidates, total = asked_of(answers, events, question, tables)
+    named = joint.gather(2, item_ids[:, None, :].expand(-1, joint.shape[1], -1))  # (B, Q, k)
+    if not over_actions(question):
+        named = named * (answers.actions[:, None] == action_ids[:, None, :])
+    return named.sum(dim=1) * candidates.gather(1, item_ids) / total
+
+
 def rank_items(answers: ItemAnswers, events: Events, question: Question, tables: AnswerTables) -> RankedBehaviors:
     """The best items, or pairs of action and item, of one chunk of rows."""
     actions = answers.actions
-    over_actions = question.of == "item" and question.action is None
-    if over_actions:
-        joint = answers.marginal()[:, None, :]  # (B, 1, V)
-    elif question.action is not None:
-        joint = answers.items  # (B, Q, V)
-    else:
-        joint = answers.items * answers.by_action[:, actions, None]
-    candidates, without = candidates_of(events, question, tables), tables.without_item[actions]
-    if question.of == "pair":
-        candidates[:, NONE] = without.any()
-    total = (joint.sum(dim=1) * candidates).sum(dim=1, keepdim=True).clamp(min=TINY)
+    joint, candidates, total = asked_of(answers, events, question, tables)
+    without = tables.without_item[actions]
     # The best k pairs are among those of the k items whose best pair is best.
     most, item_ids, _ = rank(joint.amax(dim=1).masked_fill_(~candidates, -1), question.top_k)  # (B, n)
-    if over_actions:
+    if over_actions(question):
         return RankedBehaviors(item_ids, torch.zeros_like(item_ids), most / total)
     pairs = joint.gather(2, item_ids[:, None, :].expand(-1, joint.shape[1], -1))  # (B, Q, n)
     none = item_ids[:, None, :] == NONE
