@@ -15,8 +15,8 @@ memory goes on counting the events before the targets, without training.
 Several models are ranked on the same targets and compared with each other; `--ensemble` adds the mean of their
 probabilities.
 
-The tables are in `evaluation.md` in the model's folder (`comparison.md` in the first one's for several models), or
-beside the file that `--json` names.
+A page to read is `evaluation.html` in the model's folder (`comparison.html` in the first one's for several models), or
+beside the file that `--json` names. The tables are beside it, as `.md`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
         help="event log: a CSV, TSV, JSON Lines or Parquet file, a folder or glob of them, or USER/NAME on the Hub",
     )
     parser.add_argument("--split", choices=["time", "leave_one_out"], help="default: the one recorded with the model")
-    parser.add_argument("--json", help="write the result here, and the tables beside it as .md")
+    parser.add_argument("--json", help="write the result here, and the page and the tables beside it, as .html and .md")
     parser.add_argument("--max_targets", type=int, help="about so many targets, of whole users drawn at random")
     parser.add_argument("--batch_size", type=int, help="rows scored at once at most")
     parser.add_argument("--seed", type=int, default=0, help="of the draw and of the bootstrap")
@@ -92,6 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from next_behavior.data.events import read_events
     from next_behavior.data.files import write_whole
     from next_behavior.data.shown import to_width
+    from next_behavior.evaluation.page import page_of
     from next_behavior.evaluation.tables import format_table
     from next_behavior.model.integrity import check_folder
 
@@ -108,8 +109,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if args.json is None and not can_write(models[0]):  # a folder that others share
         print(f"\n{format_table(result)}")
         return
+    name = ", ".join(model.resolve().name for model in models)
+    write_whole(tables.with_suffix(".html"), page_of(result, name))
     write_whole(tables, format_table(result))
-    print(f"All tables are in {tables}.")
+    print(f"To read in a browser: {tables.with_suffix('.html')}\nAll tables are in {tables}.")
 
 
 def evaluated(models: Sequence[Path], events: Any, args: argparse.Namespace) -> tuple[dict[str, Any], str]:

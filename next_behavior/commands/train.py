@@ -41,7 +41,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if finished is None:  # only the main process prints
         return
     if finished.verdict is not None:
-        print(f"\n{finished.verdict}\nAll tables are in {finished.folder}/evaluation.md.")
+        print(f"\n{finished.verdict}\nTo read in a browser: {finished.folder}/evaluation.html")
+        print(f"All tables are in {finished.folder}/evaluation.md.")
     print(
         f"\nThe model is in {finished.folder} ({finished.seconds:.0f} s). Load it with\n"
         f'  AutoModel.from_pretrained("{finished.folder}", trust_remote_code=True)'

@@ -9,16 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from html import escape
-from pathlib import Path
 
-from next_behavior.data.shown import shown
+from next_behavior.data.page_pieces import page, percent, section, table, text, tiles
 from next_behavior.serving.drift import Drift, ItemShare, Lengths, Period
 from next_behavior.serving.drift_predictions import Calibration
 from next_behavior.serving.drift_verdict import TOLERATED_LOSS
 from next_behavior.serving.shift import LARGE_SHIFT, SMALL_SHIFT, UNKNOWN, meaning
 
-STYLE = Path(__file__).with_name("drift_report.css")
-LONGEST_NAME = 60
 MOST_ACTIONS = 12
 HEADLINES = {"retrain": "Train again", "watch": "Train again soon", "keep": "Up to date", "unclear": "Too few events"}
 # Of every chart, in its own units; the page scales it.
@@ -39,46 +36,25 @@ def page_of(drift: Drift) -> str:
         calibration_section(drift.calibration),
     ]
     reasons = "".join(f"<li>{text(reason, 300)}</li>" for reason in verdict.reasons)
-    return f"""<!doctype html>
-<html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width, initial-scale=1">
-<meta http-equiv="Content-Security-Policy" content="default-src 'none'; style-src 'unsafe-inline'">
-<meta name="color-scheme" content="light dark"><title>Drift: {HEADLINES[verdict.level]}</title>
-<style>{STYLE.read_text(encoding="utf-8")}</style></head><body><main>
-<header class="{verdict.level}"><p class="label">Drift of model {text(drift.model)}</p>
+    body = f"""<header class="{verdict.level}"><p class="label">Drift of model {text(drift.model)}</p>
 <h1>{HEADLINES[verdict.level]}</h1><p class="lead">{text(verdict.sentence, 300)}</p><ul>{reasons}</ul></header>
-{tiles(drift)}
+{tiles(figures(drift))}
 <div class="sections">{"".join(sections)}</div>
-{notes(drift)}
-</main></body></html>
-"""
+{notes(drift)}"""
+    return page(f"Drift: {HEADLINES[verdict.level]}", body)
 
 
-def text(value: str, most: int = LONGEST_NAME) -> str:
-    """Text from anywhere, as it may stand in the page."""
-    return escape(shown(value, most))
-
-
-def percent(share: float | None, digits: int = 1) -> str:
-    return "–" if share is None else f"{100 * share:.{digits}f}\u00a0%"
-
-
-def section(title: str, says: str, *parts: str) -> str:
-    return f"<section><h2>{title}</h2><p>{says}</p>{''.join(parts)}</section>"
-
-
-def tiles(drift: Drift) -> str:
+def figures(drift: Drift) -> list[tuple[str, str, str]]:
     """The figures that matter most, each with what it was at the training."""
     said = drift.predictions
     unknown, error, expected = drift.unknown, drift.calibration.error, drift.calibration.training_error
-    figures = [
+    return [
         ("Next item in the first ten", percent(said.recall), then(said.training_recall)),
         ("Items the model does not know", percent(unknown), then(drift.training_unknown)),
         ("Mix of actions, PSI", number(drift.action_psi), words(drift.action_psi)),
         ("Popularity of items, PSI", number(drift.popularity.psi), words(drift.popularity.psi)),
         ("Error of action probabilities", percent(error), then(expected)),
     ]
-    cells = "".join(f"<div><dt>{name}</dt><dd>{value}<small>{note}</small></dd></div>" for name, value, note in figures)
-    return f'<dl class="tiles">{cells}</dl>'
 
 
 def then(share: float | None) -> str:
@@ -235,13 +211,6 @@ def number3(value: float | None) -> str:
 
 
 # -- pieces ------------------------------------------------------------------------------------------------------------
-
-
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Cells are HTML."""
-    top = "".join(f"<th>{cell}</th>" for cell in head)
-    body = "".join("<tr>" + "".join(f"<td>{cell}</td>" for cell in row) + "</tr>" for row in rows)
-    return f"<table><thead><tr>{top}</tr></thead><tbody>{body}</tbody></table>"
 
 
 def bar(share: float | None, kind: str) -> str:

@@ -3,7 +3,7 @@
     finished = run(settings, ReadOptions(), started=time.monotonic())
 
 What the settings leave open is chosen from the log (`choose_sizes`). The test events are evaluated beside the
-baselines; the result lies in the output folder as `evaluation.md` and `evaluation.json`.
+baselines; the result lies in the output folder as `evaluation.html`, `evaluation.md` and `evaluation.json`.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from next_behavior.data.files import only_writer, write_whole
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.sequences import TEST, VALIDATION
 from next_behavior.evaluation.evaluator import evaluate_model
+from next_behavior.evaluation.page import page_of
 from next_behavior.evaluation.summary import in_three_lines
 from next_behavior.evaluation.tables import format_table
 from next_behavior.model.modeling_behavior import BertForNextBehavior
@@ -277,4 +278,5 @@ def evaluate_on_test(
     result["passes"] = trained.passes
     write_whole(output / "evaluation.json", json.dumps(result, indent=1))
     write_whole(output / "evaluation.md", format_table(result))
+    write_whole(output / "evaluation.html", page_of(result, output.resolve().name))
     return in_three_lines(result, str(output))
