@@ -1,7 +1,8 @@
 """The import rules of the layout, read from the source: nothing is imported here, so a broken file is seen too.
 
 The package flows one way: model <- data (special ids alone) <- text <- evaluation <- training <- publishing; serving
-takes from model and data, and the commands call them. Nothing goes back, no circle, not under TYPE_CHECKING either.
+takes from model and data, preparation from data and training, and the commands call them. Nothing goes back, no circle,
+not under TYPE_CHECKING either.
 `model/` is the folder that is pushed to the Hub.
 """
 
@@ -27,8 +28,9 @@ MAY_IMPORT = {
     "evaluation": {"evaluation", "text", "data", "model"},
     "training": {"training", "evaluation", "text", "data", "model"},
     "publishing": {"publishing", "training", "evaluation", "text", "data", "model"},
+    "preparation": {"preparation", "training", "data", "model"},
     "serving": {"serving", "data", "model"},
-    "commands": {"commands", "serving", "publishing", "training", "evaluation", "text", "data", "model"},
+    "commands": {"commands", "serving", "preparation", "publishing", "training", "evaluation", "text", "data", "model"},
 }
 ROOT_MODULES = {
     "modeling_behavior": {"model"},

@@ -16,6 +16,7 @@ from next_behavior.commands.errors import run
 
 NAME = "next-behavior"
 COMMANDS = {
+    "prepare": "prepare a large event log for training, in little memory",
     "train": "train a model from an event log",
     "evaluate": "measure a model and the baselines on held-out events",
     "tokenize": "build the tokenizer of an event log alone",
@@ -38,6 +39,10 @@ def help_text() -> str:
 def main_of(command: str) -> Callable[[Sequence[str] | None], None]:
     """The function that does what a command is for; only its file is imported."""
     match command:
+        case "prepare":
+            from next_behavior.commands import prepare
+
+            return prepare.main
         case "train":
             from next_behavior.commands import train
 

@@ -22,13 +22,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_event_arguments(parser)
     parsed = parser.parse_args(arguments)
     settings, options = settings_from_arguments(parsed), options_from_arguments(parsed)
-    for name, value in (("events", settings.events), ("output_dir", settings.output_dir)):
+    for name, value in (("events", settings.events or settings.prepared), ("output_dir", settings.output_dir)):
         if not value:
             parser.error(f"--{name} is required")
 
     from next_behavior.data.outputs import check_output_folder
 
-    inputs = {"--events": settings.events, "--items": settings.items}
+    inputs = {"--events": settings.events or None, "--prepared": settings.prepared, "--items": settings.items}
     if settings.continue_from is not None:
         from next_behavior.data.outputs import check_other_model
 

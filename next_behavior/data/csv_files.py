@@ -22,7 +22,7 @@ import pyarrow as pa
 import pyarrow.csv
 
 from next_behavior.data.columns import shown
-from next_behavior.data.tables import Rows, first_not_utf8
+from next_behavior.data.tables import Rows, first_not_utf8, joined
 from next_behavior.data.text_streams import DOUBLE_COLON, ONE_BYTE, not_utf8, open_text
 
 SEPARATORS = ",;\t|"
@@ -122,6 +122,14 @@ def _broken_csv(file: Path, error: Exception) -> ValueError:
 
 def read_csv(file: Path, columns: list[str], separators: str = SEPARATORS, names: list[str] | None = None) -> Rows:
     """The columns of one file as text."""
+    empty = pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+    return joined(empty, csv_blocks(file, columns, separators, names))
+
+
+def csv_blocks(
+    file: Path, columns: list[str], separators: str = SEPARATORS, names: list[str] | None = None
+) -> Iterator[Rows]:
+    """`read_csv` in pieces of some megabytes, in order; positions count from the file's first row."""
     header = read_header(file, separators, names)
     places = [str(header.names.index(column)) for column in columns]
     malformed: list[tuple[int, str, str]] = []
@@ -144,15 +152,20 @@ def read_csv(file: Path, columns: list[str], separators: str = SEPARATORS, names
         column_names=fields,
         skip_rows_after_names=0 if header.is_row else 1,
     )
-    frames, rows = [], 0
+    rows, skipped = 0, 0  # whole rows so far, and malformed ones before them
     try:
         with open_text(file, header.double_colon) as stream:
             with pa.csv.open_csv(pa.PythonFile(stream, mode="r"), read, parse, convert) as batches:
                 for batch in batches:
-                    frames.append(
-                        _decode(file, pl.DataFrame(batch).rename(dict(zip(places, columns, strict=True))), rows)
-                    )
-                    rows += batch.num_rows
+                    frame = pl.DataFrame(batch).rename(dict(zip(places, columns, strict=True)))
+                    frame = _decode(file, frame, rows)
+                    if header.is_padded:
+                        frame = frame.with_columns(pl.all().str.strip_chars_start(" "))
+                    positions = _positions(rows, batch.num_rows, skipped, [position for position, _, _ in malformed])
+                    passed = [row for row in malformed if len(positions) and row[0] < positions[-1]]
+                    del malformed[: len(passed)]
+                    rows, skipped = rows + batch.num_rows, skipped + len(passed)
+                    yield Rows(frame, positions, passed)
             doubtful = stream.quotes % 2 or stream.escaped
     except (pa.ArrowInvalid, OSError) as error:
         if "columns, got" in str(error):  # Arrow could not hand the row over because its text is not UTF-8
@@ -160,11 +173,22 @@ def read_csv(file: Path, columns: list[str], separators: str = SEPARATORS, names
         raise _broken_csv(file, error) from error
     if doubtful:
         _check_quotes(file, header)
-    positions = np.delete(np.arange(rows + len(malformed)), [m[0] for m in malformed])
-    frame = pl.concat(frames) if frames else pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
-    if header.is_padded:
-        frame = frame.with_columns(pl.all().str.strip_chars_start(" "))
-    return Rows(frame, positions, malformed)
+    if malformed:
+        empty = pl.DataFrame(schema=dict.fromkeys(columns, pl.String))
+        yield Rows(empty, np.zeros(0, dtype=np.int64), malformed)
+
+
+def _positions(before: int, count: int, skipped: int, malformed: list[int]) -> np.ndarray:
+    """(N,) int64: the positions in the file of `count` whole rows.
+
+    Args:
+        before, skipped: whole and malformed rows before them.
+        malformed: positions of the malformed rows among them, and maybe of some after them.
+    """
+    whole = np.arange(before, before + count)
+    # So many whole rows stand before each malformed one.
+    ahead = np.array(malformed, dtype=np.int64) - skipped - np.arange(len(malformed))
+    return whole + skipped + np.searchsorted(ahead, whole, side="right")
 
 
 def _decode(file: Path, batch: pl.DataFrame, before: int) -> pl.DataFrame:

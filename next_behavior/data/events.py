@@ -21,12 +21,14 @@ import polars as pl
 from next_behavior.data.cleaning import BAD_ROWS, REJECT_SCHEMA, RULES, bad_rows, requested_rules
 from next_behavior.data.columns import ACTION, ITEM, TIME, USER
 from next_behavior.data.files import whole_file
-from next_behavior.data.markers import check_user_markers, marker_notes, other_users
+from next_behavior.data.log_statistics import LogStatistics
+from next_behavior.data.markers import check_user_markers, count_markers, marker_notes, other_users
 from next_behavior.data.read_options import ReadOptions
-from next_behavior.data.report import CleaningReport, describe, summarize
+from next_behavior.data.report import CleaningReport, Removed, describe, summarize
 from next_behavior.data.sources import LogSource, open_source
-from next_behavior.data.tables import id_text
-from next_behavior.data.times import TIMESTAMP, one_time, parse_times
+from next_behavior.data.tables import Rows, id_text
+from next_behavior.data.time_survey import parse_times
+from next_behavior.data.times import TIMESTAMP, one_time
 
 DEFAULT_ACTION = "interact"
 LONGEST_MESSAGE = 2400  # characters
@@ -95,13 +97,20 @@ def _read(source: object, options: ReadOptions, rejects_path: str | os.PathLike[
     raw, malformed, ends = _gather(log, options.missing(), notes)
     if ends[-1] == 0:
         raise ValueError(f"got {log.name} with a header and no rows; expected events: check how the log was written")
-    check_user_markers(raw, log.columns, log.present, options.max_reject_ratio)
-    notes += marker_notes(raw, log.columns)
-    events, bad, time_unit = _usable(raw, log.columns, options, notes)
+    counts = count_markers(raw, log.columns)
+    check_user_markers(counts, raw.height, log.columns, log.present, options.max_reject_ratio)
+    notes += marker_notes(counts, log.columns)
+    events, bad, time_unit = _usable(raw, log, options, notes)
     del raw
-    rejects = [_rejects(malformed, ends, log.files), _rejects(bad, ends, log.files)]
-    _check_unusable(pl.concat(rejects), log, ends[-1], options, rejects_path)
-    _check_items(events, log.columns[ITEM])
+    rejects = [as_rejects(malformed, ends, log.files), as_rejects(bad, ends, log.files)]
+    unusable = pl.concat(rejects)
+    try:
+        check_unusable(summarize(unusable, log.files), log, ends[-1], options, rejects_path)
+    except ValueError:
+        if rejects_path is not None:
+            _write_parquet(unusable, Path(rejects_path))
+        raise
+    check_items(events.height, events[ITEM].null_count(), log.columns[ITEM])
     has_times = log.columns[TIME] is not None
     events, removed = requested_rules(
         events,
@@ -112,11 +121,12 @@ def _read(source: object, options: ReadOptions, rejects_path: str | os.PathLike[
     )
     if options.duplicates == "drop" and not has_times:
         notes.append("duplicates=drop has no effect: without times a copy of an event is a repeat")
-    rejected = pl.concat([*rejects, *(_rejects(gone, ends, log.files) for gone in removed)])
+    rejected = pl.concat([*rejects, *(as_rejects(gone, ends, log.files) for gone in removed)])
     if rejects_path is not None:
         _write_parquet(rejected, Path(rejects_path))
     report = describe(
-        events,
+        LogStatistics.of(events),
+        items=events[ITEM].drop_nulls().n_unique(),
         source=log.name,
         files=log.files,
         rows=ends[-1],
@@ -124,10 +134,10 @@ def _read(source: object, options: ReadOptions, rejects_path: str | os.PathLike[
         notes=list(dict.fromkeys(notes)),
         time_unit=time_unit,
         order=log.order,
-        unread=[column for column in log.present if column not in log.read()],
-        rejects=rejected,
+        unread=log.unread(),
+        removed=summarize(rejected, log.files),
     )
-    _check_users(report)
+    check_users(report)
     return EventLog(events, rejected, report)
 
 
@@ -140,80 +150,132 @@ def _gather(log: LogSource, missing: list[str], notes: list[str]) -> tuple[pl.Da
     names = log.files or [log.name]
     for part, name in zip(log.parts, names, strict=True):
         start = ends[-1] if ends else 0
-        ids = {role: part.frame[column] for role, column in log.columns.items() if column is not None and role != TIME}
-        frame = pl.DataFrame({role: id_text(values, role, notes) for role, values in ids.items()})
-        frame = frame.with_columns(pl.col(ITEM).replace("", None))
-        if ACTION not in ids:
-            frame = frame.with_columns(pl.lit(DEFAULT_ACTION).alias(ACTION))
-        if log.times:
-            frame = frame.with_columns(one_time([part.frame[column] for column in log.times]).alias(TIME))
-            if frames and frames[0].schema[TIME] != frame.schema[TIME] and not _same_kind(frames[0][TIME], frame[TIME]):
-                raise ValueError(
-                    f"got {frames[0].schema[TIME]} in the time column {log.columns[TIME]!r} of {names[0]} but "
-                    f"{frame.schema[TIME]} in {name}; expected one type in every file: rewrite one of them"
-                )
-        if missing:
-            texts = pl.selectors.by_dtype(pl.String)
-            frame = frame.with_columns(pl.when(~texts.str.strip_chars().is_in(missing)).then(texts))
-        if log.order is not None:
-            frame = frame.with_columns(part.frame[log.order].alias(ORDER))
-        frames.append(frame.with_columns(pl.Series("row", part.positions + start, dtype=pl.Int64)))
+        frame = as_roles(part, log, missing, start, notes)
+        if frames and log.times:
+            check_time_types(frames[0].schema[TIME], names[0], frame.schema[TIME], name, log.columns[TIME])
+        frames.append(frame)
         malformed += [(position + start, reason, text) for position, reason, text in part.malformed]
         ends.append(start + part.total)
+    return pl.concat(frames, how="vertical_relaxed"), set_aside(malformed), ends
+
+
+def as_roles(part: Rows, log: LogSource, missing: list[str], start: int, notes: list[str]) -> pl.DataFrame:
+    """Rows of a file with their columns named by role: ids and action as text, time as it is, order, row.
+
+    Args:
+        missing: texts that become empty fields.
+        start: rows in the files before.
+    """
+    ids = {role: part.frame[column] for role, column in log.columns.items() if column is not None and role != TIME}
+    frame = pl.DataFrame({role: id_text(values, role, notes) for role, values in ids.items()})
+    frame = frame.with_columns(pl.col(ITEM).replace("", None))
+    if ACTION not in ids:
+        frame = frame.with_columns(pl.lit(DEFAULT_ACTION).alias(ACTION))
+    if log.times:
+        frame = frame.with_columns(one_time([part.frame[column] for column in log.times]).alias(TIME))
+    if missing:
+        texts = pl.selectors.by_dtype(pl.String)
+        frame = frame.with_columns(pl.when(~texts.str.strip_chars().is_in(missing)).then(texts))
+    if log.order is not None:
+        frame = frame.with_columns(part.frame[log.order].alias(ORDER))
+    return frame.with_columns(pl.Series("row", part.positions + start, dtype=pl.Int64))
+
+
+def set_aside(malformed: list[tuple[int, str, str]]) -> pl.DataFrame:
+    """Rows that could not be split into fields (row, reason, text) as a frame, with their rule."""
     schema = {"row": pl.Int64, "reason": pl.String, "text": pl.String}
-    aside = pl.DataFrame(malformed, schema=schema, orient="row").with_columns(pl.lit("malformed_row").alias("rule"))
-    return pl.concat(frames, how="vertical_relaxed"), aside, ends
+    return pl.DataFrame(malformed, schema=schema, orient="row").with_columns(pl.lit("malformed_row").alias("rule"))
 
 
-def _sort_key(values: pl.Series) -> pl.Series:
-    """Text as numbers where all of it is numbers."""
+def is_number_text(values: pl.Series) -> bool:
+    """Whether a column is text, all of it numbers."""
     if values.dtype != pl.String:
-        return values
+        return False
     text = values.str.strip_chars().replace("", None)
-    numbers = text.cast(pl.Float64, strict=False)
-    return numbers if numbers.null_count() == text.null_count() else text
+    return text.cast(pl.Float64, strict=False).null_count() == text.null_count()
 
 
-def _same_kind(a: pl.Series, b: pl.Series) -> bool:
-    """Whether two time columns can be one: both numbers, both dates with the same zone, or one holds nothing at all."""
-    if isinstance(a.dtype, pl.Datetime) and isinstance(b.dtype, pl.Datetime):
-        return a.dtype.time_zone == b.dtype.time_zone
-    return (a.dtype.is_numeric() and b.dtype.is_numeric()) or pl.Null in (a.dtype, b.dtype)
+def number_key(values: pl.Series) -> pl.Series:
+    """Text that holds numbers as these."""
+    return values.str.strip_chars().replace("", None).cast(pl.Float64, strict=False)
+
+
+def text_key(values: pl.Series) -> pl.Series:
+    """Text without the blanks around it; other values as they are."""
+    return values.str.strip_chars().replace("", None) if values.dtype == pl.String else values
+
+
+def check_time_types(
+    first: pl.DataType, first_name: str, other: pl.DataType, other_name: str, column: str | None
+) -> None:
+    """ValueError unless two files' time columns can be one: both numbers, both dates with the same zone, or one holds
+    nothing at all."""
+    if isinstance(first, pl.Datetime) and isinstance(other, pl.Datetime):
+        fits = first.time_zone == other.time_zone
+    else:
+        fits = first == other or (first.is_numeric() and other.is_numeric()) or pl.Null in (first, other)
+    if not fits:
+        raise ValueError(
+            f"got {first} in the time column {column!r} of {first_name} but {other} in {other_name}; expected one type "
+            "in every file: rewrite one of them"
+        )
+
+
+def check_untimed(options: ReadOptions) -> None:
+    """ValueError if the options say how times are read, of a log without them."""
+    for name, value in (("time_unit", options.time_unit), ("time_format", options.time_format)):
+        if value is not None:
+            raise ValueError(
+                f"got {name}={value!r} for a log without a time column; expected none, or name the column with "
+                "--time_column"
+            )
 
 
 def _usable(
-    raw: pl.DataFrame, chosen: dict[str, str | None], options: ReadOptions, notes: list[str]
+    raw: pl.DataFrame, log: LogSource, options: ReadOptions, notes: list[str]
 ) -> tuple[pl.DataFrame, pl.DataFrame, str | None]:
     """Raw rows -> events in order, unusable rows with their rule (times as the file has them), unit of time."""
-    unit = None
-    order = [USER, "row"]
     if ORDER in raw.columns:
-        raw, order = raw.with_columns(_sort_key(raw[ORDER])), [USER, ORDER, "row"]
-    if chosen[TIME] is None:
-        for name in ("time_unit", "time_format"):
-            if getattr(options, name) is not None:
-                raise ValueError(
-                    f"got {name}={getattr(options, name)!r} for a log without a time column; expected none, or name "
-                    "the column with --time_column"
-                )
-        raw = raw.with_columns(pl.lit(None, dtype=TIMESTAMP).alias(TIME))
-        times, rules = raw[TIME], pl.repeat(None, raw.height, dtype=pl.String, eager=True)
-    else:
-        times, rules, unit, more = parse_times(
-            raw[TIME], str(chosen[TIME]), options.time_unit, options.latest(), options.time_format
-        )
-        notes += more
-        order.insert(1, TIME)
+        raw = raw.with_columns((number_key if is_number_text(raw[ORDER]) else text_key)(raw[ORDER]))
+    if not log.times:
+        check_untimed(options)
+        events, bad = split_usable(raw, None, None, has_action=log.columns[ACTION] is not None)
+        return in_order(events), bad, None
+    times, rules, reading = parse_times(
+        raw[TIME], str(log.columns[TIME]), options.time_unit, options.latest(), options.time_format
+    )
+    notes += reading.notes
+    events, bad = split_usable(raw, times, rules, has_action=log.columns[ACTION] is not None)
+    return in_order(events), bad, reading.unit
+
+
+def split_usable(
+    raw: pl.DataFrame, times: pl.Series | None, rules: pl.Series | None, *, has_action: bool
+) -> tuple[pl.DataFrame, pl.DataFrame]:
+    """Raw rows -> events, and unusable rows with their rule (times as the file has them); both keep the order of rows.
+
+    Args:
+        times, rules: as `TimeReading.apply` gives them; None for a log without times.
+    """
+    if times is None or rules is None:
+        times = pl.repeat(None, raw.height, dtype=TIMESTAMP, eager=True)
+        rules = pl.repeat(None, raw.height, dtype=pl.String, eager=True)
+        raw = raw.with_columns(times.alias(TIME))
     marked = raw.with_columns(rules.alias("time_rule"))
-    bad = bad_rows(marked, has_action=chosen[ACTION] is not None).drop("time_rule")
+    bad = bad_rows(marked, has_action=has_action).drop("time_rule")
     events = raw.with_columns(times.alias(TIME))
     if bad.height:
         events = events.join(bad.select("row"), on="row", how="anti")
-    events = events.select({*order, USER, ITEM, ACTION, TIME, "row"}).sort(order)
-    return events.select(USER, ITEM, ACTION, TIME, "row"), bad.with_columns(pl.col(TIME).cast(pl.String)), unit
+    return events, bad.with_columns(pl.col(TIME).cast(pl.String))
 
 
-def _rejects(frame: pl.DataFrame, ends: list[int], files: list[str]) -> pl.DataFrame:
+def in_order(events: pl.DataFrame) -> pl.DataFrame:
+    """Events sorted by user, time, the order column if there is one, and row."""
+    order = [name for name in (USER, TIME, ORDER, "row") if name in events.columns]
+    return events.sort(order).select(USER, ITEM, ACTION, TIME, "row")
+
+
+def as_rejects(frame: pl.DataFrame, ends: list[int], files: list[str]) -> pl.DataFrame:
     """Removed rows in the columns of `rejects`, in input order; `frame` has row, rule and some of the rest."""
     frame = frame.sort("row")
     starts = np.array([0, *ends[:-1]])
@@ -232,27 +294,30 @@ def _rejects(frame: pl.DataFrame, ends: list[int], files: list[str]) -> pl.DataF
 # Checks
 
 
-def _check_unusable(
-    rejects: pl.DataFrame, log: LogSource, rows: int, options: ReadOptions, path: str | os.PathLike[str] | None
+def check_unusable(
+    removed: list[Removed], log: LogSource, rows: int, options: ReadOptions, path: str | os.PathLike[str] | None
 ) -> None:
-    """With too many unusable rows: writes them where asked, and raises an error that shows the reasons and remedies."""
-    allowed = options.max_reject_ratio
-    if rejects.height <= allowed * rows:
+    """ValueError with the reasons and remedies if there are too many unusable rows.
+
+    Args:
+        removed: the unusable rows by rule.
+        rows: of the whole log.
+        path: where the unusable rows are written.
+    """
+    allowed, unusable = options.max_reject_ratio, sum(r.rows for r in removed)
+    if unusable <= allowed * rows:
         return
-    where = ""
-    if path is not None:
-        _write_parquet(rejects, Path(path))
-        where = f"all of them are in {path}; "
+    where = "" if path is None else f"all of them are in {path}; "
     lines = []
-    for r in sorted(summarize(rejects, log.files), key=lambda r: -r.rows)[:3]:
+    for r in sorted(removed, key=lambda r: -r.rows)[:3]:
         hint = other_users(log.columns, log.present) if r.rule == "missing_user" else ""
         if r.rule == "unparsable_time":
             hint = other_ways(str(log.columns[TIME]), options)
         lines.append(f"  {r.rule}: {r.rows:,} {r.what}; e.g. {r.example}; mend: {hint}{BAD_ROWS[r.rule][1]}")
     raise ValueError(
-        f"got {rejects.height:,} of {rows:,} rows ({100 * rejects.height / rows:.1f} %) that cannot be used; expected "
-        f"at most {100 * allowed:g} %. The main reasons:\n" + "\n".join(lines) + f"\n{where}to read the log "
-        "without them raise --max_reject_ratio"
+        f"got {unusable:,} of {rows:,} rows ({100 * unusable / rows:.1f} %) that cannot be used; expected at most "
+        f"{100 * allowed:g} %. The main reasons:\n" + "\n".join(lines) + f"\n{where}to read the log without them raise "
+        "--max_reject_ratio"
     )
 
 
@@ -269,15 +334,17 @@ def other_ways(column: str, options: ReadOptions) -> str:
     return ""
 
 
-def _check_items(events: pl.DataFrame, column: str | None) -> None:
-    if events.height and events[ITEM].null_count() == events.height:
+def check_items(events: int, without_item: int, column: str | None) -> None:
+    """ValueError if no event names an item."""
+    if events and without_item == events:
         raise ValueError(
-            f"got an empty item column {column!r}: none of {events.height:,} usable rows names an item; expected "
+            f"got an empty item column {column!r}: none of {events:,} usable rows names an item; expected "
             "items: name another column with --item_column"
         )
 
 
-def _check_users(report: CleaningReport) -> None:
+def check_users(report: CleaningReport) -> None:
+    """ValueError if no user has two events."""
     if report.longest_user_events < 2:
         raise ValueError(
             f"got {report.events:,} events of {report.users:,} users, at most one per user; expected users with "

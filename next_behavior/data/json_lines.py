@@ -6,6 +6,7 @@ A line that is no object, or holds a list or an object in a column asked for, is
 from __future__ import annotations
 
 import io
+import itertools
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,10 +15,11 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from next_behavior.data.tables import Rows
+from next_behavior.data.tables import Rows, joined
 from next_behavior.data.text_streams import not_utf8, open_text
 
 FIRST_LINES = 1000  # that columns are looked for in
+BLOCK_LINES = 1 << 16
 
 
 def json_columns(file: Path) -> list[str]:
@@ -39,10 +41,21 @@ def json_columns(file: Path) -> list[str]:
 
 def read_json_lines(file: Path, columns: list[str]) -> Rows:
     """The columns of one file as text; null where an object lacks a key."""
+    return joined(pl.DataFrame(schema=dict.fromkeys(columns, pl.String)), json_blocks(file, columns))
+
+
+def json_blocks(file: Path, columns: list[str]) -> Iterator[Rows]:
+    """`read_json_lines` in pieces of BLOCK_LINES lines, in order; positions count from the file's first line."""
+    lines = _lines(file)
+    while block := list(itertools.islice(lines, BLOCK_LINES)):
+        yield _parsed_block(block, columns)
+
+
+def _parsed_block(lines: list[tuple[int, str]], columns: list[str]) -> Rows:
     texts: dict[str, list[str | None]] = {column: [] for column in columns}
     positions: list[int] = []
     malformed: list[tuple[int, str, str]] = []
-    for position, line in _lines(file):
+    for position, line in lines:
         entry = _parsed(line)
         fault = None if isinstance(entry, dict) else "no JSON object"
         if isinstance(entry, dict):

@@ -12,16 +12,18 @@ from __future__ import annotations
 import difflib
 import glob
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from urllib.parse import unquote
 
 import numpy as np
 import polars as pl
+import pyarrow as pa
+import pyarrow.parquet as pq
 
-from next_behavior.data.csv_files import SEPARATORS, read_csv, read_header
-from next_behavior.data.json_lines import json_columns, read_json_lines
+from next_behavior.data.csv_files import SEPARATORS, csv_blocks, read_csv, read_header
+from next_behavior.data.json_lines import json_blocks, json_columns, read_json_lines
 from next_behavior.data.tables import Rows
 
 KINDS = {".csv": "csv", ".tsv": "csv", ".parquet": "parquet", ".jsonl": "jsonl", ".ndjson": "jsonl"}
@@ -29,6 +31,7 @@ EXTENSIONS = tuple(
     end for name, kind in KINDS.items() for end in ((name,) if kind == "parquet" else (name, f"{name}.gz"))
 )
 PATTERN = set("*?[")
+BLOCK_ROWS = 1 << 18  # of a Parquet file read in pieces
 NO_VALUE = "__HIVE_DEFAULT_PARTITION__"
 
 Source = str | os.PathLike[str] | Sequence[str | os.PathLike[str]]
@@ -158,22 +161,52 @@ def columns_of(file: Path, layout: Layout = Layout()) -> list[str]:
 
 def read_file(file: Path, columns: list[str], layout: Layout = Layout()) -> Rows:
     """The columns of one file, as they are (Parquet) or as text."""
-    kind = _kind(layout.format) if layout.format is not None else _kind_by_name(file)
-    if kind == "jsonl":
-        return read_json_lines(file, columns)
-    missing = [column for column in columns if column not in columns_of(file, layout)]
-    if missing:
-        raise ValueError(
-            f"got {file} without the column {missing[0]!r:.80}, which other files of the log have; expected the same "
-            "columns in every file: rewrite it or move it away"
-        )
-    if kind == "csv":
-        return read_csv(file, columns, _separators(layout), layout.names)
+    match _kind_of(file, columns, layout):
+        case "jsonl":
+            return read_json_lines(file, columns)
+        case "csv":
+            return read_csv(file, columns, _separators(layout), layout.names)
     try:
         frame = pl.read_parquet(file, columns=columns, hive_partitioning=False)
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise _broken_parquet(file, error) from error
     return Rows(frame, np.arange(frame.height), [])
+
+
+def read_blocks(file: Path, columns: list[str], layout: Layout = Layout()) -> Iterator[Rows]:
+    """`read_file` in pieces, in order: memory does not grow with the file. Positions count from its first row."""
+    match _kind_of(file, columns, layout):
+        case "jsonl":
+            yield from json_blocks(file, columns)
+        case "csv":
+            yield from csv_blocks(file, columns, _separators(layout), layout.names)
+        case _:
+            yield from _parquet_blocks(file, columns)
+
+
+def _parquet_blocks(file: Path, columns: list[str]) -> Iterator[Rows]:
+    schema = {column: kind for column, kind in _parquet_schema(file).items() if column in columns}
+    before = 0
+    try:
+        with pq.ParquetFile(file, pre_buffer=False) as parquet:
+            for batch in parquet.iter_batches(BLOCK_ROWS, columns=columns):
+                frame = pl.DataFrame(batch).select(columns).cast(schema)  # type: ignore[arg-type]
+                yield Rows(frame, np.arange(before, before + frame.height), [])
+                before += frame.height
+    except (pa.ArrowException, OSError) as error:
+        raise _broken_parquet(file, error) from error
+
+
+def _kind_of(file: Path, columns: list[str], layout: Layout) -> str | None:
+    """What a file is. ValueError if it lacks one of the columns."""
+    kind = _kind(layout.format) if layout.format is not None else _kind_by_name(file)
+    missing = [] if kind == "jsonl" else [column for column in columns if column not in columns_of(file, layout)]
+    if missing:
+        raise ValueError(
+            f"got {file} without the column {missing[0]!r:.80}, which other files of the log have; expected the same "
+            "columns in every file: rewrite it or move it away"
+        )
+    return kind
 
 
 def _separators(layout: Layout) -> str:

@@ -6,6 +6,8 @@ column a marker gathers the events of many people: more of it than the share of 
 
 from __future__ import annotations
 
+from collections import Counter
+
 import polars as pl
 
 from next_behavior.data.columns import ACTION, FLAGS, ITEM, USER, recognized
@@ -22,42 +24,52 @@ def _variants(names: str) -> list[str]:
     return sorted({form for word in words for form in (word, word.lower(), word.upper(), word.capitalize())})
 
 
+ROLES = (USER, ITEM, ACTION)
 MARKERS = _variants(_EMPTY)
 USER_MARKERS = _variants(f"{_EMPTY} {_NOBODY}")
 
 
-def marker_notes(raw: pl.DataFrame, columns: dict[str, str | None]) -> list[str]:
-    """For each column that holds markers: which, how often, and the option that reads them as empty.
+def count_markers(raw: pl.DataFrame, columns: dict[str, str | None]) -> dict[str, dict[str, int]]:
+    """How many rows each marker has, by role; rows of a log can be counted in pieces, and the counts added.
 
     Args:
         raw: user_id, item_id, action String.
         columns: the name in the file for each role.
     """
+    return {role: _counts(raw[role], USER_MARKERS if role == USER else MARKERS) for role in ROLES if columns[role]}
+
+
+def add_counts(counts: dict[str, dict[str, int]], more: dict[str, dict[str, int]]) -> dict[str, dict[str, int]]:
+    return {role: dict(Counter(counts.get(role, {})) + Counter(found)) for role, found in more.items()}
+
+
+def marker_notes(counts: dict[str, dict[str, int]], columns: dict[str, str | None]) -> list[str]:
+    """For each column that holds markers: which, how often, and the option that reads them as empty."""
     notes = []
-    for role in (USER, ITEM, ACTION):
-        if columns[role] is None:
-            continue
-        counts = _counts(raw[role], MARKERS)
-        if counts:
-            shown = ", ".join(f"{count:,} rows '{marker}'" for marker, count in counts.items())
+    for role, found in counts.items():
+        found = _most_frequent_first({marker: count for marker, count in found.items() if marker in MARKERS})
+        if found:
+            shown = ", ".join(f"{count:,} rows '{marker}'" for marker, count in found.items())
             notes.append(
                 f"{columns[role]}: {shown}, which may mean an empty field: kept as written; "
-                f"--missing_values {_quoted(counts)} reads it as empty"
+                f"--missing_values {_quoted(found)} reads it as empty"
             )
     return notes
 
 
-def check_user_markers(raw: pl.DataFrame, columns: dict[str, str | None], present: list[str], allowed: float) -> None:
-    """ValueError if a larger share of the rows than `allowed` has a marker for a user."""
-    counts = _counts(raw[USER], USER_MARKERS)
-    rows = sum(counts.values())
-    if not counts or rows <= allowed * raw.height:
+def check_user_markers(
+    counts: dict[str, dict[str, int]], total: int, columns: dict[str, str | None], present: list[str], allowed: float
+) -> None:
+    """ValueError if a larger share of the `total` rows than `allowed` has a marker for a user."""
+    found = _most_frequent_first(counts[USER])
+    rows = sum(found.values())
+    if not found or rows <= allowed * total:
         return
-    shown = ", ".join(f"'{marker}'" for marker in counts)
+    shown = ", ".join(f"'{marker}'" for marker in found)
     raise ValueError(
-        f"got {shown} in the user column {columns[USER]!r} in {rows:,} of {raw.height:,} rows "
-        f"({100 * rows / raw.height:.1f} %), which would be one user; expected a user in each row: "
-        f"{other_users(columns, present)}leave these rows out with --missing_values {_quoted(counts)} and a higher "
+        f"got {shown} in the user column {columns[USER]!r} in {rows:,} of {total:,} rows "
+        f"({100 * rows / total:.1f} %), which would be one user; expected a user in each row: "
+        f"{other_users(columns, present)}leave these rows out with --missing_values {_quoted(found)} and a higher "
         "--max_reject_ratio"
     )
 
@@ -70,7 +82,11 @@ def other_users(columns: dict[str, str | None], present: list[str]) -> str:
 
 def _counts(values: pl.Series, markers: list[str]) -> dict[str, int]:
     found = values.filter(values.is_in(markers))
-    return dict(found.value_counts(sort=True).iter_rows())
+    return dict(found.value_counts().iter_rows())
+
+
+def _most_frequent_first(counts: dict[str, int]) -> dict[str, int]:
+    return dict(sorted(counts.items(), key=lambda entry: (-entry[1], entry[0])))
 
 
 def _quoted(counts: dict[str, int]) -> str:

@@ -1,6 +1,6 @@
 """The report on a cleaned log.
 
-    report = describe(events, source="events.csv", ...)
+    report = describe(LogStatistics.of(events), source="events.csv", ...)
     print(report)
 
 It says what was read, what each rule removed, what is left, and what looks odd.
@@ -11,16 +11,16 @@ from __future__ import annotations
 import dataclasses
 import textwrap
 from dataclasses import dataclass, field
+from datetime import datetime, timedelta, timezone
 
 import polars as pl
 
 from next_behavior.data.cleaning import RULES
 from next_behavior.data.columns import ACTION, FLAGS, looks_like
+from next_behavior.data.log_statistics import LogStatistics, percent
 from next_behavior.data.shown import LONGEST_LINE, shown
 
-PLACEHOLDERS = ["null", "none", "nan", "n/a", "undefined", "unknown", "anonymous", "guest", "-1"]
-HEAVY_SHARE, HEAVY_TIMES = 0.01, 20  # a heavy user holds 1 % of the events and 20 times the median
-FAST_EVENTS, FAST_SECONDS = 60, 60  # faster than an event per second for a minute: no person
+EPOCH = datetime(1970, 1, 1, tzinfo=timezone.utc)
 WIDTH, INDENT = 110, 18  # characters in a line of the report, and before its text
 NAME = 60  # characters of a column, a user or an action
 SHOWN = 5  # users, files and actions named in the report before it says "and N more"
@@ -114,7 +114,7 @@ class CleaningReport:
         lines += [("  note", note) for note in self.notes]
         lines.append(("Removed", _count(sum(r.rows for r in self.removed), "row") if self.removed else "nothing"))
         for r in self.removed:
-            lines.append((f"  {r.rule}", f"{r.rows:,} ({_percent(r.rows, self.rows)}) {r.what}; e.g. {r.example}"))
+            lines.append((f"  {r.rule}", f"{r.rows:,} ({percent(r.rows, self.rows)}) {r.what}; e.g. {r.example}"))
         return lines
 
     def _leftovers(self) -> str:
@@ -136,23 +136,23 @@ class CleaningReport:
         if self.first_time and self.last_time:
             lines.append(("  time span", f"{_short(self.first_time)} to {_short(self.last_time)} UTC"))
         lines.append(("  per user", f"median {self.median_user_events:g} events, longest {self.longest_user_events:,}"))
-        shares = [f"{shown(action, NAME)} {_percent(count, self.events)}" for action, count in self.actions.items()]
+        shares = [f"{shown(action, NAME)} {percent(count, self.events)}" for action, count in self.actions.items()]
         more = f" and {len(shares) - 2 * SHOWN} more" if len(shares) > 2 * SHOWN else ""
         lines.append(("  actions", f"{len(shares)}: {', '.join(shares[: 2 * SHOWN])}{more}"))
         lines.append(("  repeats", f"{100 * self.repeats:.1f} % of the events with an item: their user had it before"))
         if self.without_item:
-            share = _percent(self.without_item, self.events)
+            share = percent(self.without_item, self.events)
             lines.append(("  no item", f"{_count(self.without_item, 'event')} ({share})"))
         return lines
 
     def _odd(self) -> list[tuple[str, str]]:
         lines = []
         if self.first_time:
-            share = _percent(self.ties, self.events)
+            share = percent(self.ties, self.events)
             tied = f"{_count(self.ties, 'event')} ({share}) at the same time as the user's previous one"
             hint = ", or --order_column" if self.ties and not self.order else ""
             lines.append(("  ties", f"{tied}; {shown(self.order or 'file order', NAME)} decides{hint}"))
-            copies = f"{self.exact_duplicates:,} ({_percent(self.exact_duplicates, self.events)})"
+            copies = f"{self.exact_duplicates:,} ({percent(self.exact_duplicates, self.events)})"
             hint = " kept; --duplicates drop removes them" if self.exact_duplicates else ""
             lines.append(("  exact copies", copies + hint))
         users = {user for user, _ in self.suspicious_users}
@@ -171,17 +171,14 @@ def _count(number: int, noun: str) -> str:
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"
 
 
-def _percent(part: int, whole: int) -> str:
-    return f"{100 * part / max(whole, 1):.1f} %"
-
-
 def _short(time: str) -> str:
     return time[:19].replace("T", " ")
 
 
 def describe(
-    events: pl.DataFrame,
+    statistics: LogStatistics,
     *,
+    items: int,
     source: str,
     files: list[str],
     rows: int,
@@ -190,57 +187,61 @@ def describe(
     time_unit: str | None,
     order: str | None,
     unread: list[str],
-    rejects: pl.DataFrame,
+    removed: list[Removed],
 ) -> CleaningReport:
-    """Count what is left of the log and what each rule removed."""
-    has_time = columns["timestamp"] is not None
-    per_user = events.group_by("user_id").len()
-    actions = events.group_by("action").len().sort(["len", "action"], descending=[True, False])
-    named = events.select("user_id", "item_id").drop_nulls("item_id")
-    repeats = 1 - named.unique().height / named.height if named.height else 0.0
-    moments, copies = events.select("user_id", "timestamp"), 0
-    ties = 0
-    if has_time and events.height:
-        same = (pl.col("user_id") == pl.col("user_id").shift()) & (pl.col("timestamp") == pl.col("timestamp").shift())
-        moments = moments.filter(~same.fill_null(False))
-        ties = events.height - moments.height
-        copies = events.height - events.select("user_id", "item_id", "action", "timestamp").unique().height
-    span = [t.isoformat() if t is not None else None for t in (events["timestamp"].min(), events["timestamp"].max())]  # type: ignore[union-attr]
+    """The report on a log, from the counts of what is left (of distinct `items`) and of what each rule removed."""
+    actions = sorted(statistics.actions.items(), key=lambda action: (-action[1], action[0]))
+    named = statistics.events - statistics.without_item
+    odd = []
+    if named and statistics.fractions:
+        example = statistics.first_item
+        odd = [f"every item id ends in .0 (e.g. {example!r}): the item table may have them without"]
     return CleaningReport(
         source=source,
         files=files,
         rows=rows,
         columns=columns,
-        notes=[*notes, *_odd_ids(named["item_id"])],
+        notes=[*notes, *odd],
         time_unit=time_unit,
-        removed=summarize(rejects, files),
-        events=events.height,
-        users=per_user.height,
-        items=named["item_id"].n_unique(),
-        actions=dict(actions.iter_rows()),
-        first_time=span[0],
-        last_time=span[1],
-        median_user_events=float(per_user["len"].median() or 0),  # type: ignore[arg-type]
-        longest_user_events=int(per_user["len"].max() or 0),  # type: ignore[arg-type]
-        repeats=repeats,
-        ties=ties,
-        exact_duplicates=copies,
-        without_item=events.height - named.height,
-        suspicious_users=_suspicious(per_user, moments if has_time else None),
+        removed=removed,
+        events=statistics.events,
+        users=statistics.users,
+        items=items,
+        actions=dict(actions),
+        first_time=_iso(statistics.first),
+        last_time=_iso(statistics.last),
+        median_user_events=statistics.median_user_events(),
+        longest_user_events=max(statistics.lengths, default=0),
+        repeats=1 - statistics.distinct / named if named else 0.0,
+        ties=statistics.ties,
+        exact_duplicates=statistics.copies,
+        without_item=statistics.without_item,
+        suspicious_users=statistics.suspicious_users(),
         order=order,
         unread=unread,
     )
+
+
+def _iso(microseconds: int | None) -> str | None:
+    if microseconds is None:
+        return None
+    return (EPOCH + timedelta(microseconds=microseconds)).isoformat()
 
 
 def summarize(rejects: pl.DataFrame, files: list[str]) -> list[Removed]:
     """One entry per rule that removed rows, in the order of `RULES`."""
     counts = dict(rejects.group_by("rule").len().iter_rows())
     removed = []
-    for rule, (what, _) in RULES.items():
+    for rule in RULES:
         if rule in counts:
             first = rejects.filter(pl.col("rule") == rule).row(0, named=True)
-            removed.append(Removed(rule, counts[rule], what, _example(first, len(files) > 1)))
+            removed.append(removed_by(rule, counts[rule], first, files))
     return removed
+
+
+def removed_by(rule: str, rows: int, first: dict[str, object], files: list[str]) -> Removed:
+    """The entry of a rule, from the number of its rows and the first of them."""
+    return Removed(rule, rows, RULES[rule][0], _example(first, len(files) > 1))
 
 
 def _example(reject: dict[str, object], name_file: bool) -> str:
@@ -249,31 +250,3 @@ def _example(reject: dict[str, object], name_file: bool) -> str:
         return f"{where}: {reject['reason']}: {str(reject['text'])[:80]!r}"
     values = [f"{k}={str(reject[k])[:40]!r}" for k in ("user_id", "item_id", "action", "timestamp") if reject[k]]
     return f"{where}: {', '.join(values) or 'all empty'}"
-
-
-def _odd_ids(items: pl.Series) -> list[str]:
-    """Notes on item ids that look like accidents of an export; they are kept as written."""
-    notes = []
-    if len(items) and items.str.ends_with(".0").all():
-        notes.append(f"every item id ends in .0 (e.g. {items[0]!r}): the item table may have them without")
-    return notes
-
-
-def _suspicious(per_user: pl.DataFrame, moments: pl.DataFrame | None) -> list[tuple[str, str]]:
-    """Users that look like robots, shared accounts or missing ids; reported, never removed."""
-    total, median = int(per_user["len"].sum()), float(per_user["len"].median() or 0)  # type: ignore[arg-type]
-    heavy = per_user.filter((pl.col("len") >= HEAVY_SHARE * total) & (pl.col("len") >= HEAVY_TIMES * median))
-    suspicious = [
-        (str(user), f"{count:,} events ({_percent(count, total)} of all, {count / median:.0f} times the median)")
-        for user, count in heavy.sort(["len", "user_id"], descending=[True, False]).iter_rows()
-    ]
-    names = per_user.filter(pl.col("user_id").str.to_lowercase().is_in(PLACEHOLDERS)).sort("user_id")
-    suspicious += [(str(user), f"{count:,} events under a placeholder id") for user, count in names.iter_rows()]
-    if moments is not None:
-        later = pl.col("timestamp").shift(-FAST_EVENTS) - pl.col("timestamp")
-        fast = moments.filter(
-            (pl.col("user_id") == pl.col("user_id").shift(-FAST_EVENTS)) & (later <= pl.duration(seconds=FAST_SECONDS))
-        )
-        reason = f"more than {FAST_EVENTS} events at different moments within {FAST_SECONDS} s"
-        suspicious += [(str(user), reason) for user in fast["user_id"].unique().sort()]
-    return suspicious

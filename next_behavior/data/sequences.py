@@ -20,6 +20,7 @@ from typing import Protocol
 import datasets
 import numpy as np
 import polars as pl
+import pyarrow as pa
 
 from next_behavior.data.files import replace_directory
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NO_GAP, NONE, UNKNOWN_ACTION
@@ -71,19 +72,43 @@ def encode_events(
         token_type_ids (int16), time_gap_ids (int16), timestamps (int64, microseconds since 1970, or NO_TIME) and
         part (int8). Unknown items have codes from `first_item_id + len(item_vocabulary)` upwards.
     """
+    unknown = events["item_id"].drop_nulls().unique()
+    unknown = unknown.filter(~unknown.is_in(pl.Series(item_vocabulary, dtype=pl.String).implode()))
+    coding = Coding(item_codes(item_vocabulary, first_item_id, unknown), action_vocabulary, time_edges)
+    return datasets.Dataset(encode_users(events, coding))
+
+
+@dataclass(frozen=True)
+class Coding:
+    """What stands for the items, the actions and the times of a log.
+
+    Attributes:
+        items: item_id and input_ids, UInt32: every item of the log, unknown ones included.
+        actions: in token order; the first has the id FIRST_ACTION.
+        time_edges: ascending bucket edges in seconds.
+    """
+
+    items: pl.DataFrame
+    actions: list[str]
+    time_edges: list[float]
+
+
+def item_codes(vocabulary: list[str], first_item_id: int, unknown: pl.Series) -> pl.DataFrame:
+    """The items of a `Coding`: the vocabulary, then the distinct `unknown` items in the order of their texts."""
+    items = pl.concat([pl.Series(vocabulary, dtype=pl.String), unknown.cast(pl.String).sort()])
+    return pl.DataFrame({"item_id": items}).with_row_index("input_ids", offset=first_item_id)
+
+
+def encode_users(events: pl.DataFrame, coding: Coding) -> pa.Table:
+    """Token ids of whole users, one row for each, in the columns of FEATURES: `encode_events` has the rest."""
     if "part" not in events.columns:
         events = events.with_columns(pl.lit(TRAIN, dtype=pl.Int8).alias("part"))
-    vocab_size = first_item_id + len(item_vocabulary)
-    items = pl.DataFrame(
-        {"item_id": pl.Series(item_vocabulary, dtype=pl.String)},
-    ).with_row_index("input_id", offset=first_item_id)
     actions = pl.DataFrame(
-        {"action": pl.Series(action_vocabulary, dtype=pl.String)},
+        {"action": pl.Series(coding.actions, dtype=pl.String)},
     ).with_row_index("action_code", offset=FIRST_ACTION)
-    coded = events.join(items, on="item_id", how="left", maintain_order="left").join(
+    coded = events.join(coding.items, on="item_id", how="left", maintain_order="left").join(
         actions, on="action", how="left", maintain_order="left"
     )
-    unknown = pl.col("input_id").is_null() & pl.col("item_id").is_not_null()
     seconds = pl.col("timestamp").dt.epoch("us") / 1e6
     gap = (seconds - seconds.shift(1)).clip(lower_bound=0.0)
     known_gap = (pl.col("user_id") == pl.col("user_id").shift(1)).fill_null(False) & gap.is_not_null()
@@ -91,9 +116,7 @@ def encode_events(
         "user_id",
         pl.when(pl.col("item_id").is_null())
         .then(NONE)
-        .when(unknown)
-        .then(vocab_size + pl.when(unknown).then(pl.col("item_id")).rank("dense") - 1)
-        .otherwise(pl.col("input_id"))
+        .otherwise(pl.col("input_ids"))
         .cast(pl.Int32)
         .alias("input_ids"),
         pl.col("action_code").fill_null(UNKNOWN_ACTION).cast(pl.Int16).alias("token_type_ids"),
@@ -102,13 +125,13 @@ def encode_events(
         "part",
     )
     gaps = coded["gap"].to_numpy()
-    buckets = np.searchsorted(np.asarray(time_edges, dtype=np.float64), gaps, side="right") + FIRST_GAP
+    buckets = np.searchsorted(np.asarray(coding.time_edges, dtype=np.float64), gaps, side="right") + FIRST_GAP
     time_gap_ids = np.where(np.isnan(gaps), NO_GAP, buckets).astype(np.int16)
     coded = coded.with_columns(pl.Series("time_gap_ids", time_gap_ids)).drop("gap")
     users = coded.group_by("user_id", maintain_order=True).agg(
         "input_ids", "token_type_ids", "time_gap_ids", "timestamps", "part"
     )
-    return datasets.Dataset(users.to_arrow().cast(FEATURES.arrow_schema))
+    return users.to_arrow().cast(FEATURES.arrow_schema)
 
 
 class Vocabulary(Protocol):
@@ -138,8 +161,12 @@ def tokenize_log(events: pl.DataFrame, vocabulary: Vocabulary) -> datasets.Datas
 def save_unknown(events: pl.DataFrame, item_vocabulary: list[str], directory: Path) -> None:
     """Writes the items of a log that are outside the vocabulary beside its token ids, in the order of their codes."""
     known = pl.Series("item_id", item_vocabulary, dtype=pl.String).to_frame()
-    unknown = events.select("item_id").drop_nulls().unique().join(known, on="item_id", how="anti").sort("item_id")
-    unknown.write_parquet(directory / UNKNOWN_ITEMS)
+    write_unknown(events.select("item_id").drop_nulls().unique().join(known, on="item_id", how="anti"), directory)
+
+
+def write_unknown(unknown: pl.DataFrame, directory: Path) -> None:
+    """`save_unknown` of the column item_id."""
+    unknown.sort("item_id").write_parquet(directory / UNKNOWN_ITEMS)
 
 
 def unknown_items(directory: Path) -> list[str] | None:

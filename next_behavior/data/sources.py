@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import polars as pl
 
 from next_behavior.data.columns import TIME, USER, choose_column, choose_columns, named_columns
 from next_behavior.data.hub import is_hub_dataset, load_hub_dataset
-from next_behavior.data.log_files import Files, Layout, columns_of, find_files, read_file
+from next_behavior.data.log_files import BLOCK_ROWS, Files, Layout, columns_of, find_files, read_blocks, read_file
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.tables import Rows, from_table, one_row_per_event
 
@@ -28,6 +29,7 @@ class LogSource:
         times: the columns that hold the time: none, one, or a date and a time of day.
         order: the column that orders events of one user at one time.
         parts: its rows, file by file.
+        blocks: gives columns of its rows in pieces, each with the number of its file; may be called again and again.
     """
 
     name: str
@@ -37,10 +39,15 @@ class LogSource:
     times: list[str]
     order: str | None
     parts: Iterator[Rows]
+    blocks: Callable[[list[str]], Iterator[tuple[int, Rows]]]
 
     def read(self) -> list[str]:
         """The columns that are read."""
         return _read_columns(self.columns, self.times, self.order)
+
+    def unread(self) -> list[str]:
+        """The other columns."""
+        return [column for column in self.present if column not in self.read()]
 
 
 def open_source(source: object, options: ReadOptions, notes: list[str]) -> LogSource:
@@ -59,7 +66,7 @@ def open_source(source: object, options: ReadOptions, notes: list[str]) -> LogSo
     notes += table_notes
     frame = one_row_per_event(frame, columns[USER], notes)
     rows = Rows(frame, np.arange(frame.height), [])
-    return LogSource(hub_name or kind, [], empty.columns, columns, times, order, iter([rows]))
+    return LogSource(hub_name or kind, [], empty.columns, columns, times, order, iter([rows]), partial(_slices, frame))
 
 
 def _open_files(name: str, files: Files, options: ReadOptions, notes: list[str]) -> LogSource:
@@ -70,7 +77,9 @@ def _open_files(name: str, files: Files, options: ReadOptions, notes: list[str])
     columns, times, order = _choose(present, options, notes)
     read = _read_columns(columns, times, order)
     notes += [f"{column}: from the names of the folders" for column in folders if column in read]
-    return LogSource(name, files.names, present, columns, times, order, _read_files(files, read, folders, layout))
+    parts = _read_files(files, read, folders, layout)
+    blocks = partial(_file_blocks, files, folders, layout)
+    return LogSource(name, files.names, present, columns, times, order, parts, blocks)
 
 
 def _choose(
@@ -93,6 +102,23 @@ def _read_files(files: Files, columns: list[str], folders: list[str], layout: La
     """The columns of each file; those in `folders` have one value for the whole file."""
     inside = [column for column in columns if column not in folders]
     for path, partition in zip(files.paths, files.partitions, strict=True):
-        part = read_file(path, inside, layout)
-        values = [pl.lit(partition.get(name), dtype=pl.String).alias(name) for name in columns if name in folders]
-        yield Rows(part.frame.with_columns(values) if values else part.frame, part.positions, part.malformed)
+        yield _with_folders(read_file(path, inside, layout), columns, folders, partition)
+
+
+def _file_blocks(files: Files, folders: list[str], layout: Layout, columns: list[str]) -> Iterator[tuple[int, Rows]]:
+    """`_read_files` in pieces, each with the number of its file."""
+    inside = [column for column in columns if column not in folders]
+    for number, (path, partition) in enumerate(zip(files.paths, files.partitions, strict=True)):
+        for block in read_blocks(path, inside, layout):
+            yield number, _with_folders(block, columns, folders, partition)
+
+
+def _with_folders(rows: Rows, columns: list[str], folders: list[str], partition: dict[str, str | None]) -> Rows:
+    values = [pl.lit(partition.get(name), dtype=pl.String).alias(name) for name in columns if name in folders]
+    return Rows(rows.frame.with_columns(values), rows.positions, rows.malformed) if values else rows
+
+
+def _slices(frame: pl.DataFrame, columns: list[str]) -> Iterator[tuple[int, Rows]]:
+    for start in range(0, frame.height, BLOCK_ROWS):
+        piece = frame.select(columns).slice(start, BLOCK_ROWS)
+        yield 0, Rows(piece, np.arange(start, start + piece.height), [])

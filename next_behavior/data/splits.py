@@ -17,7 +17,7 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
 from datetime import datetime, timezone
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import polars as pl
@@ -95,15 +95,56 @@ def recorded_split(model_dir: Path) -> Split | None:
     return Split.from_dict(json.loads(path.read_text())) if path.exists() else None
 
 
+class OrderedTimes(Protocol):
+    """The times of all events in ascending order, in microseconds since 1970."""
+
+    def __len__(self) -> int: ...
+    def at(self, place: int) -> int:
+        """The time at a place, from 0."""
+        ...
+
+    def before(self, time: int) -> int:
+        """The latest time under `time`, which is not the first one."""
+        ...
+
+
+class SortedTimes:
+    """(N,) int64 microseconds, in any order, held in memory."""
+
+    def __init__(self, times: np.ndarray) -> None:
+        self._ordered = np.sort(times)
+
+    def __len__(self) -> int:
+        return len(self._ordered)
+
+    def at(self, place: int) -> int:
+        return int(self._ordered[place])
+
+    def before(self, time: int) -> int:
+        return int(self._ordered[np.searchsorted(self._ordered, time, side="left") - 1])
+
+
 def make_split(
     events: pl.DataFrame, how: str = "time", validation_quantile: float = 0.8, test_quantile: float = 0.9
+) -> Split:
+    """`split_of_times` of a log: user_id String, timestamp Datetime("us", "UTC"), sorted by user and time."""
+    times, untimed = SortedTimes(np.zeros(0, dtype=np.int64)), 0
+    if how == "time":
+        untimed = events["timestamp"].null_count()
+        times = SortedTimes(events["timestamp"].drop_nulls().dt.epoch("us").to_numpy())
+    return split_of_times(how, times, untimed, validation_quantile, test_quantile)
+
+
+def split_of_times(
+    how: str, times: OrderedTimes, untimed: int, validation_quantile: float = 0.8, test_quantile: float = 0.9
 ) -> Split:
     """The split of a log.
 
     Args:
-        events: user_id String, timestamp Datetime("us", "UTC"), sorted by user and time.
         how: "time" cuts the whole log at two moments; "leave_one_out" tests each user's last event and validates on
             the one before (it leaks the future, and warns so); "none" trains on everything.
+        times: of all events; only a split by time looks at them.
+        untimed: events without a time.
         validation_quantile, test_quantile: the test cut is the latest time such that no more than this share of the
             events happened up to it, ties at the cut apart: events at the very time of a cut lie on its early side.
             In a log with coarse times a cut moves down to the time before rather than leave a part empty.
@@ -116,36 +157,34 @@ def make_split(
             warnings.warn(
                 "leave_one_out leaks the future: the model trains on events later than the ones it is tested on. Use "
                 "it to compare with published tables only; --split time measures what a user of the model would see.",
-                stacklevel=2,
+                stacklevel=3,
             )
         return Split(how, None, None, validation_quantile, test_quantile)
-    times = events["timestamp"]
-    if times.null_count():
+    if untimed:
         raise ValueError(
-            f"got {times.null_count():,} of {len(times):,} events without a time; a split by time needs one for each: "
+            f"got {untimed:,} of {untimed + len(times):,} events without a time; a split by time needs one for each: "
             "name the column with --time_column, or use --split leave_one_out or --split none"
         )
     Split(how, 0, 0, validation_quantile, test_quantile)  # checks the quantiles
-    ordered = np.sort(times.dt.epoch("us").to_numpy())
-    if len(ordered) == 0 or ordered[0] == ordered[-1]:
+    count = len(times)
+    if count == 0 or times.at(0) == times.at(count - 1):
         raise ValueError(
-            f"got {len(ordered):,} events at one single time; a split by time needs earlier and later ones: use "
+            f"got {count:,} events at one single time; a split by time needs earlier and later ones: use "
             "--split leave_one_out or --split none"
         )
-    test_cut = _cut(ordered, test_quantile, below=int(ordered[-1]))
-    if test_cut == ordered[0]:
-        warnings.warn("too few distinct times for validation events: all events up to the test cut train", stacklevel=2)
+    test_cut = _cut(times, test_quantile, below=times.at(count - 1))
+    if test_cut == times.at(0):
+        warnings.warn("too few distinct times for validation events: all events up to the test cut train", stacklevel=3)
         validation_cut = test_cut
     else:
-        validation_cut = _cut(ordered, validation_quantile, below=test_cut)
+        validation_cut = _cut(times, validation_quantile, below=test_cut)
     return Split(how, validation_cut, test_cut, validation_quantile, test_quantile)
 
 
-def _cut(ordered: np.ndarray, quantile: float, below: int) -> int:
+def _cut(times: OrderedTimes, quantile: float, below: int) -> int:
     """The time of the event at `quantile` of the ascending times, or the latest time under `below`."""
     # The small term keeps 0.8 * 10 from falling to 7.
-    time = int(ordered[max(0, int(quantile * len(ordered) + 1e-9) - 1)])
-    return min(time, int(ordered[np.searchsorted(ordered, below, side="left") - 1]))
+    return min(times.at(max(0, int(quantile * len(times) + 1e-9) - 1)), times.before(below))
 
 
 def assign_parts(events: pl.DataFrame, split: Split) -> pl.DataFrame:

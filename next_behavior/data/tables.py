@@ -5,6 +5,7 @@ Used for event logs (`events.py`) and for item tables (`items.py`); `log_files.p
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +28,17 @@ class Rows:
     @property
     def total(self) -> int:
         return len(self.positions) + len(self.malformed)
+
+
+def joined(empty: pl.DataFrame, blocks: Iterable[Rows]) -> Rows:
+    """Rows in pieces as one; `empty` has the columns of none."""
+    frames, positions = [empty], [np.zeros(0, dtype=np.int64)]
+    malformed: list[tuple[int, str, str]] = []
+    for block in blocks:
+        frames.append(block.frame)
+        positions.append(block.positions)
+        malformed += block.malformed
+    return Rows(pl.concat(frames), np.concatenate(positions), malformed)
 
 
 def from_table(source: object, columns: list[str] | None) -> tuple[pl.DataFrame, str, list[str]]:

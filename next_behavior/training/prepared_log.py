@@ -82,10 +82,7 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
         if settings.split == "none":
             events = hold_out_last_events(events, settings.seed, learned)
     known_events = events_to_know(events, settings.split, learned)
-    items = None
-    if settings.items is not None:
-        form = {"format": settings.items_format, "columns": settings.items_columns}
-        items = read_items(settings.items, settings.items_id_column, **form)
+    items = item_table(settings)
     max_length = settings.max_length or default_length(events if learned is not None else known_events)
     new_items, text = list[int](), None
     if start.behavior is not None:
@@ -129,6 +126,13 @@ def events_to_know(events: pl.DataFrame, split: str, learned: np.ndarray | None)
     return events.filter(known if learned is None else known & pl.Series(~learned))
 
 
+def item_table(settings: RunSettings) -> pl.DataFrame | None:
+    if settings.items is None:
+        return None
+    form = {"format": settings.items_format, "columns": settings.items_columns}
+    return read_items(settings.items, settings.items_id_column, **form)
+
+
 def read_log(
     settings: RunSettings, options: ReadOptions, output: Path, accelerator: Accelerator, phases: Phases
 ) -> pl.DataFrame:
@@ -143,9 +147,12 @@ def read_log(
 
 def default_length(events: pl.DataFrame) -> int:
     """The longest history in events, such that it holds all events of nearly all users."""
-    lengths = events.group_by("user_id").len()["len"].to_numpy()
-    longest = math.ceil(np.quantile(lengths, LENGTH_QUANTILE) / LENGTH_STEP) * LENGTH_STEP
-    return int(np.clip(longest, *LENGTH_BOUNDS))
+    return usual_length(float(np.quantile(events.group_by("user_id").len()["len"].to_numpy(), LENGTH_QUANTILE)))
+
+
+def usual_length(quantile: float) -> int:
+    """`default_length` from LENGTH_QUANTILE of the users' histories."""
+    return int(np.clip(math.ceil(quantile / LENGTH_STEP) * LENGTH_STEP, *LENGTH_BOUNDS))
 
 
 def hold_out_last_events(
@@ -161,14 +168,31 @@ def hold_out_last_events(
     The model knows these users, as it will know those it is asked about. Whole users held out would measure how well
     it predicts for strangers, for whom counts are worth less. Events that are `learned`, (E,) bool, are not held out.
     """
-    fresh = pl.lit(True) if learned is None else pl.Series(~learned)
+    fresh = None if learned is None else pl.Series(~learned)
+    users = users_with_several_events(events, fresh)
+    return hold_out(events, users.gather(drawn_users(len(users), seed, share, most)), fresh)
+
+
+def users_with_several_events(events: pl.DataFrame, fresh: pl.Series | None = None) -> pl.Series:
+    """The users with two events and more, one of them `fresh`, in the order of the events."""
+    several = pl.len().over("user_id") > 1
+    return events.filter(several if fresh is None else several & fresh)["user_id"].unique(maintain_order=True)
+
+
+def drawn_users(users: int, seed: int, share: float = HELD_OUT_USERS, most: int = MOST_HELD_OUT_USERS) -> np.ndarray:
+    """(N,) int64: which of so many users have events held out."""
+    return np.random.default_rng(seed).permutation(users)[: min(most, math.ceil(share * users))]
+
+
+def hold_out(events: pl.DataFrame, users: pl.Series, fresh: pl.Series | None = None) -> pl.DataFrame:
+    """Marks the last tenth of the events of these users, at least one, as validation where `fresh`, all others as
+    training."""
     length = pl.len().over("user_id").cast(pl.Int64)
     place = pl.int_range(pl.len(), dtype=pl.Int64).over("user_id")
-    users = events.filter((length > 1) & fresh)["user_id"].unique(maintain_order=True)
-    count = min(most, math.ceil(share * len(users)))
-    drawn = users.gather(np.random.default_rng(seed).permutation(len(users))[:count])
     is_last = place >= length - (length // HELD_OUT_EVENTS).clip(lower_bound=1)
-    held_out = pl.col("user_id").is_in(drawn.implode()) & is_last & fresh
+    held_out = pl.col("user_id").is_in(users.implode()) & is_last
+    if fresh is not None:
+        held_out &= fresh
     return events.with_columns(pl.when(held_out).then(VALIDATION).otherwise(TRAIN).cast(pl.Int8).alias("part"))
 
 

@@ -12,7 +12,7 @@ import itertools
 import json
 import logging
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import datasets
@@ -23,6 +23,7 @@ from transformers.utils.logging import disable_progress_bar as disable_transform
 
 from next_behavior.data.batches import target_positions
 from next_behavior.data.files import only_writer, write_whole
+from next_behavior.data.prepared_folder import PreparedFolder
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.sequences import TEST, VALIDATION
 from next_behavior.evaluation.evaluator import evaluate_model
@@ -34,6 +35,7 @@ from next_behavior.text.encoders import computes_in_bfloat16
 from next_behavior.training.calibration import fit_memory, fit_temperatures
 from next_behavior.training.checkpoints import CHECKPOINTS, Checkpoints, RunIdentity, interrupted_batch_size
 from next_behavior.training.continuing import learned_until
+from next_behavior.training.from_prepared import take_prepared
 from next_behavior.training.initial_model import build_model
 from next_behavior.training.loop import TrainedModel, Training
 from next_behavior.training.lora import lora_config, with_adapters
@@ -89,11 +91,17 @@ def run_alone(
 ) -> FinishedRun | None:
     """`run`, while nobody else writes to the output folder."""
     output, limit = Path(settings.output_dir), TimeLimit(started, settings.max_minutes)
+    folder = None if settings.prepared is None else PreparedFolder.open(settings.prepared)
+    if folder is not None:
+        settings, options = replace(settings, split=folder.split.how), folder.options
     phases = Phases(started, accelerator.print)
     if settings.tracker:
         accelerator.init_trackers("logs", config={key: str(value) for key, value in asdict(settings).items()})
     with accelerator.main_process_first():
-        prepared = prepare_log(settings, options, accelerator, phases)
+        if folder is not None:
+            prepared = take_prepared(settings, folder, accelerator, phases)
+        else:
+            prepared = prepare_log(settings, options, accelerator, phases)
     sizes = choose_sizes(settings, prepared.log.sequences, on_gpu)
     identity = RunIdentity(asdict(settings), asdict(options), prepared.log.sequences.digest())
     budget = TrainingTime(limit, begin=limit.seconds_spent())

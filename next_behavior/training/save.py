@@ -29,7 +29,12 @@ def run_record(
 ) -> dict[str, Any]:
     """What `run.json` holds; `passes` over the training events made the saved weights."""
     _, encoder = split_mark(settings.text_encoder or "")
-    names = {"events": settings.events, "base_model": settings.base_model, "text_encoder": encoder}
+    names = {
+        "events": settings.events,
+        "prepared": settings.prepared,
+        "base_model": settings.base_model,
+        "text_encoder": encoder,
+    }
     return {
         "settings": asdict(settings),
         "sizes": asdict(sizes),

@@ -22,7 +22,17 @@ TRAINING, MODEL, VALIDATION = "training", "model", "validation and test"
 
 # Settings that decide when to stop and what is shown, not what is learned.
 MAY_CHANGE_ON_RESUME = {
-    *("resume", "output_dir", "events", "items", "items_id_column", "items_format", "items_columns", "tracker"),
+    *(
+        "resume",
+        "output_dir",
+        "events",
+        "prepared",
+        "items",
+        "items_id_column",
+        "items_format",
+        "items_columns",
+        "tracker",
+    ),
     *("max_minutes", "min_epochs", "max_epochs", "patience", "test_targets", "cpu"),
 }
 
@@ -50,6 +60,11 @@ class RunSettings:
 
     events: str = option(
         LOG, "", "Event log: a CSV, TSV, JSON Lines or Parquet file, a folder or glob of them, or USER/NAME on the Hub."
+    )
+    prepared: str | None = option(
+        LOG,
+        None,
+        "Instead of --events: a folder that next-behavior prepare wrote. It decides --split and the vocabulary.",
     )
     output_dir: str = option(LOG, "", "Folder for the model; it becomes loadable with AutoModel.from_pretrained.")
 
@@ -193,6 +208,8 @@ class RunSettings:
     def __post_init__(self) -> None:
         self._check_choices()
         self._check_range()
+        if self.prepared is not None and self.events:
+            raise ValueError("--prepared and --events both name a log, expected one of them.")
         if self.lora_r and self.base_model is None:
             raise ValueError(f"--lora_r {self.lora_r} adapts a trained model: name it with --base_model.")
         if self.continue_from is not None:
@@ -205,7 +222,7 @@ class RunSettings:
             raise ValueError(f"--min_epochs is {self.min_epochs}, expected at most --max_epochs {self.max_epochs}.")
 
     def _check_continue(self) -> None:
-        brought = ("base_model", "hidden_size", "num_hidden_layers", "num_attention_heads", "convolution_size")
+        brought = ("prepared", "base_model", "hidden_size", "num_hidden_layers", "num_attention_heads", "convolution_size")
         given = [name for name in (*brought, "lora_r", "item2vec", "use_positions") if getattr(self, name)]
         if given:
             raise ValueError(f"--continue goes on with a model as it is: leave out --{' and --'.join(given)}.")

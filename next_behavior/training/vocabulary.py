@@ -26,6 +26,7 @@ TIME_LADDER = (
     *(DAY * days for days in (1, 2, 3, 5, 7, 14, 21, 30, 60, 90, 180, 365)),
 )  # fmt: skip
 
+NUM_TIME_BUCKETS = 32
 EVENT_COLUMNS = ("user_id", "item_id", "action", "timestamp")
 
 
@@ -36,7 +37,7 @@ def build_tokenizer(
     min_item_count: int = 1,
     num_new_items: int = 64,
     max_length: int = 200,
-    num_time_buckets: int = 32,
+    num_time_buckets: int = NUM_TIME_BUCKETS,
 ) -> BehaviorTokenizer:
     """The tokenizer of a log.
 
@@ -56,18 +57,28 @@ def build_tokenizer(
     check_arguments(train_events, items, min_item_count, num_new_items, max_length, num_time_buckets)
     counted = most_frequent_first(train_events, "item_id").filter(pl.col("count") >= min_item_count)
     if counted.is_empty() and train_events["item_id"].null_count() < train_events.height:
-        raise ValueError(f"no item has min_item_count={min_item_count} events, so the vocabulary is empty: lower it.")
+        raise empty_vocabulary(min_item_count)
     actions = most_frequent_first(train_events, "action")["action"].to_list()
     edges = time_edges(time_gaps(train_events), num_time_buckets)
     vocabulary = counted["item_id"].to_list()
     tokenizer = assemble(vocabulary, actions, edges, num_new_items=num_new_items, max_length=max_length)
-    if items is None:
-        titles: list[str | None] = [None] * len(vocabulary)
-    else:
-        first = items.select("item_id", "title").unique("item_id", keep="first", maintain_order=True)
-        titles = counted.join(first, on="item_id", how="left", maintain_order="left")["title"].to_list()
-    tokenizer.describe_items(counted["count"].to_list(), titles)
+    describe_items(tokenizer, counted["count"].to_list(), items)
     return tokenizer
+
+
+def describe_items(tokenizer: BehaviorTokenizer, counts: list[int], items: pl.DataFrame | None) -> None:
+    """Tells the tokenizer the events of each item, in token order, and the titles that `items` has."""
+    vocabulary = tokenizer.item_vocabulary
+    titles: list[str | None] = [None] * len(vocabulary)
+    if items is not None:
+        first = items.select("item_id", "title").unique("item_id", keep="first", maintain_order=True)
+        names = pl.DataFrame({"item_id": pl.Series(vocabulary, dtype=pl.String)})
+        titles = names.join(first, on="item_id", how="left", maintain_order="left")["title"].to_list()
+    tokenizer.describe_items(counts, titles)
+
+
+def empty_vocabulary(min_item_count: int) -> ValueError:
+    return ValueError(f"no item has min_item_count={min_item_count} events, so the vocabulary is empty: lower it.")
 
 
 def check_arguments(

@@ -1,0 +1,286 @@
+"""An event log of any size to the folder that training reads: cleaned, split and in token ids.
+
+    prepared = prepare("events.parquet", "out/prepared")                    # next-behavior prepare, from Python
+
+The log is read twice. The first pass finds what holds for all of it; the second divides the events into partitions by
+ranges of user ids. Each partition is then ordered, counted and encoded on its own. What lies in the folder does not
+depend on the number of partitions, and it is what training makes of the same log by itself (`prepared_log.py`).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import timezone
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pyarrow.parquet as pq
+
+from next_behavior.data.cleaning import REJECT_SCHEMA
+from next_behavior.data.columns import ITEM
+from next_behavior.data.events import check_items, check_unusable, check_users
+from next_behavior.data.files import only_writer, replace_directory, whole_file, write_whole
+from next_behavior.data.log_files import find_files
+from next_behavior.data.log_statistics import LogStatistics
+from next_behavior.data.markers import marker_notes
+from next_behavior.data.prepared_folder import REJECTS, REPORT, SEQUENCES, TOKENIZER, PreparedFolder, ShardWriter
+from next_behavior.data.read_options import ReadOptions
+from next_behavior.data.report import CleaningReport, describe
+from next_behavior.data.sequences import Coding, item_codes, write_unknown
+from next_behavior.data.sources import LogSource, open_source
+from next_behavior.data.splits import Split, split_of_times
+from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.preparation.engine import Engine, ReadRows
+from next_behavior.preparation.one_machine import OneMachine, fresh_folder
+from next_behavior.preparation.partition import PartitionCounts, Parts
+from next_behavior.preparation.survey import Survey, survey_log
+from next_behavior.training.prepared_log import FEWEST_NEW_ITEMS, LENGTH_QUANTILE, drawn_users, usual_length
+from next_behavior.training.vocabulary import NUM_TIME_BUCKETS, assemble, describe_items, empty_vocabulary, time_edges
+
+Say = Callable[[str], None]
+VERSION = 1  # of the files on the way: another version's are not continued
+
+
+@dataclass(frozen=True)
+class PrepareSettings:
+    """What decides a preparation, beside how the log is read.
+
+    Attributes:
+        split: "time", "leave_one_out" or "none", as in training.
+        seed: of the draw of the users whose last events are held out, with the split none.
+        max_length: the longest history in events; None takes it from the log.
+        min_item_count: items with fewer training events stay outside the vocabulary.
+        partitions: how many the log is divided into; None: by its rows. It decides memory and nothing else.
+    """
+
+    split: str = "time"
+    seed: int = 0
+    max_length: int | None = None
+    min_item_count: int = 1
+    partitions: int | None = None
+
+    def __post_init__(self) -> None:
+        Split(self.split, *((0, 0) if self.split == "time" else (None, None)))  # checks the name
+        for name, value in (("max_length", self.max_length), ("partitions", self.partitions)):
+            if value is not None and value < 1:
+                raise ValueError(f"got {name}={value}; expected at least 1")
+        if self.min_item_count < 1:
+            raise ValueError(f"got min_item_count={self.min_item_count}; expected at least 1")
+
+
+def prepare(
+    source: object,
+    output: str | os.PathLike[str],
+    settings: PrepareSettings = PrepareSettings(),
+    options: ReadOptions | None = None,
+    items: pl.DataFrame | None = None,
+    say: Say = print,
+) -> PreparedFolder:
+    """Prepares a log on this machine.
+
+    Args:
+        source: as in `read_events`; files are read in pieces.
+        output: the folder to write, whole or not at all. Beside it lies a hidden one while it is made.
+        items: item_id and title, for display, as `read_items` gives them.
+
+    Raises:
+        FileNotFoundError, ValueError: as in `read_events` and `make_split`.
+    """
+    output, options = Path(output), options or ReadOptions()
+    work = output.with_name(f".{output.name}.unfinished")
+    with only_writer(work):
+        options = continued(work, source, options, settings)
+        notes: list[str] = []
+        log = open_source(source, options, notes)
+        say(f"The log {log.name} is looked through")
+        survey = survey_log(log, options)
+        engine = OneMachine(work, log, survey, options, settings.partitions, say)
+        prepared = prepare_with(engine, log, survey, work / "finished", settings, options, notes, items, say, output)
+        replace_directory(work / "finished", output)
+    shutil.rmtree(work, ignore_errors=True)
+    return dataclasses.replace(prepared, path=output)
+
+
+def continued(work: Path, source: object, options: ReadOptions, settings: PrepareSettings) -> ReadOptions:
+    """The options of a preparation that begins or goes on: the moment after which times lie in the future stays."""
+    same: dict[str, Any] = {"version": VERSION, "settings": dataclasses.asdict(settings)}
+    same |= {
+        "options": dataclasses.asdict(options),
+        "source": os.fspath(source) if is_path(source) else os.urandom(8).hex(),
+    }
+    if is_path(source) and os.path.exists(str(source)):
+        paths = find_files(str(source), options.format).paths
+        same["files"] = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    latest = options.latest().astimezone(timezone.utc).isoformat()
+    return dataclasses.replace(options, latest_time=fresh_folder(work, {"same": same, "latest": latest})["latest"])
+
+
+def is_path(source: object) -> bool:
+    return isinstance(source, (str, os.PathLike))
+
+
+def prepare_with(
+    engine: Engine,
+    log: LogSource,
+    survey: Survey,
+    folder: Path,
+    settings: PrepareSettings,
+    options: ReadOptions,
+    notes: list[str],
+    items: pl.DataFrame | None,
+    say: Say,
+    output: Path,
+) -> PreparedFolder:
+    """Writes the prepared log to `folder`, with any engine. `output` is where rejects go if there are too many."""
+    rows = engine.read()
+    check_read(engine, rows, log, survey, options, output)
+    statistics = engine.clean()
+    whole = sum(statistics, LogStatistics())
+    if max(whole.lengths, default=0) < 2:
+        counts = engine.count([Parts(Split("leave_one_out")) for _ in statistics])
+        check_users(report_on(rows, whole, counts, log, survey, options, notes, counted_rejects(engine.rejects())))
+    untimed = whole.events if whole.first is None else 0
+    split = split_of_times(settings.split, engine.times(whole), untimed)
+    parts = parts_of(statistics, split, settings.seed)
+    counts = engine.count(parts)
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    removed = write_rejects(engine.rejects(), folder / REJECTS)
+    report = report_on(rows, whole, counts, log, survey, options, notes, removed)
+    say(str(report))
+    write_whole(folder / REPORT, json.dumps(report.to_dict(), indent=1, default=str))
+    tokenizer, coding = vocabulary_of(counts, settings, items)
+    tokenizer.save_pretrained(folder / TOKENIZER)
+    writer = ShardWriter(folder / SEQUENCES)
+    for users in engine.encode(parts, coding):
+        writer.add(users)
+    writer.close()
+    write_unknown(coding.items.filter(pl.col("input_ids") >= len(tokenizer)).select(ITEM), folder / SEQUENCES)
+    prepared = PreparedFolder(
+        path=folder,
+        source=log.name,
+        split=split,
+        options=options,
+        max_length=tokenizer.model_max_length,
+        seed=settings.seed,
+        min_item_count=settings.min_item_count,
+        events=whole.events,
+        users=writer.users,
+    )
+    prepared.write_record()
+    return prepared
+
+
+def check_read(
+    engine: Engine, rows: ReadRows, log: LogSource, survey: Survey, options: ReadOptions, output: Path
+) -> None:
+    """ValueError if a log has too many unusable rows, which are then written to `output`, or no items."""
+    path = output / REJECTS
+    try:
+        check_unusable(rows.removed(log.files), log, survey.rows, options, path)
+    except ValueError:
+        write_rejects(engine.unusable(), path)
+        raise
+    check_items(rows.events, rows.without_item, log.columns[ITEM])
+
+
+def write_rejects(pieces: Iterator[pl.DataFrame], path: Path) -> ReadRows:
+    """Writes the rows of `as_rejects`, piece by piece, and counts them."""
+    counts = ReadRows()
+    schema = pl.DataFrame(schema=REJECT_SCHEMA).to_arrow().schema
+    with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as file:
+        for piece in pieces:
+            counts.count_rejects(piece)
+            file.write_table(piece.to_arrow().cast(schema))
+    return counts
+
+
+def counted_rejects(pieces: Iterator[pl.DataFrame]) -> ReadRows:
+    """The counts of rows of `as_rejects`."""
+    counts = ReadRows()
+    for piece in pieces:
+        counts.count_rejects(piece)
+    return counts
+
+
+def parts_of(statistics: list[LogStatistics], split: Split, seed: int) -> list[Parts]:
+    """Which events of each partition are held out: with the split none, as `hold_out_last_events` draws the users."""
+    if split.how != "none":
+        return [Parts(split) for _ in statistics]
+    several = [one.users - one.lengths[1] for one in statistics]
+    starts = np.cumsum([0, *several])
+    drawn = drawn_users(int(starts[-1]), seed)
+    return [Parts(split, drawn[(drawn >= start) & (drawn < end)] - start) for start, end in itertools.pairwise(starts)]
+
+
+def report_on(
+    rows: ReadRows,
+    whole: LogStatistics,
+    counts: PartitionCounts,
+    log: LogSource,
+    survey: Survey,
+    options: ReadOptions,
+    notes: list[str],
+    removed: ReadRows,
+) -> CleaningReport:
+    notes = [*notes, *rows.notes, *marker_notes({**survey.markers, **rows.markers}, log.columns)]
+    notes += survey.reading.notes if survey.reading is not None else ()
+    if options.duplicates == "drop" and not log.times:
+        notes.append("duplicates=drop has no effect: without times a copy of an event is a repeat")
+    return describe(
+        whole,
+        items=counts.items.height,
+        source=log.name,
+        files=log.files,
+        rows=survey.rows,
+        columns=log.columns,
+        notes=list(dict.fromkeys(notes)),
+        time_unit=survey.reading.unit if survey.reading is not None else None,
+        order=log.order,
+        unread=log.unread(),
+        removed=removed.removed(log.files),
+    )
+
+
+def vocabulary_of(
+    counts: PartitionCounts, settings: PrepareSettings, items: pl.DataFrame | None
+) -> tuple[BehaviorTokenizer, Coding]:
+    """The tokenizer that training builds of the same log, and what stands for every item of it."""
+    max_length = settings.max_length or usual_length(quantile(counts.lengths, LENGTH_QUANTILE))
+    known = counts.items.filter((pl.col("known") > 0) & (pl.col("known") >= settings.min_item_count))
+    known = known.sort("known", ITEM, descending=[True, False])
+    if known.is_empty() and counts.items["known"].sum():
+        raise empty_vocabulary(settings.min_item_count)
+    actions = sorted(counts.actions.items(), key=lambda action: (-action[1], action[0]))
+    gaps = [gap for gap in (counts.shortest, counts.longest) if gap is not None]
+    tokenizer = assemble(
+        known[ITEM].to_list(),
+        [action for action, _ in actions],
+        time_edges(np.array(gaps), NUM_TIME_BUCKETS),
+        num_new_items=max(FEWEST_NEW_ITEMS, max_length),
+        max_length=max_length,
+    )
+    describe_items(tokenizer, known["known"].to_list(), items)
+    unknown = counts.items.join(known, on=ITEM, how="anti")[ITEM]
+    codes = item_codes(tokenizer.item_vocabulary, tokenizer.first_item_id, unknown)
+    return tokenizer, Coding(codes, tokenizer.action_vocabulary, tokenizer.time_edges)
+
+
+def quantile(counts: Counter[int], share: float) -> float:
+    """`np.quantile` of values, each of which is there as often as is counted."""
+    values = np.array(sorted(counts))
+    ends = np.cumsum([counts[value] for value in values.tolist()])
+    place = share * (ends[-1] - 1)
+    around = [
+        int(values[np.searchsorted(ends, at, side="right")]) for at in (int(place), min(int(place) + 1, ends[-1] - 1))
+    ]
+    return float(np.quantile(around, place - int(place)))
