@@ -58,6 +58,7 @@ NOT_EXECUTED = {
     "pip install": "installs; the extra exists",
     ". .venv/bin/activate": "changes the shell",
     "accelerate launch train_accelerate.py": "starts processes; test_training.py trains with two",
+    "next-behavior prepare": "needs a log of its own; test_prepare.py runs it",
     "next-behavior train": "the same function as train_accelerate.py, which is executed",
     "next-behavior tune-text": "trains for minutes; test_text_tuning.py runs it with few steps",
     "python train_accelerate.py": "trains for minutes; one variant is executed with small sizes",

@@ -17,6 +17,7 @@ from next_behavior.data.outputs import check_output_file, check_output_folder
 
 # The arguments of every command, with a log, an item table, the folder of a model, and what is written.
 COMMANDS: dict[str, Callable[..., list[Any]]] = {
+    "prepare": lambda log, items, model, out: ["--events", log, "--items", items, "--output", out],
     "train": lambda log, items, model, out: ["--events", log, "--items", items, "--output_dir", out],
     "tokenize": lambda log, items, model, out: [log, "--items", items, "--output", out],
     "evaluate": lambda log, items, model, out: ["--model", model, "--events", log, "--json", out / "a.json"],

@@ -34,6 +34,7 @@ from next_behavior.model.associative_memory import AssociativeMemory
 from next_behavior.model.configuration_behavior import CODE_FILES, BehaviorConfig
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
+from next_behavior.preparation.prepare import PrepareSettings, prepare
 from next_behavior.training import loop, run, time_limit
 from next_behavior.training.checkpoints import last_checkpoint
 from next_behavior.training.phases import Phases
@@ -129,6 +130,30 @@ def test_the_output_folder_holds_the_model_and_how_it_came_to_be(trained: Path) 
     assert config["actions_without_item"] == [tokenizer.encode_action("search")]
     assert config["vocab_size"] == len(tokenizer)
     assert not list(trained.rglob("*.unfinished"))
+
+
+def test_a_prepared_log_trains_the_same_model(trained: Path, events: Path, tmp_path: Path) -> None:
+    prepare(events, tmp_path / "prepared", PrepareSettings(partitions=3), say=lambda text: None)
+    reset_accelerate()
+    output = tmp_path / "shop"
+    main(["--prepared", str(tmp_path / "prepared"), "--output_dir", str(output), *SMALL, "--max_epochs", "8"])
+    assert weights(output) == weights(trained)
+    for name in ("evaluation.json", "split.json", "cleaning_report.json", "tokenizer.json", "vocabulary.tsv"):
+        assert (output / name).read_bytes() == (trained / name).read_bytes()
+    stored = datasets.Dataset.load_from_disk(str(output / "prepared"))
+    assert stored[:] == datasets.Dataset.load_from_disk(str(trained / "prepared"))[:]
+
+
+def test_a_prepared_log_keeps_its_vocabulary_and_its_length(trained: Path, events: Path, tmp_path: Path) -> None:
+    folder = prepare(events, tmp_path / "prepared", say=lambda text: None).path
+    for options, message in (
+        (["--base_model", str(trained)], "has a vocabulary of its own"),
+        (["--max_length", "100"], "prepare it with --max_length 100"),
+        (["--events", str(events)], "both name a log"),
+    ):
+        reset_accelerate()
+        with pytest.raises(ValueError, match=message):
+            main(["--prepared", str(folder), "--output_dir", str(tmp_path / "out"), "--cpu", *options])
 
 
 def test_the_model_ranks_well_above_popularity_on_test_events(trained: Path) -> None:

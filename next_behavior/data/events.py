@@ -12,6 +12,8 @@ Beside this file: `sources.py` opens files and tables, `columns.py` chooses colu
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,13 +82,20 @@ def read_events(
         ValueError: a source that cannot be read or is not a log; more than `options.max_reject_ratio` unusable rows;
             no user with two events. The message says what was got, what was expected and how to mend it.
     """
-    try:
+    with naming(source):
         return _read(source, options or ReadOptions(), rejects_path)
+
+
+@contextmanager
+def naming(source: object) -> Iterator[None]:
+    """A ValueError that is raised here names the log, and is cut where it quotes ids of thousands of characters."""
+    try:
+        yield
     except ValueError as error:
         text, name = str(error), os.fspath(source) if isinstance(source, (str, os.PathLike)) else ""
         if name in text and len(text) <= LONGEST_MESSAGE:
             raise
-        if len(text) > LONGEST_MESSAGE:  # of ids or names of thousands of characters
+        if len(text) > LONGEST_MESSAGE:
             text = f"{text[: LONGEST_MESSAGE // 2]} ... {text[-LONGEST_MESSAGE // 4 :]}"
         raise ValueError(text if name in text else f"{text} (in {name})") from error
 

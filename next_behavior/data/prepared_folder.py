@@ -75,7 +75,7 @@ class ShardWriter:
                 while piece := stream.read(1 << 20):
                     digest.update(piece)
             os.replace(path, self._folder / name)
-        state = {
+        state: dict[str, Any] = {
             "_data_files": [{"filename": name} for name in names],
             "_fingerprint": digest.hexdigest()[:16],
             "_format_columns": None,

@@ -90,9 +90,9 @@ class ParsedTimes:
                     "leave out --time_unit and --time_format"
                 )
             naive = raw.dtype == pl.Date or (isinstance(raw.dtype, pl.Datetime) and raw.dtype.time_zone is None)
-            notes = (f"{column} has no time zone: read as UTC",) if naive else ()
+            zone_note = (f"{column} has no time zone: read as UTC",) if naive else ()
             ticks = (raw.cast(pl.Datetime("us")) if naive else raw.dt.convert_time_zone("UTC")).dt.epoch("us")
-            return cls(raw, ticks, None, 0, notes)
+            return cls(raw, ticks, None, 0, zone_note)
         if raw.dtype == pl.Null:
             raw = raw.cast(pl.String)
         if raw.dtype.is_numeric() and asked.format is not None:

@@ -11,7 +11,7 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import polars as pl
@@ -46,7 +46,7 @@ from next_behavior.preparation.survey import Survey
 PARTITION_ROWS = 1 << 21  # about; of a partition, which is sorted in memory
 PIECE_ROWS = 1 << 20  # of the log, divided at once
 REJECT_ROWS = 1 << 22  # of the log, whose removed rows are put in order at once
-COMPRESSION = "lz4"
+COMPRESSION: Literal["lz4"] = "lz4"
 
 Say = Callable[[str], None]
 

@@ -27,9 +27,9 @@ import pyarrow.parquet as pq
 
 from next_behavior.data.cleaning import REJECT_SCHEMA
 from next_behavior.data.columns import ITEM
-from next_behavior.data.events import check_items, check_unusable, check_users
+from next_behavior.data.events import check_items, check_unusable, check_users, naming
 from next_behavior.data.files import only_writer, replace_directory, whole_file, write_whole
-from next_behavior.data.log_files import find_files
+from next_behavior.data.log_files import are_files_here, find_files
 from next_behavior.data.log_statistics import LogStatistics
 from next_behavior.data.markers import marker_notes
 from next_behavior.data.prepared_folder import REJECTS, REPORT, SEQUENCES, TOKENIZER, PreparedFolder, ShardWriter
@@ -97,7 +97,7 @@ def prepare(
     """
     output, options = Path(output), options or ReadOptions()
     work = output.with_name(f".{output.name}.unfinished")
-    with only_writer(work):
+    with only_writer(work), naming(source):
         options = continued(work, source, options, settings)
         notes: list[str] = []
         log = open_source(source, options, notes)
@@ -112,20 +112,19 @@ def prepare(
 
 def continued(work: Path, source: object, options: ReadOptions, settings: PrepareSettings) -> ReadOptions:
     """The options of a preparation that begins or goes on: the moment after which times lie in the future stays."""
-    same: dict[str, Any] = {"version": VERSION, "settings": dataclasses.asdict(settings)}
-    same |= {
+    same: dict[str, Any] = {
+        "version": VERSION,
+        "settings": dataclasses.asdict(settings),
         "options": dataclasses.asdict(options),
-        "source": os.fspath(source) if is_path(source) else os.urandom(8).hex(),
+        "source": os.urandom(8).hex(),  # a table in memory: nothing is continued
     }
-    if is_path(source) and os.path.exists(str(source)):
-        paths = find_files(str(source), options.format).paths
-        same["files"] = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
+    if isinstance(source, (str, os.PathLike)):
+        same["source"] = os.fspath(source)
+        if are_files_here(os.fspath(source)):
+            paths = find_files(source, options.format).paths
+            same["files"] = [(str(path), path.stat().st_size, path.stat().st_mtime_ns) for path in paths]
     latest = options.latest().astimezone(timezone.utc).isoformat()
     return dataclasses.replace(options, latest_time=fresh_folder(work, {"same": same, "latest": latest})["latest"])
-
-
-def is_path(source: object) -> bool:
-    return isinstance(source, (str, os.PathLike))
 
 
 def prepare_with(

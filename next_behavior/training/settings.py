@@ -222,7 +222,14 @@ class RunSettings:
             raise ValueError(f"--min_epochs is {self.min_epochs}, expected at most --max_epochs {self.max_epochs}.")
 
     def _check_continue(self) -> None:
-        brought = ("prepared", "base_model", "hidden_size", "num_hidden_layers", "num_attention_heads", "convolution_size")
+        brought = (
+            "prepared",
+            "base_model",
+            "hidden_size",
+            "num_hidden_layers",
+            "num_attention_heads",
+            "convolution_size",
+        )
         given = [name for name in (*brought, "lora_r", "item2vec", "use_positions") if getattr(self, name)]
         if given:
             raise ValueError(f"--continue goes on with a model as it is: leave out --{' and --'.join(given)}.")
