@@ -257,14 +257,15 @@ def test_scores_are_fresh_float32_and_only_candidates_are_finite(users: list[lis
 @settings(deadline=None, max_examples=40)
 @given(LOGS, st.lists(ITEMS, min_size=40, max_size=40))
 def test_what_happens_after_the_test_cut_changes_no_baseline(users: list[list[Event]], others: list[int]) -> None:
-    sequences = log(users)
+    sequences = log([*users, [*trained(A, D, F, B), (A, VIEW, TEST)]])
     tested = sequences.parts == TEST
     changed = sequences.items.copy()
-    changed[tested] = others[: int(tested.sum())]
+    changed[tested] = [*others, A][: int(tested.sum())]
     actions = np.where(tested, BUY, sequences.actions).astype(np.int16)
     items, markov = fit_baselines(sequences, NUM_ACTIONS)
     other_items, other_markov = fit_baselines(replace(sequences, items=changed, actions=actions), NUM_ACTIONS)
-    batch = history(A, D, F, B)
+    last = np.array([len(changed) - 1])
+    [batch] = evaluation_batches(sequences, TEST, max_length=50, batch_size=1, positions=last)
     for name, ranker in items.items():
         assert (ranker.scores(batch) == other_items[name].scores(batch)).all(), name
         assert ranker.chosen == other_items[name].chosen, name

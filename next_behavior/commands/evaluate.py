@@ -54,9 +54,15 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--batch_size", type=int, help="rows scored at once at most")
     parser.add_argument("--seed", type=int, default=0, help="of the draw and of the bootstrap")
     parser.add_argument(
+        "--baselines",
+        choices=["counting", "all"],
+        default="counting",
+        help="counting: those that train nothing; all: also LightGCN, which trains for five minutes at most",
+    )
+    parser.add_argument(
         "--update_memory",
         action="store_true",
-        help="rank the model once more while its memory counts the events before the targets, without training",
+        help="rank the model and the baselines once more while they count the events before the targets",
     )
     parser.add_argument(
         "--memory_updates",
@@ -132,6 +138,7 @@ def evaluated(models: Sequence[Path], events: Any, args: argparse.Namespace) -> 
             batch_size=args.batch_size,
             max_targets=args.max_targets,
             seed=args.seed,
+            baselines=args.baselines,
         )
         return result, of_several(result)
     split = split_to_evaluate(models[0], events, args.split)
@@ -143,5 +150,6 @@ def evaluated(models: Sequence[Path], events: Any, args: argparse.Namespace) -> 
         args.max_targets,
         args.seed,
         memory_updates=args.memory_updates if args.update_memory else None,
+        baselines=args.baselines,
     )
     return result, in_three_lines(result, args.model[0])

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from next_behavior.evaluation.metrics import bootstrap_means, interval
-from next_behavior.evaluation.rankers import MODEL, UPDATED, balanced
+from next_behavior.evaluation.rankers import MODEL, UPDATED, UPDATED_SUFFIX, balanced
 
 # An evaluation as it is saved: plain dicts, lists, numbers and strings.
 Result = dict[str, Any]
@@ -91,7 +91,8 @@ def comparisons(rows: Result, resampled: Mapping[Column, np.ndarray], models: Se
         models: names of rows; those that are missing are passed over.
 
     Returns:
-        `comparison`, the first model beside the best baseline. With several models also `models`, their names;
+        `comparison`, the first model beside the best baseline, and `comparison_updated`, the updated model beside the
+        best updated baseline. With several models also `models`, their names;
         `comparisons`, the same for each of them; and `pairs`, each model beside each other one. Nothing without a
         model.
     """
@@ -100,6 +101,8 @@ def comparisons(rows: Result, resampled: Mapping[Column, np.ndarray], models: Se
         return {}
     beside = {name: compare(rows, resampled, name, models) for name in models}
     first: Result = {"comparison": beside[models[0]]}
+    if updated := compare(rows, resampled, UPDATED, [UPDATED]):
+        first["comparison_updated"] = updated
     if len(models) == 1:
         return first
     pairs = [compare_pair(rows, resampled, *pair) for pair in combinations(models, 2)]
@@ -127,6 +130,8 @@ def compare(
     is better), its paired 95 % interval where it was resampled, and whether the model beats it.
 
     Args:
+        model: the row that is compared. UPDATED is compared with baselines that are updated, others with those that
+            are not.
         models: the rows that are no baselines.
     """
     comparison = []
@@ -135,6 +140,7 @@ def compare(
         values = {name: value_of(row, way, group, metric) for name, row in rows.items()}
         known = {name: value for name, value in values.items() if value is not None}
         others = [name for name in known if name not in no_baselines]
+        others = [name for name in others if name.endswith(UPDATED_SUFFIX) == (model == UPDATED)]
         if model not in known or not others:
             continue
         # Macro-F1 is what the balanced answers are for, of the model and of its baseline.

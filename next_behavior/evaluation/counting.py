@@ -25,17 +25,27 @@ TIE_BREAK = 1e-5
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-def training_item_counts(sequences: Sequences, since: int | None = None) -> np.ndarray:
-    """(V,) int64: training events per token id; [NONE] and what the vocabulary lacks are not counted.
+def training_events(sequences: Sequences) -> np.ndarray:
+    """(E,) bool: the events that every baseline counts."""
+    return sequences.parts == TRAIN
+
+
+def item_counts(sequences: Sequences, counted: np.ndarray, since: int | None = None) -> np.ndarray:
+    """(V,) int64: `counted` events per token id; [NONE] and what the vocabulary lacks are left out.
 
     Args:
+        counted: (E,) bool.
         since: microseconds; only events after this time count.
     """
-    counted = (sequences.parts == TRAIN) & (sequences.items >= sequences.first_item_id)
-    counted &= sequences.items < sequences.vocab_size
+    named = counted & sequences.known_items()
     if since is not None:
-        counted &= sequences.timestamps > since
-    return np.bincount(sequences.items[counted], minlength=sequences.vocab_size)
+        named &= sequences.timestamps > since
+    return np.bincount(sequences.items[named], minlength=sequences.vocab_size)
+
+
+def training_item_counts(sequences: Sequences, since: int | None = None) -> np.ndarray:
+    """`item_counts` of the training events."""
+    return item_counts(sequences, training_events(sequences), since)
 
 
 def popularity_order(counts: np.ndarray) -> np.ndarray:
@@ -48,10 +58,10 @@ def popularity_order(counts: np.ndarray) -> np.ndarray:
     return (order[:-1] / max(1, len(distinct) - 1)).astype(np.float32)
 
 
-def training_item_events(sequences: Sequences) -> tuple[np.ndarray, np.ndarray]:
-    """Items and users, (N,) int64 each, of the training events that name an item, in order."""
-    named = (sequences.parts == TRAIN) & (sequences.items != NONE)
-    return sequences.items[named].astype(np.int64), sequences.user_of_event()[named]
+def item_events(sequences: Sequences, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """Items, users and positions, (N,) int64 each, of the `counted` (E,) bool events that name an item, in order."""
+    positions = np.flatnonzero(counted & (sequences.items != NONE))
+    return sequences.items[positions].astype(np.int64), sequences.user_of_event()[positions], positions
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -93,6 +103,21 @@ def history_weights(
     kept = values > 0
     entries = (values[kept], (rows[kept], batch.input_ids[rows[kept], columns[kept]]))
     return sparse.csr_array(entries, shape=(len(batch), vocab_size))
+
+
+def best_entries(matrix: Any, k: int) -> Any:
+    """The (B, V) CSR matrix with the k largest entries of each row; which of equal ones is not defined."""
+    if not len(matrix.data) or np.diff(matrix.indptr).max() <= k:
+        return matrix
+    kept = []
+    for begin, end in zip(matrix.indptr[:-1].tolist(), matrix.indptr[1:].tolist(), strict=True):
+        if end - begin <= k:
+            kept.append(np.arange(begin, end))
+        else:
+            kept.append(begin + np.argpartition(matrix.data[begin:end], end - begin - k)[-k:])
+    chosen = np.concatenate(kept)
+    indptr = np.cumsum([0, *(len(part) for part in kept)])
+    return sparse.csr_array((matrix.data[chosen], matrix.indices[chosen], indptr), shape=matrix.shape)
 
 
 def entry_rows(matrix: Any) -> np.ndarray:

@@ -24,6 +24,7 @@ training saw its events, None where it is not known.
 from __future__ import annotations
 
 import json
+import math
 import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -39,7 +40,7 @@ from next_behavior.data.known import check_known
 from next_behavior.data.sequences import TEST, Sequences, tokenize_log
 from next_behavior.data.splits import Split, make_split, recorded_split
 from next_behavior.evaluation.action_baselines import BalancedActions
-from next_behavior.evaluation.baselines import fit_baselines
+from next_behavior.evaluation.baselines import COUNTING, fit_baselines, updated_baselines
 from next_behavior.evaluation.comparison import ACTIONS, Column, Result, UserSums, comparisons
 from next_behavior.evaluation.item_neighbors import ItemNeighbors
 from next_behavior.evaluation.metrics import (
@@ -60,6 +61,7 @@ from next_behavior.evaluation.rankers import (
     ItemRanker,
     ModelRanker,
     UpdatedModelRanker,
+    text_vectors,
 )
 from next_behavior.evaluation.ranking import KEPT, REMOVED, PredictedActions, RankedItems, predict_actions, rank_items
 from next_behavior.evaluation.slices import Slices, sliced_metrics, slices_of
@@ -235,6 +237,8 @@ def evaluate_model(
     split: Split | None = None,
     actions: Sequence[str],
     neighbors: ItemNeighbors | None = None,
+    baselines: str = COUNTING,
+    until: float = math.inf,
     memory_updates: int | None = None,
     progress: bool = True,
 ) -> Result:
@@ -244,15 +248,19 @@ def evaluate_model(
 
     Args:
         neighbors: the item neighbors, where they are fitted already.
-        memory_updates: adds a ranker, the model whose memory goes on counting before each of so many blocks of targets
-            (`UpdatedModelRanker`). The result holds their number: 1 where the split is not by time.
+        baselines: COUNTING, or ALL for those that train, too.
+        until: when choosing the constants of baselines stops, by `time.monotonic`.
+        memory_updates: adds the model whose memory goes on counting before each of so many blocks of targets
+            (`UpdatedModelRanker`), and the baselines that count as much. The result holds the number of blocks: 1 where
+            the split is not by time.
     """
     if memory_updates is not None and (model is None or split is None or split.how == "none" or memory_updates < 1):
         raise ValueError(
             f"got memory_updates={memory_updates} for the split {split}; expected at least 1, with a model and a split "
             "by time or leave_one_out"
         )
-    items, markov = fit_baselines(sequences, FIRST_ACTION + len(actions), progress, neighbors)
+    texts = None if model is None else text_vectors(model)
+    items, markov = fit_baselines(sequences, FIRST_ACTION + len(actions), progress, neighbors, texts, baselines, until)
     item_rankers: dict[str, ItemRanker] = {}
     action_rankers: dict[str, ActionRanker] = {}
     if model is not None:
@@ -262,10 +270,11 @@ def evaluate_model(
     updated = None
     if model is not None and split is not None and memory_updates is not None:
         updated = item_rankers[UPDATED] = UpdatedModelRanker(model, sequences, part, split, memory_updates)
+    counting_on = {} if updated is None or split is None else updated_baselines(items, sequences, part, split)
     result = evaluate(
         sequences,
         part,
-        item_rankers | items,
+        {**item_rankers, **items, **counting_on},
         action_rankers | markov,
         max_length=max_length,
         batch_size=batch_size,
@@ -318,6 +327,7 @@ def evaluate_folder(
     max_targets: int | None,
     seed: int,
     memory_updates: int | None = None,
+    baselines: str = COUNTING,
 ) -> Result:
     """`evaluate_model` on the test part of `events`, which have their parts, for the model in a folder.
 
@@ -338,6 +348,7 @@ def evaluate_folder(
         split=split,
         actions=tokenizer.action_vocabulary,
         memory_updates=memory_updates,
+        baselines=baselines,
     )
     result["passes"] = recorded_passes(model_dir)
     return result

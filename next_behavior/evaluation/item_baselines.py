@@ -15,17 +15,19 @@ import numpy as np
 from scipy import sparse
 
 from next_behavior.data.batches import EvaluationBatch
-from next_behavior.data.sequences import TRAIN, Sequences
+from next_behavior.data.sequences import Sequences
 from next_behavior.evaluation.choice import CHOICE_METRIC, ChoiceBatches, best_of, no_choice
 from next_behavior.evaluation.counting import (
     TIE_BREAK,
     candidate_scores,
     entry_rows,
     history_weights,
+    item_counts,
+    item_events,
     popularity_order,
     scaled_rows,
+    training_events,
     training_item_counts,
-    training_item_events,
 )
 from next_behavior.model.special_ids import FIRST_NEW
 
@@ -34,6 +36,16 @@ RECENT_DAYS = 7
 DAY = 86_400_000_000  # microseconds
 # Histories' log-weights are raised by this, so that what was repeated stands above the popularity of the rest.
 REPEAT_OFFSET = 64.0
+
+
+def transition_counts(sequences: Sequences, counted: np.ndarray) -> Any:
+    """(V, V) CSR: how often the second item came right after the first among the `counted` (E,) bool events."""
+    items, users, _ = item_events(sequences, counted)
+    size = sequences.vocab_size
+    known = items < size
+    follows = (users[1:] == users[:-1]) & known[1:] & known[:-1]
+    ones = np.ones(int(follows.sum()))
+    return sparse.csr_array((ones, (items[:-1][follows], items[1:][follows])), shape=(size, size))
 
 
 class Popularity:
@@ -52,22 +64,25 @@ class Popularity:
 
 
 class RecentPopularity:
-    """Items by their training events of the last seven days of training, then by all. Without times: by all."""
+    """Items by their events of the last seven days that were counted, then by all. Without times: by all."""
 
     note: str | None = None
     chosen: dict[str, Any] | None = None
 
     def fit(self, sequences: Sequences) -> RecentPopularity:
+        self.count(sequences, training_events(sequences))
+        return self
+
+    def count(self, sequences: Sequences, counted: np.ndarray) -> None:
         self._first = sequences.first_item_id
-        self._order = popularity_order(training_item_counts(sequences))
-        times = sequences.timestamps[sequences.parts == TRAIN]
+        self._order = popularity_order(item_counts(sequences, counted))
+        times = sequences.timestamps[counted]
         if not len(times) or (times < 0).any():
             self.note = "the log has no times: the same as popularity"
         else:
             since = int(times.max()) - RECENT_DAYS * DAY
-            recent = popularity_order(training_item_counts(sequences, since))
+            recent = popularity_order(item_counts(sequences, counted, since))
             self._order = recent + TIE_BREAK * self._order
-        return self
 
     def scores(self, batch: EvaluationBatch) -> np.ndarray:
         return candidate_scores(batch, self._order, self._first)
@@ -141,15 +156,13 @@ class ItemTransition:
     chosen: dict[str, Any] | None = None
 
     def fit(self, sequences: Sequences) -> ItemTransition:
-        self._first, self._size = sequences.first_item_id, sequences.vocab_size
-        self._order = popularity_order(training_item_counts(sequences))
-        items, users = training_item_events(sequences)
-        known = items < self._size
-        follows = (users[1:] == users[:-1]) & known[1:] & known[:-1]
-        ones = np.ones(int(follows.sum()))
-        counts = sparse.csr_array((ones, (items[:-1][follows], items[1:][follows])), shape=(self._size, self._size))
-        self._transitions = scaled_rows(counts)
+        self.count(sequences, training_events(sequences))
         return self
+
+    def count(self, sequences: Sequences, counted: np.ndarray) -> None:
+        self._first, self._size = sequences.first_item_id, sequences.vocab_size
+        self._order = popularity_order(item_counts(sequences, counted))
+        self._transitions = scaled_rows(transition_counts(sequences, counted))
 
     def scores(self, batch: EvaluationBatch) -> np.ndarray:
         scores = candidate_scores(batch, TIE_BREAK * self._order, self._first)

@@ -27,11 +27,13 @@ from next_behavior.evaluation.counting import (
     candidate_scores,
     entry_rows,
     history_weights,
+    item_counts,
+    item_events,
     popularity_order,
     put_entries,
     scaled_rows,
+    training_events,
     training_item_counts,
-    training_item_events,
 )
 from next_behavior.evaluation.item_baselines import DecayedRepeat
 from next_behavior.model.configuration_behavior import BehaviorConfig
@@ -83,13 +85,10 @@ class ItemNeighbors:
         self._choose = choose
 
     def fit(self, sequences: Sequences) -> ItemNeighbors:
-        self._first, self._size = sequences.first_item_id, sequences.vocab_size
-        counts = training_item_counts(sequences)
-        self._order = popularity_order(counts)
-        self._count_weight = np.maximum(counts, 1.0) ** -self.COUNT_POWER
-        items, users = training_item_events(sequences)
-        starts_run = starts_of_runs(items, users)
-        items, users = items[starts_run], users[starts_run]
+        training = training_events(sequences)
+        self._size = sequences.vocab_size
+        self._weigh_items(sequences, training)
+        items, users, _ = self._runs(sequences, training)
         self.max_distance = int(np.clip(MAX_PAIRS // max(1, len(items)), 1, self.MAX_DISTANCE))
         if self._choose:
             batches = ChoiceBatches(sequences, novel=True)
@@ -104,8 +103,35 @@ class ItemNeighbors:
                     "validation targets": batches.count,
                     "targets": "new to their user" if batches.novel else "all",
                 }
-        self._neighbors = self._normalized(self._forward(items, users, self.constants.decay), self.constants)
+        self._pairs = self._forward(items, users, self.constants.decay)
+        self._counted = training
+        self._neighbors = self._normalized(self._pairs, self.constants)
         return self
+
+    def count(self, sequences: Sequences, counted: np.ndarray) -> None:
+        """Counts more events; `counted` (E,) bool holds those that are counted already, and none before them is left
+        out."""
+        new = counted & ~self._counted
+        if not new.any():
+            return
+        self._weigh_items(sequences, counted)
+        items, users, positions = self._runs(sequences, counted)
+        self._pairs = self._pairs + self._forward(items, users, self.constants.decay, np.flatnonzero(new[positions]))
+        self._counted = counted
+        self._neighbors = self._normalized(self._pairs, self.constants)
+
+    def _weigh_items(self, sequences: Sequences, counted: np.ndarray) -> None:
+        self._first = sequences.first_item_id
+        counts = item_counts(sequences, counted)
+        self._order = popularity_order(counts)
+        self._count_weight = np.maximum(counts, 1.0) ** -self.COUNT_POWER
+
+    @staticmethod
+    def _runs(sequences: Sequences, counted: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Items, users and positions, (R,) int64 each: events of one item in a row as their first."""
+        items, users, positions = item_events(sequences, counted)
+        starts = starts_of_runs(items, users)
+        return items[starts], users[starts], positions[starts]
 
     def _search(self, items: np.ndarray, users: np.ndarray, batches: ChoiceBatches) -> dict[NeighborConstants, float]:
         """Validation NDCG@10 of every form of the grid, or of those that there is time for: at least the first."""
@@ -122,14 +148,17 @@ class ItemNeighbors:
                 reached[constants] = batches.ndcg(lambda batch, c=constants: self._sparse_scores(batch, c))  # type: ignore[misc]
         return reached
 
-    def _forward(self, items: np.ndarray, users: np.ndarray, decay: float) -> Any:
-        """(V, V) CSR: decayed counts of pairs in the order of time."""
+    def _forward(self, items: np.ndarray, users: np.ndarray, decay: float, later: np.ndarray | None = None) -> Any:
+        """(V, V) CSR: decayed counts of pairs in the order of time, of those alone whose later event is in `later`."""
         rows, columns, values = [], [], []
+        last = np.arange(len(items)) if later is None else later
         known = items < self._size
         for distance in range(1, min(self.max_distance, len(items) - 1) + 1):
-            pair = (users[distance:] == users[:-distance]) & known[distance:] & known[:-distance]
-            rows.append(items[:-distance][pair].astype(np.int32))
-            columns.append(items[distance:][pair].astype(np.int32))
+            last = last[last >= distance]
+            first = last - distance
+            pair = (users[last] == users[first]) & known[last] & known[first]
+            rows.append(items[first[pair]].astype(np.int32))
+            columns.append(items[last[pair]].astype(np.int32))
             values.append(np.full(len(rows[-1]), decay ** (distance - 1), dtype=np.float32))
         if not rows:
             return sparse.csr_array((self._size, self._size), dtype=np.float32)
@@ -198,6 +227,10 @@ class RepeatNeighbors:
                 "validation targets": batches.count,
             }
         return self
+
+    def count(self, sequences: Sequences, counted: np.ndarray) -> None:
+        self._order = popularity_order(item_counts(sequences, counted))
+        self._neighbors.count(sequences, counted)
 
     def _parts(self, batch: EvaluationBatch) -> tuple[Any, Any]:
         return scaled_rows(self._repeat.weights(batch)), scaled_rows(self._neighbors.sparse_scores(batch))

@@ -24,6 +24,7 @@ from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW
 MODEL = "model"
 UPDATED = "model, memory updated"
 ENSEMBLE = "ensemble"
+UPDATED_SUFFIX = ", updated"  # of baselines that have counted what the updated model has
 
 
 def balanced(model: str) -> str:
@@ -55,6 +56,17 @@ class ActionRanker(Protocol):
     def action_probabilities(self, batch: EvaluationBatch) -> np.ndarray:
         """(B, A) float64, rows sum to one, 0 for the three special ids."""
         ...
+
+
+def text_vectors(model: PreTrainedModel) -> np.ndarray | None:
+    """(V, D) float32: the text vectors of a `BertForNextBehavior`, zeros for ids without text; None without any."""
+    behavior: Any = model
+    item_text = behavior.bert.embeddings.item_text
+    if item_text is None or not item_text.vectors.any():
+        return None
+    ids = torch.arange(len(item_text.vectors), device=item_text.vectors.device)
+    vectors: np.ndarray = item_text.read(ids).float().cpu().numpy()
+    return vectors
 
 
 class ModelRanker:

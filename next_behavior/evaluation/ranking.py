@@ -6,7 +6,7 @@ seen as candidates ("kept"), and without them ("removed"). Only targets that are
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 
@@ -26,6 +26,7 @@ from next_behavior.evaluation.recommended import (
     RankingAccumulator,
     history_popularity,
 )
+from next_behavior.evaluation.updated_baselines import UpdatedBaseline
 from next_behavior.model.special_ids import FIRST_NEW
 
 # Scores held at once (8 MiB of float32: larger matrices leave a processor's caches), and rows at most.
@@ -146,9 +147,15 @@ def rank_items(
     rows = rows_per_batch(sequences.vocab_size, batch_size)
     updated = rankers.get(UPDATED)
     blocks: Iterable[np.ndarray] = updated.blocks(positions) if isinstance(updated, UpdatedModelRanker) else [positions]
-    batches = (evaluation_batches(sequences, part, max_length, rows, positions=block) for block in blocks)
+    counting = [ranker for ranker in rankers.values() if isinstance(ranker, UpdatedBaseline)]
+
+    def batches_of(block: np.ndarray) -> Iterator[EvaluationBatch]:
+        for ranker in counting:
+            ranker.advance(block)
+        yield from evaluation_batches(sequences, part, max_length, rows, positions=block)
+
     with tqdm(total=len(positions), unit=" targets", desc="ranking items", disable=not progress) as bar:
-        for batch in chain.from_iterable(batches):
+        for batch in chain.from_iterable(map(batches_of, blocks)):
             ranked.append(batch.position)
             users.append(batch.user)
             groups.append(batch.group)

@@ -22,7 +22,7 @@ from next_behavior.data.sequences import TEST
 from next_behavior.data.shown import shown
 from next_behavior.data.splits import Split, recorded_split
 from next_behavior.evaluation.action_baselines import BalancedActions
-from next_behavior.evaluation.baselines import fit_baselines
+from next_behavior.evaluation.baselines import COUNTING, fit_baselines
 from next_behavior.evaluation.comparison import Result
 from next_behavior.evaluation.evaluator import evaluate, load_folder, recorded_passes, split_to_evaluate
 from next_behavior.evaluation.rankers import ENSEMBLE, ActionRanker, ItemRanker, ModelRanker, balanced
@@ -71,12 +71,14 @@ def evaluate_folders(
     batch_size: int | None = None,
     max_targets: int | None = None,
     seed: int = 0,
+    baselines: str = COUNTING,
     progress: bool = True,
 ) -> Result:
     """Every model and every baseline on the test part of `events`, which have their parts.
 
     Args:
         ensemble: adds a row, the mean of the models' probabilities.
+        baselines: COUNTING, or ALL for those that train, too. TGH is left out: each model has texts of its own.
 
     Raises:
         ValueError: a tokenizer is another model's, or knows no item or no action of the events.
@@ -104,7 +106,7 @@ def evaluate_folders(
     if ensemble:
         item_rankers[ENSEMBLE] = action_rankers[ENSEMBLE] = Ensemble(members)
         names = [*names, ENSEMBLE]
-    items, markov = fit_baselines(sequences, FIRST_ACTION + len(shared.action_vocabulary), progress)
+    items, markov = fit_baselines(sequences, FIRST_ACTION + len(shared.action_vocabulary), progress, which=baselines)
     result = evaluate(
         sequences,
         TEST,

@@ -97,9 +97,23 @@ def with_interval(metrics: Mapping[str, Any], metric: str) -> str:
     return "–" if ends is None else f"{number(ends[0])}–{number(ends[1])}"
 
 
+# What the literature calls some baselines.
+PUBLISHED_NAMES = {
+    "gp_topfreq": "GP-TopFreq",
+    "vmis_knn": "VMIS-kNN",
+    "tifu_knn": "TIFU-kNN",
+    "tgh_1": "TGH-1",
+    "tgh_2": "TGH-2",
+    "lightgcn": "LightGCN",
+}
+
+
 def plain(ranker: str) -> str:
     """The name of a ranker as a reader wants it; a model that is called after its folder keeps that name."""
-    return ranker if ranker.startswith(f"{MODEL} ") else ranker.replace("_", " ")
+    if ranker.startswith(f"{MODEL} "):
+        return ranker
+    name, mark, rest = ranker.partition(",")
+    return PUBLISHED_NAMES.get(name, name.replace("_", " ")) + mark + rest
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -287,7 +301,10 @@ def notes_of(result: Result) -> list[str]:
             if result["split"]["how"] == "time"
             else "its memory counted every user's events between training and the target"
         )
-        notes.append(f"- {UPDATED}: {counted}, without training; the other rankers count training events only")
+        notes.append(
+            f"- {UPDATED}: {counted}, without training; the baselines marked as updated counted the same events, the "
+            "other rankers training events only"
+        )
     if any(name.endswith("balanced") for name in result["rankers"]):
         notes.append(
             "- balanced: the action named is the best after weights that were fitted on validation events for "
@@ -329,6 +346,9 @@ def format_table(result: Result) -> str:
         parts.append(f"The models against each other:\n\n{pairs_text(result)}")
     elif "comparison" in result:
         parts.append(f"The model against the best baseline:\n\n{verdict(result, result['comparison'])}")
+    if "comparison_updated" in result:
+        lines = verdict(result, result["comparison_updated"])
+        parts.append(f"The updated model against the best baseline that has counted the same events:\n\n{lines}")
     if notes := notes_of(result):
         parts.append("Notes:\n\n" + "\n".join(notes))
     parts.append(

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from next_behavior.data.splits import Split
-from next_behavior.evaluation.rankers import BALANCED, MODEL, UPDATED
+from next_behavior.evaluation.rankers import BALANCED, MODEL, UPDATED, UPDATED_SUFFIX
 from next_behavior.evaluation.ranking import KEPT, REMOVED
 from next_behavior.evaluation.tables import marked, number, plain, table, verdict, with_interval
 from next_behavior.model.configuration_behavior import BehaviorConfig
@@ -144,6 +144,7 @@ def slices(result: Mapping[str, Any] | None, measured: Mapping[str, Any] | None)
         return None
     items = result[MODEL][KEPT]["items"]
     baselines = [name for name in result["rankers"] if name not in (MODEL, UPDATED) and KEPT in result[name]]
+    baselines = [name for name in baselines if not name.endswith(UPDATED_SUFFIX)]
     best = {group: best_baseline(result, baselines, group) for group in GROUPS if items[group]["count"]}
     sentences = []
     if items["cold"]["count"]:

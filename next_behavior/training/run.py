@@ -120,7 +120,7 @@ def run_alone(
                 save_adapter(output, trained.folder, model, prepared.tokenizer)
         verdict = None
         if settings.split != "none":
-            verdict = evaluate_on_test(model, settings.seed, sizes, prepared, trained, budget, phases, output)
+            verdict = evaluate_on_test(model, settings, sizes, prepared, trained, budget, phases, output)
         finished = FinishedRun(settings.output_dir, verdict, limit.seconds_spent())
     accelerator.wait_for_everyone()
     accelerator.end_training()
@@ -253,7 +253,7 @@ def calibrate(
 
 def evaluate_on_test(
     model: BertForNextBehavior,
-    seed: int,
+    settings: RunSettings,
     sizes: Sizes,
     prepared: PreparedLog,
     trained: TrainedModel,
@@ -270,7 +270,7 @@ def evaluate_on_test(
         num_items = sequences.vocab_size - sequences.first_item_id
         left = budget.limit.seconds_left() - budget.fixed_seconds
         max_targets = affordable_test_targets(planned, num_items, budget.seconds_per_target, left)
-    count = len(target_positions(sequences, TEST, max_targets, seed))
+    count = len(target_positions(sequences, TEST, max_targets, settings.seed))
     with phases(f"Evaluating on {count:,} test events, beside the baselines"):
         result = evaluate_model(
             model,
@@ -278,10 +278,12 @@ def evaluate_on_test(
             TEST,
             log.max_length,
             max_targets=max_targets,
-            seed=seed,
+            seed=settings.seed,
             split=log.split,
             actions=prepared.tokenizer.action_vocabulary,
             neighbors=prepared.neighbors,
+            baselines=settings.baselines,
+            until=budget.limit.baselines_end(),
         )
     result["passes"] = trained.passes
     write_whole(output / "evaluation.json", json.dumps(result, indent=1))

@@ -33,7 +33,7 @@ MAY_CHANGE_ON_RESUME = {
         "items_columns",
         "tracker",
     ),
-    *("max_minutes", "min_epochs", "max_epochs", "patience", "test_targets", "cpu"),
+    *("max_minutes", "min_epochs", "max_epochs", "patience", "test_targets", "baselines", "cpu"),
 }
 
 
@@ -203,6 +203,11 @@ class RunSettings:
         "Most test events in the final table, drawn likewise; 0 for all. Default: 25,000, fewer if many items.",
         least=0,
     )
+    baselines: str = option(
+        VALIDATION, "counting",
+        "Rivals in the final table. counting: those that train nothing; all: also LightGCN, five minutes at most.",
+        choices=("counting", "all"),
+    )  # fmt: skip
     validation_steps: int = option(VALIDATION, 500, "Validate at least this often, and at every epoch's end.", least=1)
 
     def __post_init__(self) -> None:

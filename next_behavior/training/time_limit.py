@@ -31,13 +31,15 @@ from next_behavior.training.tokenized_log import TokenizedLog
 # Shares of the time: when reading item texts ends, choosing how to count, choosing how much similar texts count; the
 # least for training; what is kept for what comes after it.
 TEXT_SHARE, COUNTING_SHARE, BUILDING_SHARE, TRAINING_SHARE, FINAL_SHARE = 0.2, 0.25, 0.3, 0.4, 0.25
+# Of the time that is left before the final table: the constants of its baselines.
+BASELINES_SHARE = 0.15
 # The most that one validation may take.
 VALIDATION_SHARE = 0.05
 # A validation takes about as long as ranking its targets three times; that time is measured on so many targets.
 VALIDATION_RANKINGS, PROBED_TARGETS = 3, 64
 # What all baselines together take to score one item for one target on an idle machine, about. On a busy one they take
 # longer, as the model does.
-BASELINE_SECONDS_PER_ITEM = 1.1e-7
+BASELINE_SECONDS_PER_ITEM = 1.8e-7
 # A choice between weights, a fit of the memory, temperatures and a table from fewer targets say too little.
 FEWEST_VALIDATED, FEWEST_FITTED, FEWEST_CALIBRATED, FEWEST_TEST_TARGETS = 100, 500, 50, 200
 # What follows training is foreseen with this reserve; it counts the start and the end of the process, too.
@@ -70,6 +72,10 @@ class TimeLimit:
     def counting_end(self) -> float:
         """When choosing how to count has to stop, by `time.monotonic`."""
         return self.started + COUNTING_SHARE * self.seconds
+
+    def baselines_end(self) -> float:
+        """When choosing the constants of baselines has to stop, by `time.monotonic`."""
+        return time.monotonic() + BASELINES_SHARE * self.seconds_left()
 
     def building_end(self) -> float:
         """When choosing how much similar texts count has to stop, by `time.monotonic`."""
