@@ -60,6 +60,7 @@ NOT_EXECUTED = {
     "accelerate launch train_accelerate.py": "starts processes; test_training.py trains with two",
     "next-behavior prepare": "needs a log of its own; test_prepare.py runs it",
     "next-behavior train": "the same function as train_accelerate.py, which is executed",
+    "next-behavior average": "needs two models; test_several_models.py runs it",
     "next-behavior tune-text": "trains for minutes; test_text_tuning.py runs it with few steps",
     "python train_accelerate.py": "trains for minutes; one variant is executed with small sizes",
     "python evaluate_behavior.py": "one variant is executed; test_evaluate.py runs the others",

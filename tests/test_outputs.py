@@ -25,6 +25,9 @@ COMMANDS: dict[str, Callable[..., list[Any]]] = {
     "publish": lambda log, items, model, out: [
         *("--model", model, "--repo_id", "a/b", "--dry_run", "--events", log, "--output", out)
     ],
+    "average": lambda log, items, model, out: [
+        *("--model", model, "--model", model, "--events", log, "--output_dir", out)
+    ],
     "tune-text": lambda log, items, model, out: ["--events", log, "--items", items, "--output_dir", out],
 }
 

@@ -1,7 +1,8 @@
-"""Several models on the same targets: compared by the user's own ids, with paired intervals, and averaged."""
+"""Several models: compared on the same targets by the user's own ids, and averaged, by probabilities or by weights."""
 
 from __future__ import annotations
 
+import copy
 import json
 import shutil
 import warnings
@@ -14,6 +15,7 @@ import pytest
 import torch
 from tiny import load, tiny_model, write_events
 
+from next_behavior.commands import average
 from next_behavior.commands.evaluate import main
 from next_behavior.data.batches import evaluation_batches
 from next_behavior.data.events import read_events
@@ -26,6 +28,7 @@ from next_behavior.evaluation.several_models import common_split, evaluate_folde
 from next_behavior.evaluation.shared_catalog import Ensemble, SharedCatalog, SharedRanker, log_in_ids
 from next_behavior.evaluation.tables import format_table
 from next_behavior.model.special_ids import FIRST_ACTION
+from next_behavior.training.averaging import TEMPERATURES, averaged, check_splits
 from next_behavior.training.vocabulary import build_tokenizer
 
 HOSTILE = "[PAD]|<script>alert(1)</script>"
@@ -234,3 +237,69 @@ def test_options_that_do_not_fit_the_number_of_models_are_refused(
 def test_a_result_file_that_is_named_as_a_folder_is_refused(folders: tuple[Path, Path], path: Path) -> None:
     with pytest.raises(ValueError, match=r"got --json .*results, which is a folder; expected a file"):
         main(["--model", str(folders[0]), "--events", str(path), "--json", f"{path.parent}/results/"])
+
+
+# The mean of weights
+
+
+def test_the_mean_of_weights_is_exact_and_that_of_a_model_and_itself_is_the_model(folders: tuple[Path, Path]) -> None:
+    model, tokenizer = load(folders[0])
+    more, less = copy.deepcopy(model), copy.deepcopy(model)
+    for name, weight in more.named_parameters():
+        change = 0.25 * torch.randn(weight.shape, generator=torch.Generator().manual_seed(0))
+        weight.data += change
+        dict(less.named_parameters())[name].data -= change
+    more.config.item_temperature, less.config.item_temperature = 0.8, 1.25
+    mean = averaged([(more, tokenizer), (less, tokenizer)], ["more", "less"])
+    assert mean.config.item_temperature == pytest.approx(1.0)
+    for name, weight in mean.state_dict().items():
+        torch.testing.assert_close(weight, model.state_dict()[name], atol=1e-6, rtol=0)
+    batch = tokenizer([[{"item": "i3", "action": "view", "timestamp": 1_700_000_000}]], return_tensors="pt")
+    torch.testing.assert_close(mean(**batch).item_logits, model(**batch).item_logits, atol=1e-4, rtol=0)
+    for name, weight in averaged([(model, tokenizer)] * 2, ["a", "b"]).state_dict().items():
+        assert torch.equal(weight, model.state_dict()[name]), name
+
+
+def test_models_that_have_no_mean_are_refused_with_the_reason(
+    folders: tuple[Path, Path], events: pl.DataFrame, split: Split, tmp_path: Path
+) -> None:
+    one, few = load(folders[0]), load(folders[1])
+    with pytest.raises(ValueError, match="have different vocabularies"):
+        averaged([one, few], ["one", "few"])
+    train = events.filter(pl.col("part") == TRAIN)
+    wider = load(save(tmp_path / "wider", train, split, 3, 6, hidden_size=24))
+    with pytest.raises(ValueError, match=r"differ in their architecture \(hidden_size: 20 in one, 24 in wider"):
+        averaged([one, wider], ["one", "wider"])
+    other = copy.deepcopy(one[0])
+    other.associate_path.item_counts += 1
+    with pytest.raises(ValueError, match="whose memories have counted different events"):
+        averaged([one, (other, one[1])], ["one", "other"])
+    with pytest.raises(ValueError, match="got 1 models to average"):
+        averaged([one], ["one"])
+
+
+def test_models_of_different_splits_are_not_averaged(folders: tuple[Path, Path], tmp_path: Path) -> None:
+    other = shutil.copytree(folders[0], tmp_path / "other")
+    (other / "split.json").write_text(json.dumps(Split("leave_one_out").to_dict()))
+    with pytest.raises(ValueError, match="different splits"):
+        check_splits([folders[0], other])
+
+
+def test_the_command_averages_fits_anew_and_writes_a_folder_that_loads_and_is_evaluated(
+    folders: tuple[Path, Path], path: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copied = shutil.copytree(folders[0], tmp_path / "copied")
+    output = tmp_path / "average"
+    both = ["--model", str(folders[0]), "--model", str(copied)]
+    average.main([*both, "--output_dir", str(tmp_path / "plain")])
+    plain, _ = load(tmp_path / "plain")
+    assert [getattr(plain.config, name) for name in TEMPERATURES] == pytest.approx([1.0] * len(TEMPERATURES))
+    average.main([*both, "--events", str(path), "--output_dir", str(output)])
+    printed = capsys.readouterr().out
+    assert "average: NDCG@10" in printed
+    fitted, _ = load(output)
+    assert [getattr(fitted.config, name) for name in TEMPERATURES] != pytest.approx([1.0] * len(TEMPERATURES))
+    assert json.loads((output / "run.json").read_text())["averaged"]["models"] == ["whole", "copied"]
+    main(["--model", str(output), "--events", str(path), "--json", str(tmp_path / "r.json")])
+    with pytest.raises(ValueError, match="expected a new folder"):
+        average.main([*both, "--output_dir", str(output)])

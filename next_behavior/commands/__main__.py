@@ -19,6 +19,7 @@ COMMANDS = {
     "prepare": "prepare a large event log for training, in little memory",
     "train": "train a model from an event log",
     "evaluate": "measure a model and the baselines on held-out events",
+    "average": "average the weights of models that stem from the same weights",
     "tokenize": "build the tokenizer of an event log alone",
     "add-items": "give a trained model new items, retire old ones, without training",
     "export": "export a model for serving, without torch",
@@ -51,6 +52,10 @@ def main_of(command: str) -> Callable[[Sequence[str] | None], None]:
             from next_behavior.commands import evaluate
 
             return evaluate.main
+        case "average":
+            from next_behavior.commands import average
+
+            return average.main
         case "tokenize":
             from next_behavior.commands import tokenize
 
