@@ -19,6 +19,7 @@ from next_behavior.data.sequences import TEST, TRAIN, Sequences
 from next_behavior.evaluation.baselines import fit_baselines
 from next_behavior.evaluation.evaluator import evaluate
 from next_behavior.evaluation.page import page_of
+from next_behavior.evaluation.rankers import UPDATED, UPDATED_SUFFIX
 from next_behavior.evaluation.shared_catalog import Ensemble
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW
 
@@ -162,6 +163,19 @@ def test_several_models_stand_side_by_side(several: dict[str, Any]) -> None:
     assert "<h1>3 models on the same events</h1>" in page
     assert "Next item: model a is better than model bbb" in page
     assert page.count("beat the best simple rule?</h2>") == 3
+
+
+def test_rankers_that_go_on_counting_stand_apart_from_those_that_do_not(good: dict[str, Any]) -> None:
+    assert "learns from each event?" not in page_of(good, "shop")
+    result = copy.deepcopy(good)
+    for name in ("model", "popularity"):
+        result["rankers"].append(name + (UPDATED_SUFFIX if name == "popularity" else UPDATED.removeprefix("model")))
+        result[result["rankers"][-1]] = {"kept": result[name]["kept"], "removed": result[name]["removed"]}
+    result["comparison_updated"] = result["comparison"][:1]
+    page = page_of(result, "shop")
+    apart = page[page.index("learns from each event?") :].partition("</section>")[0]
+    together = page[page.index("How does it stand") :].partition("</section>")[0]
+    assert (apart.count("updated"), together.count("updated")) == (2, 0)
 
 
 def test_an_ensemble_needs_two_models() -> None:

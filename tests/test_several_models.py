@@ -136,6 +136,9 @@ def test_an_ensemble_is_the_mean_of_the_probabilities_by_item_id_and_action_name
         SharedRanker(ranker, ranker, tokenizer, shared, events, TEST)
         for ranker, (_, tokenizer) in zip(rankers, loaded, strict=True)
     ]
+    own_ids = members[1].moved_rows(np.arange(len(loaded[1][1]))[:, None])[:, 0]
+    for item, own_id in zip(shared.item_vocabulary, own_ids[shared.first_item_id :].tolist(), strict=True):
+        assert own_id == (loaded[1][1].encode_item(item) if item in loaded[1][1].item_vocabulary else 0)
     ensemble, logs = Ensemble(members), [log_in_ids(events, tokenizer) for _, tokenizer in loaded]
     (batch,) = evaluation_batches(log_in_ids(events, shared), TEST, shared.model_max_length, 100)
     scores = ensemble.scores(batch).double().exp()

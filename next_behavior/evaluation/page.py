@@ -16,8 +16,8 @@ from next_behavior.data.page_pieces import page, percent, section, table, text, 
 from next_behavior.data.splits import Split
 from next_behavior.evaluation.comparison import ACTIONS, Result
 from next_behavior.evaluation.page_charts import Bar, BarRow, IntervalRow, bar_chart, interval_chart, model_color
-from next_behavior.evaluation.page_slices import actions_section, groups_section, slices_section
-from next_behavior.evaluation.rankers import MODEL
+from next_behavior.evaluation.page_slices import actions_section, baselines_of, groups_section, slices_section
+from next_behavior.evaluation.rankers import MODEL, UPDATED, UPDATED_SUFFIX
 from next_behavior.evaluation.ranking import KEPT, REMOVED
 from next_behavior.evaluation.summary import judged, outcome
 from next_behavior.evaluation.tables import PART_NAMES, number, plain, saw_little
@@ -54,6 +54,12 @@ RULES = {
     "item_transition": "what most often came right after the last item",
     "item_neighbours": "what often stands near the recent items",
     "repeat_neighbours": "the user's own items, then what often stands near them",
+    "gp_topfreq": "the user's own items by number, then the most frequent items",
+    "vmis_knn": "what stands in the past sessions that share most with the running one",
+    "tifu_knn": "the user's own items, mixed with those of similar users",
+    "tgh_1": "what followed the recent items, ordered by likeness of text",
+    "tgh_2": "what followed them in two steps, ordered by likeness of text",
+    "lightgcn": "items near the user in the graph of users and items; it trains",
     "last_action_markov": "what most often came after the last action",
 }
 
@@ -64,7 +70,8 @@ def page_of(result: Result, name: str) -> str:
     comparisons: Mapping[str, Sequence[dict[str, Any]]] = result.get("comparisons", {MODEL: result["comparison"]})
     sections = [
         *(beats_section(result, model, comparisons[model], len(models) > 1) for model in models),
-        rankers_section(result, models),
+        rankers_section(result, [*models, *baselines_of(result, models)], models),
+        updated_section(result),
         groups_section(result, models),
         *slices_section(result, models),
         actions_section(result, models),
@@ -188,23 +195,40 @@ def beats_section(result: Result, model: str, comparison: Sequence[dict[str, Any
     return section(f"Does {who} beat the best simple rule?", says, interval_chart(rows))
 
 
-def rankers_section(result: Result, models: Sequence[str]) -> str:
-    """All rankers by Recall@10, the best on top."""
-    names = [name for name in result["rankers"] if KEPT in result[name]]
+def rankers_section(result: Result, rankers: Sequence[str], models: Sequence[str]) -> str:
+    """Rankers by Recall@10, the best on top."""
+    names = [name for name in rankers if KEPT in result[name]]
     values = {name: result[name][KEPT]["items"]["all"] for name in names}
-    names = [name for name in names if values[name]["recall@10"] is not None]
-    if not names:
+    values = {name: row for name, row in values.items() if row["recall@10"] is not None}
+    if not values:
         return ""
-    rows = []
-    for name in sorted(names, key=lambda name: -values[name]["recall@10"]):
-        note = RULES.get(name) or text(result.get("baselines", {}).get(name, {}).get("note") or "", 120)
-        bar = Bar(values[name]["recall@10"], model_color(models, name), values[name].get("recall@10_interval"))
-        rows.append(BarRow(text(plain(name)), note, [bar]))
     says = (
         f"How often the next item is among the first ten of {result['items']:,} items. Thin lines are 95 % intervals. "
         "The simple rules count the same training events."
     )
-    return section("How does it stand beside simple rules?", says, bar_chart(rows))
+    return section("How does it stand beside simple rules?", says, recall_bars(values, models))
+
+
+def recall_bars(values: Mapping[str, Mapping[str, Any]], models: Sequence[str]) -> str:
+    """Recall@10 of rankers, the best on top; `values` holds the metrics of each."""
+    rows = []
+    for name in sorted(values, key=lambda name: -values[name]["recall@10"]):
+        note = RULES.get(name.removesuffix(UPDATED_SUFFIX), "")
+        bar = Bar(values[name]["recall@10"], model_color(models, name), values[name].get("recall@10_interval"))
+        rows.append(BarRow(text(plain(name)), note, [bar]))
+    return bar_chart(rows)
+
+
+def updated_section(result: Result) -> str:
+    """The model while its memory counts the passing events, beside the rules that count them, too."""
+    names = [name for name in result["rankers"] if name == UPDATED or name.endswith(UPDATED_SUFFIX)]
+    values = {name: result[name][KEPT]["items"]["all"] for name in names}
+    if UPDATED not in values or values[UPDATED]["recall@10"] is None:
+        return ""
+    row = judged(result.get("comparison_updated", []))
+    says = "A service counts each passing event, without training. So do these, before each block of test events."
+    lead = "" if row is None else f" {verdict_sentence(row)}"
+    return section("And while it learns from each event?", says + lead, recall_bars(values, [UPDATED]))
 
 
 def probabilities_section(result: Result, models: Sequence[str]) -> str:
@@ -262,7 +286,7 @@ def untested_section(result: Result) -> str:
         )
     if len(result["actions"]) == 1:
         lines.append("The next action: this log has a single one.")
-    if not any(name.endswith("memory updated") for name in result["rankers"]):
+    if UPDATED not in result["rankers"]:
         lines.append("The model while it learns from each passing event, as a service does.")
     listed = "".join(f"<li>{text(line, 400)}</li>" for line in lines)
     return section("What was not tested?", "Good figures here do not answer these.", f"<ul>{listed}</ul>")

@@ -11,7 +11,7 @@ from typing import Any
 from next_behavior.data.page_pieces import section, text
 from next_behavior.evaluation.comparison import ACTIONS, Result
 from next_behavior.evaluation.page_charts import RULE_COLOR, Bar, BarRow, bar_chart, key, model_color
-from next_behavior.evaluation.rankers import UPDATED, balanced
+from next_behavior.evaluation.rankers import UPDATED, UPDATED_SUFFIX, balanced
 from next_behavior.evaluation.ranking import KEPT
 from next_behavior.evaluation.tables import plain
 
@@ -43,9 +43,9 @@ SLICES: dict[str, tuple[str, str, Callable[[str], str]]] = {
 
 
 def baselines_of(result: Result, models: Sequence[str]) -> list[str]:
-    """The rankers that are no models."""
+    """The rankers that are no models, those apart that go on counting."""
     of_models = {*models, UPDATED, *map(balanced, models)}
-    return [name for name in result["rankers"] if name not in of_models]
+    return [name for name in result["rankers"] if name not in of_models and not name.endswith(UPDATED_SUFFIX)]
 
 
 def compared_row(

@@ -25,7 +25,7 @@ from next_behavior.evaluation.action_baselines import BalancedActions
 from next_behavior.evaluation.baselines import COUNTING, fit_baselines
 from next_behavior.evaluation.comparison import Result
 from next_behavior.evaluation.evaluator import evaluate, load_folder, recorded_passes, split_to_evaluate
-from next_behavior.evaluation.rankers import ENSEMBLE, ActionRanker, ItemRanker, ModelRanker, balanced
+from next_behavior.evaluation.rankers import ENSEMBLE, ActionRanker, ItemRanker, ModelRanker, balanced, text_vectors
 from next_behavior.evaluation.shared_catalog import Ensemble, SharedCatalog, SharedRanker, log_in_ids
 from next_behavior.model.special_ids import FIRST_ACTION
 
@@ -106,7 +106,14 @@ def evaluate_folders(
     if ensemble:
         item_rankers[ENSEMBLE] = action_rankers[ENSEMBLE] = Ensemble(members)
         names = [*names, ENSEMBLE]
-    items, markov = fit_baselines(sequences, FIRST_ACTION + len(shared.action_vocabulary), progress, which=baselines)
+    # Baselines that read text have that of the first model that does.
+    texts = next(
+        (member.moved_rows(vectors) for member, (model, _) in zip(members, loaded, strict=True)
+         if (vectors := text_vectors(model)) is not None),
+        None,
+    )  # fmt: skip
+    num_actions = FIRST_ACTION + len(shared.action_vocabulary)
+    items, markov = fit_baselines(sequences, num_actions, progress, texts=texts, which=baselines)
     result = evaluate(
         sequences,
         TEST,

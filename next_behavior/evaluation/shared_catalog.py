@@ -96,6 +96,9 @@ class SharedRanker:
         vocabulary: the model's own.
         events: the log with its parts, as the batches of the shared catalog were made from.
         part: the part that is ranked.
+
+    Attributes:
+        item_ids: (I,) int64, the shared ids of the items that the model knows, in the order of its own ids.
     """
 
     def __init__(
@@ -114,9 +117,15 @@ class SharedRanker:
         self._own = None if shared.reads_as(vocabulary) else log_in_ids(events, vocabulary)
         places = {item: place for place, item in enumerate(shared.item_vocabulary)}
         named = {action: place for place, action in enumerate(shared.action_vocabulary)}
-        self._item_ids = np.array([shared.first_item_id + places[item] for item in vocabulary.item_vocabulary])
+        self.item_ids = np.array([shared.first_item_id + places[item] for item in vocabulary.item_vocabulary])
         self._action_ids = np.array([FIRST_ACTION + named[action] for action in vocabulary.action_vocabulary])
         self._kept: tuple[EvaluationBatch, torch.Tensor] | None = None
+
+    def moved_rows(self, rows: np.ndarray) -> np.ndarray:
+        """(V, D): rows of the model's own ids in the order of the shared ones, zeros for what it does not know."""
+        moved = np.zeros((self._size, rows.shape[1]), dtype=rows.dtype)
+        moved[self.item_ids] = rows[self._first :]
+        return moved
 
     def own_batch(self, batch: EvaluationBatch) -> EvaluationBatch:
         """The same targets in the model's own ids, in the same order."""
@@ -139,7 +148,7 @@ class SharedRanker:
         if self._own is None:
             return scores
         moved = scores.new_full((len(batch), self._size), -torch.inf)
-        moved[:, torch.from_numpy(self._item_ids).to(scores.device)] = scores[:, self._first :]
+        moved[:, torch.from_numpy(self.item_ids).to(scores.device)] = scores[:, self._first :]
         # Both windows end before the target, so that equal columns from the right are the same event.
         width = min(own.input_ids.shape[1], batch.input_ids.shape[1])
         own_ids, shared_ids = own.input_ids[:, -width:], batch.input_ids[:, -width:]
