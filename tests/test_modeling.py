@@ -267,6 +267,27 @@ def test_every_weight_takes_part_in_the_loss(model: BertForNextBehavior) -> None
     assert [name for name, gradient in found.items() if not gradient.abs().sum() > 0] == []
 
 
+def test_training_computes_the_pointer_for_histories_with_a_repeat_alone() -> None:
+    model, asked = random_model().train(), list[int]()
+    model.repeat_path.register_forward_hook(lambda _, given, __: asked.append(len(given[0])))
+    batch = make_batch([9, 9, 6])
+    batch["input_ids"].clamp_(max=VOCAB - 2)
+    labels = make_labels(batch) | {"labels": torch.full_like(batch["input_ids"], VOCAB - 1)}  # new to everyone
+    batch["input_ids"][0, 2] = labels["labels"][0, 5:] = FIRST_ITEM  # a repeat
+    together = model(**batch, **labels, num_items_in_batch=1).loss
+    alone = [
+        model(*(part[row : row + 1] for part in (batch | labels).values()), num_items_in_batch=1).loss
+        for row in range(3)
+    ]
+    assert asked == [1, 1, 0, 0]
+    assert together.item() == pytest.approx(sum(loss.item() for loss in alone), rel=1e-5)
+    # Zeros, not missing: processes that share a step wait for the gradient of every weight.
+    found = gradients(model, alone[1])
+    assert {name for name, gradient in found.items() if not gradient.any()} == {
+        f"repeat_path.{name}" for name, _ in model.repeat_path.named_parameters()
+    }
+
+
 def test_missing_labels_give_no_loss_of_their_kind(model: BertForNextBehavior) -> None:
     batch = make_batch([9, 4])
     labels = make_labels(batch)

@@ -18,7 +18,7 @@ from .encoder import Events
 from .mixture import ItemHead, actions_without_item, seen_items
 from .ranking import MAX_RANKED_ELEMENTS
 from .repeat_path import MASKED
-from .special_ids import IGNORED, NONE, UNKNOWN_ACTION
+from .special_ids import FIRST_NEW, IGNORED, NONE, UNKNOWN_ACTION
 
 # Logits of the training softmax that are kept for the backward pass: 2**24 floats are 64 MiB; more are computed again.
 MAX_KEPT_ELEMENTS = 2**24
@@ -50,15 +50,14 @@ def item_loss(
     actions = action_labels.masked_fill(action_labels == IGNORED, UNKNOWN_ACTION)
     query = head.query(hidden, actions)  # (B, T, H)
     index = torch.arange(hidden.shape[1], device=hidden.device).expand(hidden.shape[:2])
-    pointer = head.repeat_path(query, actions, index, hidden, events)
-    pointed = pointer.masked_fill(events.items[:, None, :] != labels[:, :, None], MASKED)  # (B, T, T)
+    nameable = (events.items >= FIRST_NEW) & (events.mask != 0)
 
     scored = labels != IGNORED
+    repeated = repeated_log_probability(head, query, actions, hidden, events, labels, nameable)[scored]
     target, action, query = labels[scored], actions[scored], query[scored]  # (N,), (N,), (N, H)
-    can_repeat = pointer[scored].amax(dim=-1) > MASKED
+    can_repeat = (nameable.cumsum(dim=1) > 0)[scored]
     without = actions_without_item(head.config, action.device)[action]
     gate = head.gate_logits(query, without, can_repeat).log_softmax(dim=-1)  # (N, 3)
-    repeated = torch.logsumexp(pointed[scored], dim=-1)
     is_new = (target >= head.config.first_item_id) & (repeated <= MASKED / 2)
     # Scores over the catalog are computed for what needs them alone.
     if training:
@@ -73,6 +72,33 @@ def item_loss(
     named = gate + torch.stack([nothing.masked_fill(target == NONE, 0), repeated, generated], dim=-1)  # (N, 3)
     # What no path can name is no training signal.
     return -torch.logsumexp(named, dim=-1).masked_fill(named.amax(dim=-1) <= MASKED / 2, 0).sum()
+
+
+def repeated_log_probability(
+    head: ItemHead,
+    query: torch.Tensor,
+    actions: torch.Tensor,
+    hidden: torch.Tensor,
+    events: Events,
+    labels: torch.Tensor,
+    nameable: torch.Tensor,
+) -> torch.Tensor:
+    """(B, T) float32 log p(label | an event is repeated), MASKED where the label repeats none.
+
+    The pointer is computed for the histories with a repeat alone. Its gradients are zeros where there is none, not
+    missing: processes that share a step would wait for each other.
+
+    Args:
+        query: (B, T, H); actions, labels: (B, T) int64; nameable: (B, T) bool, the events that can be repeated.
+    """
+    position = torch.arange(labels.shape[1], device=labels.device)
+    same = (events.items[:, None, :] == labels[:, :, None]) & nameable[:, None, :]  # (B, T, T)
+    rows = (same & (position <= position[:, None])).any(dim=-1).any(dim=-1)
+    index = position.expand(int(rows.sum()), -1)
+    pointer = head.repeat_path(query[rows], actions[rows], index, hidden[rows], events.rows(rows))
+    repeated = pointer.masked_fill(~same[rows], MASKED).logsumexp(dim=-1)
+    nothing = torch.full(labels.shape, MASKED, dtype=repeated.dtype, device=labels.device)
+    return nothing.masked_scatter(rows[:, None], repeated)
 
 
 def training_log_probability(head: ItemHead, query: torch.Tensor, target: torch.Tensor) -> torch.Tensor:

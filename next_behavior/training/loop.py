@@ -44,6 +44,9 @@ SHOWN_STEPS, SHOWN_SHARE = 20, 0.02
 # The bar ends with the last epoch or with the time, and is drawn less often where no terminal shows it.
 BAR, COLUMNS = "{desc} {percentage:3.0f}%|{bar}| {elapsed}, at most {remaining} left", 79
 SECONDS_IN_A_FILE = 30
+# Attention of training on a CPU. PyTorch's fused attention is made for answers: with dropout it takes
+# a slow path, and its backward pass in bfloat16 takes three times as long as that of plain matrix products.
+CPU_TRAINING_ATTENTION = "eager"
 # Time is up: steps since the last validation are worth another if they are more than this share of an epoch.
 WORTH_VALIDATING = 20
 
@@ -109,6 +112,7 @@ class Training:
         optimizer = make_optimizer(self.trained, settings.learning_rate, settings.weight_decay)
         self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.bare: BertForNextBehavior = accelerator.unwrap_model(self.model)
+        self.attention = self.bare.config._attn_implementation
         self.state, self.averaged = RunState(), AveragedWeights(self.bare, settings.ema_decay)
         self.everything = TrainingState(self.bare, self.averaged, self.optimizer, self.state)
         self.seconds_before = 0.0
@@ -161,7 +165,7 @@ class Training:
             KeyboardInterrupt: with a message that says how to continue.
         """
         self.say(self.summary())
-        self.model.train()
+        self.train_mode()
         if self.budget.limit.minutes is not None:
             seconds = self.steps_per_epoch * self.seconds_of_a_step()
             self.say(self.budget.outlook(seconds, self.settings.min_epochs))
@@ -183,6 +187,15 @@ class Training:
         state = self.state
         self.say(f"Stopped {why}; step {state.kept_step} is kept, validation NDCG@10 {state.kept_metric:.4f}.")
         return TrainedModel(self.checkpoints.best(), self.positions, state.kept_passes, self.seconds_before)
+
+    def train_mode(self) -> None:
+        self.model.train()
+        if self.accelerator.device.type == "cpu":
+            self.bare.set_attn_implementation(CPU_TRAINING_ATTENTION)
+
+    def evaluation_mode(self) -> None:
+        self.bare.set_attn_implementation(self.attention)
+        self.bare.eval()
 
     def seconds_of_a_step(self) -> float:
         """How long a step takes on this machine; it changes no weight."""
@@ -295,14 +308,14 @@ class Training:
         state, begin = self.state, time.monotonic()
         if self.settings.ema_decay:
             self.averaged.swap(self.bare)
-        self.bare.eval()
+        self.evaluation_mode()
         learned = copy.deepcopy(self.bare.path_gate.state_dict())
         metric, loss = self.score()
         if state.judge(metric, loss):
             state.kept_passes = self.passes()
             self.checkpoints.save_best(self.bare, self.with_lora)
         self.bare.path_gate.load_state_dict(learned)
-        self.bare.train()
+        self.train_mode()
         if self.settings.ema_decay:
             self.averaged.swap(self.bare)
         state.check_end(self.settings.patience, self.settings.max_epochs)
