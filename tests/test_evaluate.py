@@ -568,16 +568,16 @@ def test_freshness_is_fitted_on_validation_events_by_the_events_before_them_and_
     model = counting_model(sequences)
     validation = np.flatnonzero((sequences.parts == VALIDATION) & (sequences.items != NONE))
 
-    def watch(
-        ranker: UpdatedModelRanker, log: Sequences, part: int, length: int, blocks: Iterator[np.ndarray]
-    ) -> float:
+    def watch(updated: Any, blocks: Iterator[np.ndarray], targets: Any) -> float:
+        assert targets == "encoded"
         positions = np.concatenate(list(blocks))
-        ranked.append((ranker.model.config.memory_freshness, memory_tables(ranker.model), positions))
-        return -abs(ranker.model.config.memory_freshness - 4.0)
+        ranked.append((updated.config.memory_freshness, memory_tables(updated), positions))
+        return -abs(updated.config.memory_freshness - 4.0)
 
     monkeypatch.setattr(calibration, "mean_ndcg", watch)
     prepared: Any = SimpleNamespace(sequences=sequences, split=split, max_length=40)
-    calibration.fit_freshness(model, prepared, validation)
+    encoded: Any = "encoded"
+    calibration.fit_freshness(model, prepared, validation, encoded)
     assert [freshness for freshness, *_ in ranked] == list(calibration.FRESHNESS)
     assert model.config.memory_freshness == 4.0
     for freshness, tables, positions in ranked:

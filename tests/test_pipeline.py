@@ -19,7 +19,7 @@ from next_behavior.model.encoder import Events
 from next_behavior.model.handler import EndpointHandler
 from next_behavior.model.mixture import seen_items
 from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
-from next_behavior.training.calibration import new_item_fits
+from next_behavior.training.calibration import path_fits
 from next_behavior.training.vocabulary import assemble
 
 ITEMS = ["84", "007", "[PAD]", "garden chair, blue", "5", "6", "7"]
@@ -198,11 +198,12 @@ def contributions(predict: NextBehaviorPipeline, events: list[dict[str, Any]], a
     config, memory = model.config, model.associate_path
     now = {"temperatures": config.generate_temperature, "powers": config.memory_power, "units": config.memory_unit}
     candidates = {name: torch.tensor([value]) for name, value in now.items()}
-    given = {"item_ids": torch.tensor([item]), "action_ids": torch.tensor([action])}
     channels = ("input_ids", "token_type_ids", "time_gap_ids", "attention_mask")
     history = Events(*(batch[name] for name in channels))
     with torch.no_grad():
-        fits, repeated, gate = new_item_fits(model, history, **given, **candidates)
+        tables = model.answer_tables(model.device)
+        named = model.item_head.named_items(model.bert(*history), history, torch.tensor([[action]]), tables)
+        fits, repeated, gate = path_fits(model, named, history.items, torch.tensor([item]), **candidates)
         last = torch.tensor([[batch["input_ids"].shape[1] - 1]])
         recent = memory.recent_items(batch["input_ids"], batch["attention_mask"], last)[:, 0]
         scores = memory.score(recent, seen_items(batch["input_ids"], model.config.vocab_size))

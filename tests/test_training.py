@@ -279,11 +279,17 @@ def test_with_a_time_limit_a_validation_ranks_what_a_small_part_of_it_is_enough_
     accelerator: Any = SimpleNamespace(gather=lambda tensor: tensor, device="cpu")
     model, clock = torch.nn.Linear(1, 1), [0.0]
 
-    def rank(_model: Any, _log: Any, positions: np.ndarray) -> float:
+    def encode(_model: Any, _sequences: Any, _part: int, _length: int, positions: np.ndarray) -> np.ndarray:
+        assert not model.training
+        clock[0] += len(positions) * 5e-3
+        return positions
+
+    def rank(_model: Any, positions: np.ndarray) -> float:
         assert not model.training
         clock[0] += len(positions) * 2e-3
         return 0.5
 
+    monkeypatch.setattr(time_limit, "encode_targets", encode)
     monkeypatch.setattr(time_limit, "validation_ndcg", rank)
     monkeypatch.setattr(time_limit, "time", SimpleNamespace(monotonic=lambda: clock[0]))
 
@@ -292,12 +298,12 @@ def test_with_a_time_limit_a_validation_ranks_what_a_small_part_of_it_is_enough_
         budget = TrainingTime(TimeLimit(0.0, minutes), begin=0.0)
         found = affordable_validation_targets(trained, log, 1500, is_fixed, budget, seed=0, accelerator=accelerator)
         assert model.training
-        assert minutes is None or budget.seconds_per_target == pytest.approx(2e-3)
+        assert minutes is None or budget.seconds_per_target == pytest.approx(7e-3)
         return found
 
     assert chosen(None) == 1500
     assert chosen(60.0) == 1500
-    assert chosen(2.0) == 120 * 0.05 / (3 * 2e-3)
+    assert chosen(2.0) == int(120 * 0.05 / (5e-3 + 3 * 2e-3))
     assert chosen(0.01) == FEWEST_VALIDATED
     assert chosen(0.01, is_fixed=True) == 1500, "as the user says"
 

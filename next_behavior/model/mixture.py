@@ -220,6 +220,14 @@ class ItemHead:
         last = last_index(events.mask)[:, None]  # (B, 1)
         query = self.query(state_at(hidden, last), action_ids)  # (B, Q, H)
         pointer = self.repeat_path(query, action_ids, last.expand_as(action_ids), hidden, events)
+        return self.named_by(query, pointer, events, action_ids, tables)
+
+    def named_by(
+        self, query: torch.Tensor, pointer: torch.Tensor, events: Events, action_ids: torch.Tensor, tables: AnswerTables
+    ) -> NamedItems:
+        """What the paths say after the last of `events`, for actions (B, Q) int64, their queries (B, Q, H) and what the
+        pointer says of each, (B, Q, T)."""
+        last = last_index(events.mask)[:, None]  # (B, 1)
         seen, first = seen_items(events.items, tables.vocab_size), tables.first_item_id  # (B, V)
         logits = F.linear(query / self.config.generate_temperature, tables.item_table).float()  # (B, Q, V - first)
         recent = self.memory.recent_items(events.items, events.mask, last, tables.lists)[:, 0]

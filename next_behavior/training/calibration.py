@@ -7,7 +7,7 @@ temperatures  of each head (Guo et al. 2017), and the weights under which rare a
 On training events the network and the counts look better than they are, because they have seen them. Held-out events
 decide instead.
 
-    fit_gate(model, log, positions)          # after each validation
+    fit_gate(model, targets)                 # before each validation
     fit_memory(model, log, positions)        # once, on the kept weights
     fit_temperatures(model, log, positions)  # last: it calibrates the probabilities that result from the others
 """
@@ -24,18 +24,18 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig
 
-from next_behavior.data.batches import evaluation_batches, novel_positions
+from next_behavior.data.batches import NOVEL, evaluation_batches
 from next_behavior.data.sequences import TEST, VALIDATION
 from next_behavior.evaluation.metrics import balancing_weights
 from next_behavior.evaluation.rankers import ModelRanker, UpdatedModelRanker
-from next_behavior.evaluation.ranking import MAX_ROWS, rows_per_batch
-from next_behavior.model.encoder import Events
-from next_behavior.model.mixture import GATE_NEW, GATE_NONE, GATE_REPEAT
+from next_behavior.evaluation.ranking import rows_per_batch
+from next_behavior.model.mixture import GATE_NEW, GATE_NONE, GATE_REPEAT, NamedItems
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.repeat_path import MASKED
 from next_behavior.model.special_ids import FIRST_ACTION, NO_GAP, NONE, PAD
+from next_behavior.training.encoded import EncodedBatch, encode_targets
 from next_behavior.training.tokenized_log import TokenizedLog
-from next_behavior.training.validation import mean_ndcg, validation_ndcg
+from next_behavior.training.validation import mean_ndcg
 
 # -- the gate
 GENERATE_TEMPERATURES = torch.tensor([0.8, 1.0, 1.2, 1.4, 1.6, 1.8, 2.1, 2.5, 3.0])
@@ -78,24 +78,22 @@ class PathFits(NamedTuple):
 
 
 @torch.no_grad()
-def new_item_fits(
+def path_fits(
     model: BertForNextBehavior,
-    events: Events,
+    named: NamedItems,
+    input_ids: torch.Tensor,
     item_ids: torch.Tensor,
-    action_ids: torch.Tensor,
     temperatures: torch.Tensor,
     powers: torch.Tensor,
     units: torch.Tensor,
 ) -> PathFits:
-    """The fits of the next events item_ids and action_ids (B,) int64 after B histories.
+    """The fits of the next items item_ids (B,) int64 after B histories.
 
     Args:
+        named: what the paths say for the next actions, one for each history; input_ids: (B, T) int64.
         temperatures, powers, units: (C,), (P,), (U,) candidates.
     """
-    named = model.item_head.named_items(
-        model.bert(*events), events, action_ids[:, None], model.answer_tables(events.items.device)
-    )
-    first, is_in_history = model.config.first_item_id, events.items == item_ids[:, None]
+    first, is_in_history = model.config.first_item_id, input_ids == item_ids[:, None]
     column = (item_ids - first).clamp(min=0)
     fits = named.new.log_probability_under(column, model.config.generate_temperature, temperatures, powers, units)
     is_new = (item_ids >= first) & ~is_in_history.any(dim=1)
@@ -106,39 +104,39 @@ def new_item_fits(
     )
 
 
+@torch.no_grad()
 def fits_of_targets(
-    model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarray, units: torch.Tensor
+    model: BertForNextBehavior, targets: list[EncodedBatch], units: torch.Tensor
 ) -> tuple[torch.Tensor, PathFits] | None:
-    """The items (N,) of those validation events at `positions` that the model can name, and their fits; None if there
-    are none."""
-    ranker, device, collected = ModelRanker(model), model.device, list[tuple[torch.Tensor, PathFits]]()
+    """The items (N,) of those targets that the model can name, and their fits; None if there are none."""
+    device, collected = model.device, list[tuple[torch.Tensor, PathFits]]()
     candidates = [values.to(device) for values in (GENERATE_TEMPERATURES, MEMORY_POWERS, units)]
-    rows = rows_per_batch(log.sequences.vocab_size)
-    for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
-        is_known = torch.from_numpy((batch.target_item > PAD) & (batch.target_action >= FIRST_ACTION)).to(device)
-        if not is_known.any():
+    for encoded in targets:
+        batch = encoded.batch
+        rows = np.flatnonzero((batch.target_item > PAD) & (batch.target_action >= FIRST_ACTION))
+        if not len(rows):
             continue
-        events = ranker.events(batch).rows(is_known)
-        item_ids = torch.from_numpy(batch.target_item).to(device)[is_known]
-        action_ids = torch.from_numpy(batch.target_action).to(device)[is_known]
-        collected.append((item_ids, new_item_fits(model, events, item_ids, action_ids, *candidates)))
+        row = torch.from_numpy(rows).to(device)
+        item_ids = torch.from_numpy(batch.target_item[rows]).to(device)
+        named = encoded.named_items(model, row, torch.from_numpy(batch.target_action[rows, None]).to(device))
+        collected.append((item_ids, path_fits(model, named, encoded.events.items[row], item_ids, *candidates)))
     if not collected:
         return None
     items, fits = zip(*collected, strict=True)
     return torch.cat(items), PathFits(*(torch.cat(parts) for parts in zip(*fits, strict=True)))
 
 
-def fit_gate(model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarray) -> float:
-    """Fits the gate's scale and offsets, the network's temperature and the memory's weight to the validation events.
+def fit_gate(model: BertForNextBehavior, targets: list[EncodedBatch]) -> float:
+    """Fits the gate's scale and offsets, the network's temperature and the memory's weight to the targets.
 
     The temperature and the memory's power and unit are chosen on a grid, then the gate's four numbers by L-BFGS.
 
     Returns:
-        The mean of -log p(item | history, action) over the validation events after the fit; infinite if the model can
+        The mean of -log p(item | history, action) over the targets after the fit; infinite if the model can
         name none of them.
     """
     units = (MEMORY_UNITS * model.associate_path.neighbors().mean_sum).clamp(min=1e-6)
-    found = fits_of_targets(model, log, positions, units)
+    found = fits_of_targets(model, targets, units)
     if found is None:
         return math.inf
     items, fits = found
@@ -196,10 +194,11 @@ def fit_memory(model: BertForNextBehavior, log: TokenizedLog, positions: np.ndar
     items.
     """
     config, lowest = model.config, math.inf
+    targets = encode_targets(model, log.sequences, VALIDATION, log.max_length, positions)
     config.memory_share = config.memory_trend = 0.0
     for decay in HISTORY_DECAYS:
         config.memory_history_decay = decay
-        loss = fit_gate(model, log, positions)
+        loss = fit_gate(model, targets)
         if loss < lowest:
             lowest, gate = loss, copy.deepcopy(model.path_gate.state_dict())
             chosen = {name: getattr(config, name) for name in FITTED_WITH_GATE}
@@ -208,23 +207,25 @@ def fit_memory(model: BertForNextBehavior, log: TokenizedLog, positions: np.ndar
     model.path_gate.load_state_dict(gate)
     for name, value in chosen.items():
         setattr(config, name, value)
-    new_items = novel_positions(log.sequences, VALIDATION, log.max_length, MAX_ROWS, positions)
+    new_items = np.sort(np.concatenate([each.batch.position[each.batch.group == NOVEL] for each in targets]))
     if not len(new_items):
         return
     candidates = {"memory_share": MEMORY_SHARES}
     if model.associate_path.recent_counts.any():
         candidates = {"memory_trend": MEMORY_TRENDS, **candidates}
     for name, values in candidates.items():
-        take_best(config, name, values, lambda: validation_ndcg(model, log, new_items))
+        take_best(config, name, values, lambda: mean_ndcg(model, [new_items], targets))
     if log.split.how != "none":
-        fit_freshness(model, log, new_items)
+        fit_freshness(model, log, new_items, targets)
 
 
-def fit_freshness(model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarray) -> None:
+def fit_freshness(
+    model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarray, targets: list[EncodedBatch]
+) -> None:
     """Fits how many times a pair of events counts that the weights were not trained on.
 
-    The best value is the one that ranks the validation events at `positions` best while the memory counts those before
-    them; in leave-one-out those of the other users.
+    The best value is the one that ranks the targets at `positions` best while the memory counts those before them; in
+    leave-one-out those of the other users.
     """
     sequences, part = log.sequences, VALIDATION
     if log.split.how == "leave_one_out":
@@ -243,7 +244,7 @@ def fit_freshness(model: BertForNextBehavior, log: TokenizedLog, positions: np.n
         config,
         "memory_freshness",
         FRESHNESS,
-        lambda: mean_ndcg(ranker, sequences, part, log.max_length, ranker.blocks(positions)),
+        lambda: mean_ndcg(ranker.model, ranker.blocks(positions), targets),
     )
     model.config.memory_freshness = config.memory_freshness
 

@@ -33,6 +33,7 @@ from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.special_ids import IGNORED, NONE
 from next_behavior.training.calibration import fit_gate
 from next_behavior.training.checkpoints import Checkpoints
+from next_behavior.training.encoded import encode_targets
 from next_behavior.training.saved_state import TrainingState
 from next_behavior.training.state import AveragedWeights, BatchStream, RunState, learning_rate
 from next_behavior.training.time_limit import TrainingTime, affordable_validation_targets
@@ -329,14 +330,17 @@ class Training:
 
     def score(self) -> tuple[float, float]:
         """NDCG@10 of the next item and log-loss of item and action over the validation events, after the gate's fit."""
-        item_loss = fit_gate(self.bare, self.log, self.positions)
-        if not (self.log.sequences.items[self.positions] != NONE).any():
+        before, log = time.monotonic(), self.log
+        targets = encode_targets(self.bare, log.sequences, VALIDATION, log.max_length, self.positions)
+        encoding = time.monotonic() - before
+        item_loss = fit_gate(self.bare, targets)
+        if not (log.sequences.items[self.positions] != NONE).any():
             # Without a held-out event that names an item, the last weights are the best.
             return 0.0, -float(self.state.step)
         before = time.monotonic()
-        metric = validation_ndcg(self.bare, self.log, self.positions)
-        self.budget.seconds_per_target = (time.monotonic() - before) / len(self.positions)
-        return metric, item_loss + action_log_loss(self.bare, self.log, self.positions)
+        metric = validation_ndcg(self.bare, targets)
+        self.budget.note_ranking(len(self.positions), encoding, time.monotonic() - before)
+        return metric, item_loss + action_log_loss(self.bare, targets)
 
     def save_checkpoint(self) -> None:
         self.state.seconds = self.seconds_before + self.budget.limit.seconds_spent()

@@ -236,7 +236,7 @@ def calibrate(
     log, seed = prepared.log, settings.seed
     positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, seed)
     left, each = budget.limit.seconds_left() - budget.fixed_seconds, budget.seconds_per_target
-    fitted = affordable_fit(log.sequences, positions, each, left, seed)
+    fitted = affordable_fit(log.sequences, positions, budget.seconds_per_fitted, left, seed)
     if len(fitted):
         with phases(f"Fitting the memory on {len(fitted):,} validation events"):
             fit_memory(model, log, fitted)

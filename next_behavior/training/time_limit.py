@@ -24,9 +24,11 @@ from next_behavior.data.batches import target_positions
 from next_behavior.data.sequences import VALIDATION, Sequences
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.special_ids import NONE
-from next_behavior.training.calibration import MEMORY_RANKINGS, TEMPERATURE_RANKINGS, validation_ndcg
+from next_behavior.training.calibration import MEMORY_RANKINGS, TEMPERATURE_RANKINGS
+from next_behavior.training.encoded import encode_targets
 from next_behavior.training.phases import clock
 from next_behavior.training.tokenized_log import TokenizedLog
+from next_behavior.training.validation import validation_ndcg
 
 # Shares of the time: when reading item texts ends, choosing how to count, choosing how much similar texts count; the
 # least for training; what is kept for what comes after it.
@@ -35,7 +37,8 @@ TEXT_SHARE, COUNTING_SHARE, BUILDING_SHARE, TRAINING_SHARE, FINAL_SHARE = 0.2, 0
 BASELINES_SHARE = 0.15
 # The most that one validation may take.
 VALIDATION_SHARE = 0.05
-# A validation takes about as long as ranking its targets three times; that time is measured on so many targets.
+# A validation encodes its targets, and takes about as long as ranking them three times then; both are measured on so
+# many targets.
 VALIDATION_RANKINGS, PROBED_TARGETS = 3, 64
 # What all baselines together take to score one item for one target on an idle machine, about. On a busy one they take
 # longer, as the model does.
@@ -89,7 +92,8 @@ class TrainingTime:
     Attributes:
         begin: when training begins, in seconds after the start of the process.
         fixed_seconds: what follows takes so long at least, whatever it ranks: counts, reading and writing the model.
-        seconds_per_target: of ranking the items of one target.
+        seconds_per_target: of encoding the history of one target and ranking its items.
+        seconds_per_ranking: of the latter alone.
         step_seconds, validation_seconds: of the last step and the last validation.
     """
 
@@ -97,8 +101,22 @@ class TrainingTime:
     begin: float
     fixed_seconds: float = 0.0
     seconds_per_target: float = 0.0
+    seconds_per_ranking: float = 0.0
     step_seconds: float = 0.0
     validation_seconds: float = 0.0
+
+    def note_ranking(self, targets: int, encoding: float, ranking: float) -> None:
+        """Notes what encoding so many targets and ranking their items took, in seconds."""
+        self.seconds_per_target, self.seconds_per_ranking = (encoding + ranking) / targets, ranking / targets
+
+    def seconds_of_validation(self, targets: int) -> float:
+        """What a validation on so many targets takes, as far as ranking has been measured."""
+        return targets * (self.seconds_per_target + (VALIDATION_RANKINGS - 1) * self.seconds_per_ranking)
+
+    @property
+    def seconds_per_fitted(self) -> float:
+        """A `MEMORY_RANKINGS`-th of what fitting the memory takes for one target, whose history is encoded once."""
+        return self.seconds_per_ranking + self.seconds_per_target / MEMORY_RANKINGS
 
     def seconds_after(self) -> float:
         """What follows a last step takes at least."""
@@ -162,16 +180,18 @@ def affordable_validation_targets(
     if budget.limit.minutes is None or not len(sample):
         return planned
     model.eval()
-    validation_ndcg(model, log, sample[:1])  # makes the lists of neighbors
-    before = time.monotonic()
-    validation_ndcg(model, log, sample)
-    budget.seconds_per_target = (time.monotonic() - before) / len(sample)
+    for probed in (sample[:1], sample):  # the first makes the lists of neighbors
+        before = time.monotonic()
+        targets = encode_targets(model, sequences, VALIDATION, log.max_length, probed)
+        encoded = time.monotonic()
+        validation_ndcg(model, targets)
+        budget.note_ranking(len(probed), encoded - before, time.monotonic() - encoded)
     model.train()
-    each = VALIDATION_RANKINGS * max(1e-9, budget.seconds_per_target)
+    each = max(1e-9, budget.seconds_of_validation(1))
     affordable = planned if is_fixed else max(FEWEST_VALIDATED, int(budget.limit.seconds * VALIDATION_SHARE / each))
     everywhere = accelerator.gather(torch.tensor([affordable], device=accelerator.device))
     chosen = min(len(positions), int(cast(torch.Tensor, everywhere).min()))
-    budget.validation_seconds = each * chosen
+    budget.validation_seconds = budget.seconds_of_validation(chosen)
     return planned if is_fixed else chosen
 
 
