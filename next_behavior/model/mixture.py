@@ -111,7 +111,7 @@ class NewItems:
         scores, columns = self.scores.topk(max(1, most), dim=1)  # (B, M): all that the memory names
         ratios = 1 / temperatures[:, None]  # (C, 1)
         # What the network gives the neighbors, and what the memory multiplies that by.
-        alone = torch.stack([(logits * ratio + self.trend).logsumexp(dim=-1) for ratio in ratios], dim=-1)  # (B, C)
+        alone = torch.stack([(logits * ratio).add_(self.trend).logsumexp(dim=-1) for ratio in ratios], dim=-1)  # (B, C)
         beside = logits.gather(1, columns)[:, None, :]  # (B, 1, M)
         given = (beside * ratios + self.trend[columns][:, None] - alone[..., None]).exp()  # (B, C, M)
         boost = (powers[:, None] * torch.log1p(scores[..., None, None] / units)).flatten(2)  # (B, M, P * U)

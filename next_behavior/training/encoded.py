@@ -126,21 +126,29 @@ def states_of(
     says of the t events before it, (A - 3, t)."""
     device = model.device
     channels = (batch.input_ids, batch.token_type_ids, batch.time_gap_ids, batch.attention_mask)
-    events = Events(*(torch.from_numpy(channel).to(device) for channel in channels))
-    length, most = events.items.shape[1], max(len(targets) for targets in shared)
+    # Padding on the right: a causal encoder needs no mask then, and no event reads a later one.
+    lengths = batch.position - batch.window_start  # (B,)
+    column = (np.arange(batch.input_ids.shape[1]) - lengths[:, None]) % batch.input_ids.shape[1]
+    events = Events(*(torch.from_numpy(np.take_along_axis(channel, column, 1)).to(device) for channel in channels))
+    most = max(len(targets) for targets in shared)
     # The event before each target; histories with fewer targets ask for the first of them again.
     filled = np.stack([np.resize(targets, most) for targets in shared])  # (B, most)
-    index = torch.from_numpy(length - 1 - (batch.position[:, None] - filled)).to(device)
-    hidden = model.bert(*events)  # (B, T, H)
+    index = torch.from_numpy(filled - batch.window_start[:, None] - 1).to(device)
+    hidden = causal_states(model, events)  # (B, T, H)
     states = hidden.gather(1, index[..., None].expand(-1, -1, hidden.shape[-1]))  # (B, most, H)
     actions = real_actions(model.config, device)
     asked = actions.repeat(most).expand(len(batch), -1)  # (B, most * (A - 3))
     index = index.repeat_interleave(len(actions), dim=1)
     query = model.item_query(states.repeat_interleave(len(actions), dim=1), asked)
     pointer = model.repeat_path(query, asked, index, hidden, events).unflatten(1, (most, len(actions)))
-    begins = length - (batch.position - batch.window_start)  # (B,): the column of the first event
     for row, targets in enumerate(shared):
         for number, target in enumerate(targets.tolist()):
-            begin = int(begins[row])
-            end = begin + target - int(batch.window_start[row])
-            yield target, states[row, number], pointer[row, number, :, begin:end]
+            yield target, states[row, number], pointer[row, number, :, : target - int(batch.window_start[row])]
+
+
+def causal_states(model: BertForNextBehavior, events: Events) -> torch.Tensor:
+    """(B, T, H) states of events with padding on the right, if any."""
+    if model.config._attn_implementation != "sdpa":
+        return model.bert(*events)
+    embedded = model.bert.embeddings(*events)
+    return model.bert.encoder(embedded, attention_mask=None, use_cache=False).last_hidden_state
