@@ -123,7 +123,7 @@ def test_the_gate_is_fitted_the_same_on_shared_passes(model: BertForNextBehavior
 
 def test_each_history_is_encoded_once_for_a_whole_validation(model: BertForNextBehavior, sequences: Sequences) -> None:
     model, rows = copy.deepcopy(model), list[int]()
-    model.bert.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
+    model.bert.encoder.register_forward_hook(lambda _, given, __: rows.append(len(given[0])))
     targets = encode(model, sequences)
     fit_gate(model, targets)
     validation_ndcg(model, targets)
