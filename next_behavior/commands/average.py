@@ -52,8 +52,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     from transformers.utils.logging import disable_progress_bar
 
     from next_behavior.data.events import read_events
+    from next_behavior.data.sequences import VALIDATION
     from next_behavior.training.averaging import averaged, check_splits, fitted_on, save_average, validation_log
     from next_behavior.training.catalog import load_trained
+    from next_behavior.training.encoded import encode_targets
     from next_behavior.training.validation import validation_ndcg
 
     disable_progress_bar()
@@ -68,7 +70,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         log, positions = validation_log(args.model[0], tokenizer, events, args.max_targets)
         fitted_on(average, log, positions)
         for name, model in zip([*names, "average"], [*(model for model, _ in loaded), average], strict=True):
-            measured[name] = validation_ndcg(model, log, positions)
+            targets = encode_targets(model, log.sequences, VALIDATION, log.max_length, positions)
+            measured[name] = validation_ndcg(model, targets)
             print(f"{name}: NDCG@10 {measured[name]:.4f} on {len(positions):,} validation events")
         if measured["average"] < min(measured[name] for name in names):
             print(
