@@ -26,6 +26,7 @@ from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW
 FIRST_ITEM, VOCAB = 6, 40
 ACTIONS = ["view", "</td><script>alert('a')</script>", "購入" * 40 + "\u202e|&\"'"]
 HOSTILE_NAME = 'shop"><img src=x onerror=alert(1)>'
+TYPICAL_ERRORS = {"model": 3.25, "user_median_gap": 2.5, "training_gaps": 4.0}
 VOID = {"meta", "line", "rect", "circle", "br"}
 
 
@@ -176,6 +177,29 @@ def test_rankers_that_go_on_counting_stand_apart_from_those_that_do_not(good: di
     apart = page[page.index("learns from each event?") :].partition("</section>")[0]
     together = page[page.index("How does it stand") :].partition("</section>")[0]
     assert (apart.count("updated"), together.count("updated")) == (2, 0)
+
+
+def test_what_was_measured_of_probabilities_times_and_sets_stands_in_the_page(good: dict[str, Any]) -> None:
+    for title in ("First item: off by", "Does it know when?", "Do sets keep their promise?"):
+        assert title not in page_of(good, "shop")
+    bins = [{"confidence": 0.2, "accuracy": 0.1, "count": 9}, {"confidence": 0.6, "accuracy": 0.5, "count": 40}]
+    curve = {"count": 49, "confidence": 0.5, "accuracy": 0.4, "ece": 0.123, "bins": bins}
+    a_set = {"count": 49, "coverage": 0.876, "median_size": 12.0, "mean_size": 13.5}
+    page = page_of(
+        good
+        | {
+            "calibration": {"action": curve, "item": curve, "top10": {"ece": 0.1, "repeat": curve, "new": curve}},
+            "time": {"count": 49, **{name: {"hours_error": hours} for name, hours in TYPICAL_ERRORS.items()}},
+            "prediction_sets": {"item": {"unnameable": 0.25, "90": a_set}, "action": {"90": a_set}},
+        },
+        "shop",
+    )
+    Tags(page)
+    assert "Next action: off by 12.3" in page
+    assert page.count("<circle") == 2  # a bin of nine says too little
+    assert "no closer than the median of the user's own gaps" in page
+    assert page.count("87.6\u00a0%") == 2
+    assert "cannot name are left out: 25.0" in page
 
 
 def test_an_ensemble_needs_two_models() -> None:

@@ -16,6 +16,7 @@ from next_behavior.data.page_pieces import page, percent, section, table, text, 
 from next_behavior.data.splits import Split
 from next_behavior.evaluation.comparison import ACTIONS, Result
 from next_behavior.evaluation.page_charts import Bar, BarRow, IntervalRow, bar_chart, interval_chart, model_color
+from next_behavior.evaluation.page_probabilities import probabilities_section, sets_section, times_section
 from next_behavior.evaluation.page_slices import actions_section, baselines_of, groups_section, slices_section
 from next_behavior.evaluation.rankers import MODEL, UPDATED, UPDATED_SUFFIX
 from next_behavior.evaluation.ranking import KEPT, REMOVED
@@ -76,6 +77,8 @@ def page_of(result: Result, name: str) -> str:
         *slices_section(result, models),
         actions_section(result, models),
         probabilities_section(result, models),
+        times_section(result),
+        sets_section(result),
         loses_section(result, comparisons),
         untested_section(result),
     ]
@@ -229,24 +232,6 @@ def updated_section(result: Result) -> str:
     says = "A service counts each passing event, without training. So do these, before each block of test events."
     lead = "" if row is None else f" {verdict_sentence(row)}"
     return section("And while it learns from each event?", says + lead, recall_bars(values, [UPDATED]))
-
-
-def probabilities_section(result: Result, models: Sequence[str]) -> str:
-    """Whether a probability means what it says."""
-    if len(result["actions"]) < 2:
-        return ""
-    names = [name for name in result["rankers"] if ACTIONS in result[name] and "balanced" not in name]
-    rows = [
-        [text(plain(name)), percent(result[name][ACTIONS]["ece"]), number(result[name][ACTIONS]["log_loss"], 3)]
-        for name in names
-        if result[name][ACTIONS]["ece"] is not None
-    ]
-    says = (
-        "Of the actions that are called 30 % probable, 30 % should come. The expected calibration error is how far the "
-        "probability of the predicted action is from that, on average. A low log-loss says that the action that came "
-        "had a high probability."
-    )
-    return section("Can the probabilities be trusted?", says, table(("", "calibration error", "log-loss"), rows))
 
 
 def loses_section(result: Result, comparisons: Mapping[str, Sequence[dict[str, Any]]]) -> str:

@@ -22,7 +22,7 @@ MOST_ACTIONS = 12
 GROUPS = {
     "repeat": ("Items taken again", "the user had an event with the item before"),
     "novel": ("Items new to the user", "in the training, but not in the user's history"),
-    "cold": ("Cold items", "absent from the training: a rule or a model that counts cannot name them"),
+    "cold": ("Cold items", "absent from the training: only item text can name them"),
 }
 # What slices are made by: title, what stands for it, and how a slice is called.
 SLICES: dict[str, tuple[str, str, Callable[[str], str]]] = {
@@ -34,9 +34,11 @@ SLICES: dict[str, tuple[str, str, Callable[[str], str]]] = {
     "popularity": (
         "Does it serve rare items?",
         "Test events by how frequent their item was in the training: each group is a tenth of the items.",
-        lambda name: {"1": "1, the rarest", "10": "10, the most frequent", "untrained": "not in the training"}.get(
-            name, name
-        ),
+        lambda name: {
+            "1": "1 of 10, the rarest",
+            "10": "10 of 10, the most frequent",
+            "untrained": "not in the training",
+        }.get(name, f"{name} of 10"),
     ),
     "action": ("Does it serve every action?", "Test events by the action that came.", lambda name: name),
 }
