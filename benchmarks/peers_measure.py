@@ -27,7 +27,7 @@ from benchmarks.peers_systems import (
     LightFMSystem,
     OurBaseline,
     OurModel,
-    RecBoleTransformer,
+    RecBoleSequential,
     RecToolsTransformer,
     SurpriseSVD,
 )
@@ -84,6 +84,7 @@ ENVIRONMENTS = {
     "rectools-sasrec-real": TRANSFORMERS,
     "recbole-sasrec": TRANSFORMERS,
     "recbole-bert4rec": TRANSFORMERS,
+    "recbole-gru4rec": TRANSFORMERS,
     "ours": OURS,
     "ours-as-esasrec": OURS,
     "ours-as-esasrec-fp32": OURS,
@@ -127,9 +128,11 @@ def make_system(name: str, seed: int, folder: Path) -> System:
         case "rectools-esasrec-real" | "rectools-sasrec-real":
             return RecToolsTransformer(True, None, **(ESASREC if "esas" in name else SASREC))
         case "recbole-sasrec":
-            return RecBoleTransformer("SASRec", seed, folder, **RECBOLE)
+            return RecBoleSequential("SASRec", seed, folder, **RECBOLE)
         case "recbole-bert4rec":
-            return RecBoleTransformer("BERT4Rec", seed, folder, **RECBOLE)
+            return RecBoleSequential("BERT4Rec", seed, folder, **RECBOLE)
+        case "recbole-gru4rec":
+            return RecBoleSequential("GRU4Rec", seed, folder)
         case "ours":
             return OurModel(name, seed, folder, "", False)
         case "ours-as-esasrec" | "ours-as-esasrec-fp32" | "ours-as-sasrec" | "ours-as-sasrec-fp32":

@@ -186,8 +186,8 @@ class RecToolsTransformer:
 # ----------------------------------------------------------------------------------------------------------------------
 
 
-class RecBoleTransformer:
-    """RecBole's SASRec or BERT4Rec with its default configuration; every prefix of a history is one training row."""
+class RecBoleSequential:
+    """RecBole's SASRec, BERT4Rec or GRU4Rec by its default configuration; each prefix of a history is one row."""
 
     libraries = ("recbole", "torch")
     LENGTH = 50

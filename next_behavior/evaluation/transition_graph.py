@@ -68,7 +68,7 @@ class TransitionGraph:
     """TGH-1 or TGH-2; the weight of the edges is chosen on validation targets that are new to their user."""
 
     note: str | None = None
-    EDGE_WEIGHTS = (0.5, 0.25, 1.0, 2.0)
+    EDGE_WEIGHTS = (0.5, 1.0, 2.0, 4.0)
 
     def __init__(self, rings: tuple[Ring, ...], vectors: np.ndarray, until: float = math.inf) -> None:
         """Takes the (V, D) float32 text vectors of the token ids, zeros where there is no text, and when choosing
