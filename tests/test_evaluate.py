@@ -26,6 +26,7 @@ from next_behavior.data.sequences import TEST, TRAIN, VALIDATION, Sequences, enc
 from next_behavior.data.splits import Split, assign_parts, make_split, recorded_split
 from next_behavior.evaluation.evaluator import evaluate, evaluate_model
 from next_behavior.evaluation.item_baselines import Popularity, RepeatLast
+from next_behavior.evaluation.leaks import Leak
 from next_behavior.evaluation.rankers import UPDATED, ItemRanker, ModelRanker, UpdatedModelRanker
 from next_behavior.evaluation.ranking import best_ids, last_items, rows_per_batch
 from next_behavior.evaluation.summary import in_three_lines
@@ -204,6 +205,17 @@ def test_a_sample_holds_whole_users_and_is_called_one() -> None:
 def test_a_part_without_targets_is_refused() -> None:
     with pytest.raises(ValueError, match="no event of part 1"):
         evaluate(log([[(A, VIEW, TRAIN), (B, VIEW, TEST)]]), VALIDATION, {}, {}, max_length=5, progress=False)
+
+
+@pytest.mark.parametrize("wrong", [{"max_targets": 0}, {"batch_size": 0}, {"max_length": 0}, {"seed": -1}])
+def test_a_number_that_is_too_small_is_refused(wrong: dict[str, int], capsys: pytest.CaptureFixture[str]) -> None:
+    [(name, value)] = wrong.items()
+    with pytest.raises(ValueError, match=f"got {name}={value}; expected at least"):
+        evaluated({"oracle": Oracle()}, **wrong)  # type: ignore[arg-type]
+    if name != "max_length":
+        with pytest.raises(SystemExit):
+            main(["--model", "out/shop", "--events", "events.csv", f"--{name}={value}"])
+        assert f"--{name} {value}: expected at least" in capsys.readouterr().err
 
 
 def test_a_score_matrix_stays_within_8_mebibytes() -> None:
@@ -407,8 +419,11 @@ def test_the_verdict_says_how_well_against_what_and_what_to_do_next(
 
 
 @pytest.mark.filterwarnings("ignore:leave_one_out leaks the future")
-def test_a_split_that_the_model_was_not_trained_with_is_warned_of(events: Path, model_dir: Path) -> None:
-    with pytest.warns(UserWarning, match="may have been trained on what is tested here"):
+def test_a_split_that_tests_what_the_model_was_trained_on_is_warned_of_and_stops(events: Path, model_dir: Path) -> None:
+    with (
+        pytest.warns(UserWarning, match="may have been trained on what is tested here"),
+        pytest.raises(Leak, match=r"fitted on 2 \(user 'u0', .*leave --split out"),
+    ):
         main(["--model", str(model_dir), "--events", str(events), "--split", "leave_one_out"])
 
 
@@ -455,7 +470,7 @@ def test_a_model_that_is_not_there_is_reported(events: Path) -> None:
 
 # The memory that goes on counting
 
-BY_TIME, LEAVE_ONE_OUT = Split("time", 1, 2), Split("leave_one_out")
+BY_TIME, LEAVE_ONE_OUT = Split("time", 49, 69), Split("leave_one_out")  # the cuts of `timed_log`
 
 
 def counting_model(sequences: Sequences) -> BertForNextBehavior:

@@ -15,6 +15,8 @@ memory goes on counting the events before the targets, without training.
 Several models are ranked on the same targets and compared with each other; `--ensemble` adds the mean of their
 probabilities.
 
+`--dump` writes every prediction, from which all numbers can be computed again (`evaluation/dump.py` has the columns).
+
 A page to read is `evaluation.html` in the model's folder (`comparison.html` in the first one's for several models), or
 beside the file that `--json` names. The tables are beside it, as `.md`.
 """
@@ -50,6 +52,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     )
     parser.add_argument("--split", choices=["time", "leave_one_out"], help="default: the one recorded with the model")
     parser.add_argument("--json", help="write the result here, and the page and the tables beside it, as .html and .md")
+    parser.add_argument("--dump", help="write every prediction to this Parquet file, a row per target and ranker")
     parser.add_argument("--max_targets", type=int, help="about so many targets, of whole users drawn at random")
     parser.add_argument("--batch_size", type=int, help="rows scored at once at most")
     parser.add_argument("--seed", type=int, default=0, help="of the draw and of the bootstrap")
@@ -75,6 +78,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     for name in ("max_targets", "batch_size", "memory_updates"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
             parser.error(f"--{name} {getattr(args, name)}: expected at least 1")
+    if args.seed < 0:
+        parser.error(f"--seed {args.seed}: expected at least 0")
     if args.ensemble and len(args.model) < 2:
         parser.error("--ensemble: got one --model, expected several: name each with a --model of its own")
     if args.update_memory and len(args.model) > 1:
@@ -94,6 +99,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = options_from_arguments(args)
     if args.json is not None:
         check_output_file(args.json, "--json", {"--events": args.events})
+    if args.dump is not None:
+        check_output_file(args.dump, "--dump", {"--events": args.events, "--json": args.json})
 
     from next_behavior.data.events import read_events
     from next_behavior.data.files import write_whole
@@ -139,6 +146,7 @@ def evaluated(models: Sequence[Path], events: Any, args: argparse.Namespace) -> 
             max_targets=args.max_targets,
             seed=args.seed,
             baselines=args.baselines,
+            dump=None if args.dump is None else Path(args.dump),
         )
         return result, of_several(result)
     split = split_to_evaluate(models[0], events, args.split)
@@ -151,5 +159,6 @@ def evaluated(models: Sequence[Path], events: Any, args: argparse.Namespace) -> 
         args.seed,
         memory_updates=args.memory_updates if args.update_memory else None,
         baselines=args.baselines,
+        dump=None if args.dump is None else Path(args.dump),
     )
     return result, in_three_lines(result, args.model[0])

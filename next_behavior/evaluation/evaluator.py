@@ -17,8 +17,8 @@ A result is what `evaluation.json` holds. Metrics over no targets are None. It h
 
 `*_interval` are 95 % bootstrap intervals over users. Beside the rankers stand split, part, targets, item_targets,
 users, sampled, seed, items, max_length and rankers (names in order). If there is a model, `comparison` has it beside
-the best baseline; several models also have `models`, `comparisons` and `pairs` (`comparison.py`). `passes` is how often
-training saw its events, None where it is not known.
+the best baseline; several models also have `models`, `comparisons` and `pairs` (`comparison.py`). `audit` is what was
+looked at for leaks (`audit.py`). `passes` is how often training saw its events, None where it is not known.
 """
 
 from __future__ import annotations
@@ -40,8 +40,11 @@ from next_behavior.data.known import check_known
 from next_behavior.data.sequences import TEST, Sequences, tokenize_log
 from next_behavior.data.splits import Split, make_split, recorded_split
 from next_behavior.evaluation.action_baselines import BalancedActions
+from next_behavior.evaluation.audit import audit_model
+from next_behavior.evaluation.audit_counts import TrainingRecord, training_record
 from next_behavior.evaluation.baselines import COUNTING, fit_baselines, updated_baselines
 from next_behavior.evaluation.comparison import ACTIONS, Column, Result, UserSums, comparisons
+from next_behavior.evaluation.dump import PredictionDump, dumping
 from next_behavior.evaluation.item_neighbors import ItemNeighbors
 from next_behavior.evaluation.metrics import (
     Metrics,
@@ -86,6 +89,7 @@ def evaluate(
     split: Split | None = None,
     actions: Sequence[str] | None = None,
     models: Sequence[str] = (MODEL,),
+    dump: PredictionDump | None = None,
     progress: bool = True,
 ) -> Result:
     """Metrics of every ranker on the targets of one part.
@@ -101,12 +105,21 @@ def evaluate(
         split: recorded in the result.
         actions: names in id order, the first is FIRST_ACTION's; None numbers them.
         models: the rankers that are no baselines; they are compared with the best baseline and with each other.
+        dump: takes every prediction (`dump.py`).
         progress: show progress bars.
+
+    Raises:
+        ValueError: a number is too small, or the part has no targets.
     """
+    check_numbers(max_length=max_length, batch_size=batch_size, max_targets=max_targets, seed=seed)
     positions, all_targets = targets_of(sequences, part, max_targets, seed), len(target_positions(sequences, part))
     with_item = positions[sequences.items[positions] != NONE]
-    ranked = rank_items(sequences, part, with_item, item_rankers, max_length, batch_size, progress)
     predicted = predict_actions(sequences, part, positions, action_rankers, max_length, batch_size, progress)
+    if dump is not None:
+        dump.begin(predicted.position, predicted.change, predicted.probabilities)
+    ranked = rank_items(sequences, part, with_item, item_rankers, max_length, batch_size, progress, dump)
+    if dump is not None:
+        dump.end(list(item_rankers))
     names = action_names(sequences, actions)
     users = sequences.user_of_event()[positions]
     sums = UserSums(users)
@@ -133,6 +146,14 @@ def evaluate(
         "seed": seed,
         **comparisons(rows, resampled, models),
     }
+
+
+def check_numbers(**numbers: int | None) -> None:
+    """ValueError unless each is at least 1, a seed at least 0; None stands for nothing asked."""
+    for name, number in numbers.items():
+        least = 0 if name == "seed" else 1
+        if number is not None and number < least:
+            raise ValueError(f"got {name}={number}; expected at least {least}")
 
 
 def targets_of(sequences: Sequences, part: int, max_targets: int | None, seed: int) -> np.ndarray:
@@ -240,11 +261,13 @@ def evaluate_model(
     baselines: str = COUNTING,
     until: float = math.inf,
     memory_updates: int | None = None,
+    record: TrainingRecord | None = None,
+    dump: PredictionDump | None = None,
     progress: bool = True,
 ) -> Result:
     """`evaluate` for a model (None: only the baselines) and every baseline, which are fitted here.
 
-    Adds `baselines` to the result: the constants that each chose, and its note.
+    Adds `baselines` to the result: the constants that each chose, and its note; and `audit` (`audit.py`).
 
     Args:
         neighbors: the item neighbors, where they are fitted already.
@@ -253,12 +276,18 @@ def evaluate_model(
         memory_updates: adds the model whose memory goes on counting before each of so many blocks of targets
             (`UpdatedModelRanker`), and the baselines that count as much. The result holds the number of blocks: 1 where
             the split is not by time.
+        record: what the model's folder says of its training; None where there is none.
+        dump: as for `evaluate`.
+
+    Raises:
+        Leak: the model, or the training part of the log, knows tested events.
     """
     if memory_updates is not None and (model is None or split is None or split.how == "none" or memory_updates < 1):
         raise ValueError(
             f"got memory_updates={memory_updates} for the split {split}; expected at least 1, with a model and a split "
             "by time or leave_one_out"
         )
+    audit = audit_model(model, sequences, part, split, record, actions)
     texts = None if model is None else text_vectors(model)
     items, markov = fit_baselines(sequences, FIRST_ACTION + len(actions), progress, neighbors, texts, baselines, until)
     item_rankers: dict[str, ItemRanker] = {}
@@ -282,8 +311,10 @@ def evaluate_model(
         seed=seed,
         split=split,
         actions=actions,
+        dump=dump,
         progress=progress,
     )
+    result["audit"] = audit.to_dict()
     if updated is not None:
         result["memory_updates"] = updated.updates
     if model is not None:
@@ -328,28 +359,36 @@ def evaluate_folder(
     seed: int,
     memory_updates: int | None = None,
     baselines: str = COUNTING,
+    dump: Path | None = None,
 ) -> Result:
     """`evaluate_model` on the test part of `events`, which have their parts, for the model in a folder.
 
+    Args:
+        dump: a Parquet file that takes every prediction (`dump.py`).
+
     Raises:
-        ValueError: the tokenizer is another model's, or knows no item or no action of the events.
+        ValueError: the tokenizer is another model's, or knows no item or no action of the events; or a `Leak`.
     """
     model, tokenizer = load_folder(model_dir)
     check_known(events, tokenizer.item_vocabulary, tokenizer.action_vocabulary)
     dataset = tokenize_log(events, tokenizer)
-    result = evaluate_model(
-        model,
-        Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id),
-        TEST,
-        tokenizer.model_max_length,
-        batch_size=batch_size,
-        max_targets=max_targets,
-        seed=seed,
-        split=split,
-        actions=tokenizer.action_vocabulary,
-        memory_updates=memory_updates,
-        baselines=baselines,
-    )
+    sequences = Sequences.from_dataset(dataset, vocab_size=len(tokenizer), first_item_id=tokenizer.first_item_id)
+    with dumping(dump, events, tokenizer.item_vocabulary, sequences) as predictions:
+        result = evaluate_model(
+            model,
+            sequences,
+            TEST,
+            tokenizer.model_max_length,
+            batch_size=batch_size,
+            max_targets=max_targets,
+            seed=seed,
+            split=split,
+            actions=tokenizer.action_vocabulary,
+            memory_updates=memory_updates,
+            baselines=baselines,
+            record=training_record(model_dir),
+            dump=predictions,
+        )
     result["passes"] = recorded_passes(model_dir)
     return result
 

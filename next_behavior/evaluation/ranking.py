@@ -17,6 +17,7 @@ from tqdm import tqdm
 from next_behavior.data.batches import REPEAT, EvaluationBatch, evaluation_batches
 from next_behavior.data.sequences import Sequences
 from next_behavior.evaluation.counting import training_item_counts
+from next_behavior.evaluation.dump import PredictionDump
 from next_behavior.evaluation.metrics import pessimistic_ranks
 from next_behavior.evaluation.rankers import UPDATED, ActionRanker, ItemRanker, UpdatedModelRanker
 from next_behavior.evaluation.recommended import (
@@ -33,6 +34,7 @@ from next_behavior.model.special_ids import FIRST_NEW
 MAX_SCORES, MAX_ROWS = 2**21, 256
 ACTION_ROWS = 512
 KEPT, REMOVED = "kept", "removed"
+Pair = tuple[np.ndarray, np.ndarray]  # seen items kept, and removed
 # The last item of a history that names none: equal to no target, so that the target counts as a switch.
 NO_LAST_ITEM = -2
 
@@ -88,24 +90,29 @@ class ItemLists:
     def __init__(self, popularity: ItemPopularity) -> None:
         self.kept, self.removed = RankingAccumulator(popularity), RankingAccumulator(popularity)
 
-    def add(self, scores: torch.Tensor, batch: EvaluationBatch, history: np.ndarray) -> None:
+    def add(self, scores: torch.Tensor, batch: EvaluationBatch, history: np.ndarray) -> tuple[Pair, Pair]:
         """Ranks the targets of a batch by (B, V) scores, which it changes.
 
         Args:
             history: (B,) float64, the popularity of each target's history (`history_popularity`).
+
+        Returns:
+            The ranks (B,) and the best ids (B, k), each with seen items kept and with them removed; a repeat has the
+            rank -1 and no ids there.
         """
-        top = best_ids(scores)
-        again = listed_again(top, batch.seen, scores.shape[1])
-        self.kept.add(pessimistic_ranks(scores, batch.target_item), batch.target_item, top, again, history)
+        ranks, top = pessimistic_ranks(scores, batch.target_item), best_ids(scores)
+        self.kept.add(ranks, batch.target_item, top, listed_again(top, batch.seen, scores.shape[1]), history)
+        ranks_removed, top_removed = np.full_like(ranks, -1), np.full_like(top, NO_CANDIDATE)
         unseen = np.flatnonzero(batch.group != REPEAT)
         if not len(unseen):
-            return
+            return (ranks, ranks_removed), (top, top_removed)
         remove_seen(scores, batch.seen)
         # Copying a row costs as much as ranking it.
         chosen, rows = (scores, unseen) if 2 * len(unseen) > len(batch) else (scores[unseen], slice(None))
         targets = batch.target_item if chosen is scores else batch.target_item[unseen]
-        ranks, top = pessimistic_ranks(chosen, targets)[rows], best_ids(chosen)[rows]
-        self.removed.add(ranks, targets[rows], top, history_popularity=history[unseen])
+        ranks_removed[unseen], top_removed[unseen] = pessimistic_ranks(chosen, targets)[rows], best_ids(chosen)[rows]
+        self.removed.add(ranks_removed[unseen], targets[rows], top_removed[unseen], history_popularity=history[unseen])
+        return (ranks, ranks_removed), (top, top_removed)
 
 
 @dataclass(frozen=True)
@@ -135,8 +142,10 @@ def rank_items(
     max_length: int,
     batch_size: int | None,
     progress: bool,
+    dump: PredictionDump | None = None,
 ) -> RankedItems:
-    """Ranks the targets at `positions`, in blocks of time if the memory of a ranker is updated between them."""
+    """Ranks the targets at `positions`, in blocks of time if the memory of a ranker is updated between them; writes
+    what each ranker did to `dump`."""
     counts = training_item_counts(sequences)
     popularity, histories = (
         ItemPopularity.from_counts(counts, sequences.first_item_id),
@@ -159,9 +168,12 @@ def rank_items(
             ranked.append(batch.position)
             users.append(batch.user)
             groups.append(batch.group)
-            switches.append(batch.target_item != last_items(batch))
+            switch = batch.target_item != last_items(batch)
+            switches.append(switch)
             for name, ranker in rankers.items():
-                lists[name].add(torch.as_tensor(ranker.scores(batch)), batch, histories[batch.position])
+                placed = lists[name].add(torch.as_tensor(ranker.scores(batch)), batch, histories[batch.position])
+                if dump is not None:
+                    dump.add_items(name, batch, switch, *placed)
             bar.update(len(batch))
     return RankedItems(
         position=np.concatenate([np.zeros(0, dtype=np.int64), *ranked]),
@@ -182,11 +194,12 @@ class PredictedActions:
     """N targets and the action probabilities that each ranker gives.
 
     Attributes:
-        user, target: (N,) int64, index and action id.
+        position, user, target: (N,) int64, the target's place in the flat arrays of `Sequences`, index and action id.
         change: (N,) bool, the action differs from the one before.
         probabilities: (N, A) float64 for each ranker.
     """
 
+    position: np.ndarray
     user: np.ndarray
     target: np.ndarray
     change: np.ndarray
@@ -203,11 +216,12 @@ def predict_actions(
     progress: bool,
 ) -> PredictedActions:
     """Action probabilities for the targets at `positions`, at least one."""
-    users, targets, changes = list[np.ndarray](), list[np.ndarray](), list[np.ndarray]()
+    predicted, users, targets, changes = (list[np.ndarray]() for _ in range(4))
     probabilities: dict[str, list[np.ndarray]] = {name: [] for name in rankers}
     rows = ACTION_ROWS if batch_size is None else batch_size
     with tqdm(total=len(positions), unit=" targets", desc="predicting actions", disable=not progress) as bar:
         for batch in evaluation_batches(sequences, part, max_length, rows, positions=positions):
+            predicted.append(batch.position)
             users.append(batch.user)
             targets.append(batch.target_action)
             changes.append(batch.target_action != batch.token_type_ids[:, -1])
@@ -215,6 +229,7 @@ def predict_actions(
                 probabilities[name].append(ranker.action_probabilities(batch))
             bar.update(len(batch))
     return PredictedActions(
+        position=np.concatenate(predicted),
         user=np.concatenate(users),
         target=np.concatenate(targets),
         change=np.concatenate(changes),

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from os import path
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -22,9 +23,13 @@ from next_behavior.data.sequences import TEST
 from next_behavior.data.shown import shown
 from next_behavior.data.splits import Split, recorded_split
 from next_behavior.evaluation.action_baselines import BalancedActions
+from next_behavior.evaluation.audit import audit_model
+from next_behavior.evaluation.audit_counts import training_record
 from next_behavior.evaluation.baselines import COUNTING, fit_baselines
 from next_behavior.evaluation.comparison import Result
+from next_behavior.evaluation.dump import dumping
 from next_behavior.evaluation.evaluator import evaluate, load_folder, recorded_passes, split_to_evaluate
+from next_behavior.evaluation.leaks import Audit, Leak
 from next_behavior.evaluation.rankers import ENSEMBLE, ActionRanker, ItemRanker, ModelRanker, balanced, text_vectors
 from next_behavior.evaluation.shared_catalog import Ensemble, SharedCatalog, SharedRanker, log_in_ids
 from next_behavior.model.special_ids import FIRST_ACTION
@@ -56,7 +61,7 @@ def common_split(folders: Sequence[Path], events: pl.DataFrame, asked: str | Non
         listed = "; ".join(f"{folder}: {split or 'none recorded'}" for folder, split in recorded.items())
         raise ValueError(
             f"got models that were trained with different splits ({listed}); expected the same one, or a model may "
-            "have been trained on what is tested: train them alike, or pass --split to take that risk"
+            "have been trained on what is tested: train them alike, or pass --split: the evaluation stops if one was"
         )
     splits = [split_to_evaluate(folder, events, asked) for folder in folders]  # each may warn
     return splits[0]
@@ -72,6 +77,7 @@ def evaluate_folders(
     max_targets: int | None = None,
     seed: int = 0,
     baselines: str = COUNTING,
+    dump: Path | None = None,
     progress: bool = True,
 ) -> Result:
     """Every model and every baseline on the test part of `events`, which have their parts.
@@ -79,9 +85,10 @@ def evaluate_folders(
     Args:
         ensemble: adds a row, the mean of the models' probabilities.
         baselines: COUNTING, or ALL for those that train, too. TGH is left out: each model has texts of its own.
+        dump: a Parquet file that takes every prediction (`dump.py`).
 
     Raises:
-        ValueError: a tokenizer is another model's, or knows no item or no action of the events.
+        ValueError: a tokenizer is another model's, or knows no item or no action of the events; or a `Leak`.
     """
     names = names_of(folders)
     loaded = [load_folder(folder) for folder in folders]
@@ -90,6 +97,10 @@ def evaluate_folders(
             check_known(events, tokenizer.item_vocabulary, tokenizer.action_vocabulary)
         except ValueError as error:
             raise ValueError(f"--model {folder}: {error}") from error
+    audits = {
+        name: audit_folder(folder, model, tokenizer, events, split)
+        for name, folder, (model, tokenizer) in zip(names, folders, loaded, strict=True)
+    }
     shared = SharedCatalog.of([tokenizer for _, tokenizer in loaded])
     sequences = log_in_ids(events, shared)
     item_rankers: dict[str, ItemRanker] = {}
@@ -114,20 +125,22 @@ def evaluate_folders(
     )  # fmt: skip
     num_actions = FIRST_ACTION + len(shared.action_vocabulary)
     items, markov = fit_baselines(sequences, num_actions, progress, texts=texts, which=baselines)
-    result = evaluate(
-        sequences,
-        TEST,
-        item_rankers | items,
-        action_rankers | markov,
-        max_length=shared.model_max_length,
-        batch_size=batch_size,
-        max_targets=max_targets,
-        seed=seed,
-        split=split,
-        actions=shared.action_vocabulary,
-        models=names,
-        progress=progress,
-    )
+    with dumping(dump, events, shared.item_vocabulary, sequences) as predictions:
+        result = evaluate(
+            sequences,
+            TEST,
+            item_rankers | items,
+            action_rankers | markov,
+            max_length=shared.model_max_length,
+            batch_size=batch_size,
+            max_targets=max_targets,
+            seed=seed,
+            split=split,
+            actions=shared.action_vocabulary,
+            models=names,
+            dump=predictions,
+            progress=progress,
+        )
     fitted = {**items, **markov}
     result["baselines"] = {name: {"chosen": ranker.chosen, "note": ranker.note} for name, ranker in fitted.items()}
     result["folders"] = {
@@ -136,7 +149,17 @@ def evaluate_folders(
             "passes": recorded_passes(folder),
             "known_items": len(tokenizer.item_vocabulary),
             "known_actions": len(tokenizer.action_vocabulary),
+            "audit": audits[name].to_dict(),
         }
         for name, folder, (_, tokenizer) in zip(names, folders, loaded, strict=False)
     }
     return result
+
+
+def audit_folder(folder: Path, model: Any, tokenizer: Any, events: pl.DataFrame, split: Split) -> Audit:
+    """`audit_model` for one of several models."""
+    try:
+        own = log_in_ids(events, tokenizer)
+        return audit_model(model, own, TEST, split, training_record(folder), tokenizer.action_vocabulary)
+    except Leak as leak:
+        raise Leak(f"--model {folder}: {leak}") from leak

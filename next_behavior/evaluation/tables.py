@@ -237,6 +237,17 @@ def describe_split(result: Result) -> str:
     return "\n".join(lines)
 
 
+def audit_lines(result: Result) -> list[str]:
+    """What the audit for leaks looked at, one line for each model; nothing for a result without one."""
+    audits = {"": result["audit"]} if "audit" in result else {}
+    audits |= {f" of {name}": one["audit"] for name, one in result.get("folders", {}).items() if "audit" in one}
+    lines = []
+    for whose, audit in audits.items():
+        open_questions = f" Not decidable: {'; '.join(audit['undecided'])}." if audit["undecided"] else ""
+        lines.append(f"Leak audit{whose} passed: {'; '.join(audit['checked'])}.{open_questions}")
+    return lines
+
+
 def saw_little(passes: float | None) -> bool:
     """Whether a model saw less than one pass over its training events; None is not recorded."""
     return passes is not None and passes < 1
@@ -327,6 +338,7 @@ def notes_of(result: Result) -> list[str]:
 def format_table(result: Result) -> str:
     """What `evaluate` returned, as text."""
     parts = [describe_split(result)]
+    parts += audit_lines(result)
     if (little := little_training(result.get("passes"))) is not None:
         parts.append(little)
     for way, title in ((KEPT, "Seen items kept"), (REMOVED, "Seen items removed, targets new to the user")):

@@ -17,7 +17,8 @@ from accelerate import Accelerator
 
 from next_behavior.data.files import whole_file, whole_folder
 from next_behavior.data.prepared_folder import REJECTS, REPORT, SEQUENCES, TOKENIZER, PreparedFolder
-from next_behavior.data.sequences import PREPARED, TRAIN, Sequences
+from next_behavior.data.sequences import PREPARED, TEST, TRAIN, Sequences
+from next_behavior.evaluation.audit import audit_log
 from next_behavior.evaluation.item_neighbors import ItemNeighbors
 from next_behavior.model.integrity import check_manifest
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
@@ -65,6 +66,8 @@ def take_prepared(
     with phases(COUNTING):
         if accelerator.is_main_process:
             take_files(folder, output)
+        if folder.split.how != "none":
+            audit_log(sequences, TEST, folder.split, tokenizer.item_vocabulary, tokenizer.action_vocabulary)
         neighbors = ItemNeighbors(until=TimeLimit(phases.started, settings.max_minutes).counting_end()).fit(sequences)
     log = TokenizedLog(sequences, folder.split, max_length)
     return PreparedLog(log=log, tokenizer=tokenizer, start=start, new_items=[], text=text, neighbors=neighbors)

@@ -24,6 +24,7 @@ from next_behavior.data.items import read_items
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.sequences import (
     PREPARED,
+    TEST,
     TRAIN,
     VALIDATION,
     Sequences,
@@ -32,6 +33,7 @@ from next_behavior.data.sequences import (
     tokenize_log,
 )
 from next_behavior.data.splits import assign_parts, make_split
+from next_behavior.evaluation.audit import audit_log
 from next_behavior.evaluation.item_neighbors import ItemNeighbors
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.training.continuing import count_items, read_past, with_new_actions
@@ -108,6 +110,8 @@ def prepare_log(settings: RunSettings, options: ReadOptions, accelerator: Accele
             text = read_text(settings, items, tokenizer, phases)
     with phases(COUNTING):
         sequences = tokenized(events, tokenizer, output / PREPARED, accelerator.is_main_process)
+        if settings.split != "none":  # before hours of training, whose evaluation would stop
+            audit_log(sequences, TEST, split, tokenizer.item_vocabulary, tokenizer.action_vocabulary)
         neighbors = ItemNeighbors(until=TimeLimit(phases.started, settings.max_minutes).counting_end()).fit(sequences)
     return PreparedLog(
         log=TokenizedLog(sequences, split, min(max_length, tokenizer.model_max_length), learned),

@@ -26,6 +26,7 @@ from next_behavior.data.files import only_writer, write_whole
 from next_behavior.data.prepared_folder import PreparedFolder
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.sequences import TEST, VALIDATION
+from next_behavior.evaluation.audit_counts import training_record
 from next_behavior.evaluation.evaluator import evaluate_model
 from next_behavior.evaluation.page import page_of
 from next_behavior.evaluation.summary import in_three_lines
@@ -284,6 +285,7 @@ def evaluate_on_test(
             neighbors=prepared.neighbors,
             baselines=settings.baselines,
             until=budget.limit.baselines_end(),
+            record=training_record(output),
         )
     result["passes"] = trained.passes
     write_whole(output / "evaluation.json", json.dumps(result, indent=1))
