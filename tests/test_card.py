@@ -113,7 +113,8 @@ def facts(**changes: Any) -> CardFacts:
         "actions": ["view", "pay|now"], "has_time": True, "measured": MEASURED,
         "has_calibration_plot": True, "privacy": privacy,
         "history": [{"item": "7", "action": "view", "timestamp": 1_700_000_000}],
-        "answers": [{"action": "view", "item": "8", "probability": 0.12345}], "parameters": 1234,
+        "answers": [{"action": "view", "item": "8", "probability": 0.12345}],
+        "contributions": [0.7], "parameters": 1234,
     }  # fmt: skip
     return CardFacts(**{**whole, **changes})
 
@@ -145,6 +146,13 @@ def test_the_snippet_loads_what_the_card_describes_or_says_how_to_pin_it(
     assert ('revision="' in text) is (revision is not None)
     assert f'model="ana/shop", revision="{revision}", trust_remote_code=True)' in text or revision is None
     assert "the commit's id from this repository's history" in " ".join(text.split())
+
+
+def test_the_first_answer_is_explained_by_what_each_event_contributes() -> None:
+    assert "explain=True" in section(model_card(facts()), "Load it and ask")
+    assert "\n×2.0   view 7\n" in section(model_card(facts()), "Load it and ask")
+    hostile = facts(history=[{"item": "```", "action": "view"}], contributions=[-1.0])
+    assert "view ```" not in model_card(hostile)
 
 
 def test_a_model_that_saw_less_than_one_pass_says_so_beside_its_results() -> None:

@@ -70,6 +70,7 @@ NOT_EXECUTED = {
     "next-behavior serve": "serves until it is stopped; test_serve_command.py starts it",
     "next-behavior score": "exports, which takes long; test_score.py runs it",
     "from next_behavior.serving.export import bundle_for": "exports, which takes long; test_export.py asks a bundle",
+    "next-behavior explain": "needs users of a log; test_explain_command.py runs it",
     "next-behavior drift": "needs a log after the training; test_drift.py runs it",
     "curl": "asks a service that runs; its path and its body are checked",
     "python space/app.py": "serves until it is stopped; test_space.py asks it",

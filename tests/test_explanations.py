@@ -96,6 +96,22 @@ def test_a_contribution_is_how_far_the_log_probability_falls_without_the_event(
             assert answer["contributions"][place] == pytest.approx(expected, abs=2e-4)
 
 
+@pytest.mark.parametrize("name", HISTORIES)
+def test_the_importance_is_the_mean_of_the_contribution_and_of_what_the_event_alone_does(
+    predict: NextBehaviorPipeline, name: str
+) -> None:
+    events = HISTORIES[name]
+    answers = predict({"events": events}, explain=True, top_k=6, of="item")
+    empty = probabilities(predict, [], of="item")
+    read = range(max(0, len(events) - WINDOW - 1), len(events))
+    for place in read:
+        alone = probabilities(predict, [events[place]], of="item")
+        for answer in answers:
+            rise = fall(alone.get(key(answer), 0.0), empty.get(key(answer), 0.0))
+            expected = (answer["contributions"][place] + rise) / 2
+            assert answer["importance"][place] == pytest.approx(expected, abs=2e-4)
+
+
 def test_the_candidates_of_a_shorter_list_are_those_of_the_whole_one(predict: NextBehaviorPipeline) -> None:
     for events in (MIXED, LONG):
         seen = {event.get("item") for event in events}
@@ -128,7 +144,7 @@ def test_explaining_changes_no_answer_and_a_batch_no_explanation(predict: NextBe
         plain = predict(inputs, top_k=4, **options)
         for explain in (True, "counterfactual"):
             explained = predict(inputs, top_k=4, explain=explain, **options)
-            added = ("paths", "contributions", "because", "counterfactual")
+            added = ("paths", "contributions", "importance", "because", "counterfactual")
             assert [[{k: v for k, v in a.items() if k not in added} for a in one] for one in explained] == plain
             assert json.loads(json.dumps(explained)) == explained
         for one, answers in zip(inputs, predict(inputs, top_k=4, explain=True, **options), strict=True):

@@ -25,6 +25,7 @@ COMMANDS = {
     "export": "export a model for serving, without torch",
     "score": "score every user of a log, as Parquet",
     "publish": "turn a trained model into a Hub repository",
+    "explain": "draw why one user gets the answers they get",
     "serve": "serve a trained model over HTTP, in real time",
     "drift": "report what has changed since the training, from stored events",
     "tune-text": "tune a text encoder on an event log and its item texts",
@@ -76,6 +77,10 @@ def main_of(command: str) -> Callable[[Sequence[str] | None], None]:
             from next_behavior.commands import publish
 
             return publish.main
+        case "explain":
+            from next_behavior.commands import explain
+
+            return explain.main
         case "serve":
             from next_behavior.commands import serve
 

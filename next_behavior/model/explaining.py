@@ -25,6 +25,7 @@ from .neighbor_lists import COUNT_UNIT
 from .pair_tables import find
 from .predicting import AnsweringModel, actions_asked
 from .ranking import TINY, ItemAnswers, Question, chunks, probabilities_of, real_actions
+from .repeat_path import MASKED
 from .special_ids import FIRST_NEW, NO_GAP, PAD, UNK, UNKNOWN_ACTION
 
 # A probability below this counts as this, so that leaving out an event that an answer is impossible without has a
@@ -122,11 +123,14 @@ class ExplainingModel(AnsweringModel):
         """(B, k, T): the pointer's weights for the actions of answers (B, k); over all actions where one names none."""
         actions = real_actions(self.config, hidden.device)
         by_action = self._action_logits(last_hidden(hidden, events.mask), calibrated=True).softmax(dim=-1)
-        named = self.item_head.named_items(hidden, events, actions.expand(len(hidden), -1), tables)
-        repeats = by_action[:, actions] * named.gate.softmax(dim=-1)[..., GATE_REPEAT]  # (B, Q)
+        query, pointer = self.item_head.query_and_pointer(hidden, events, actions.expand(len(hidden), -1))
+        gate = self.item_head.gate_logits(
+            query, tables.without_item[actions].expand(len(hidden), -1), pointer.amax(dim=-1) > MASKED
+        )
+        repeats = by_action[:, actions] * gate.softmax(dim=-1)[..., GATE_REPEAT]  # (B, Q)
         chosen = (action_ids[..., None] == actions) | (action_ids[..., None] == PAD)  # (B, k, Q)
         weight = torch.where(chosen, repeats.clamp(min=TINY)[:, None, :], 0.0)
-        return weight / weight.sum(dim=-1, keepdim=True).clamp(min=TINY) @ named.pointer.exp()
+        return weight / weight.sum(dim=-1, keepdim=True).clamp(min=TINY) @ pointer.exp()
 
     def _memory_of(
         self, events: Events, item_ids: torch.Tensor, tables: AnswerTables

@@ -4,6 +4,10 @@ A contribution of an event to an answer is how far the answer's log-probability 
 user's list: log p(answer | the list) - log p(answer | the list without the event). The shorter list is read as any list
 is: gaps, unknown items, the window and what the memory looks up are those of the shorter list. Which items may be
 answered stays as it was for the whole list. Probabilities below LEAST_PROBABILITY count as that.
+
+Events that say the same hide each other: without one of two views, the other is still there. The importance of an event
+is the mean of its contribution and of how far the event by itself raises the log-probability above that for an empty
+list, the last and the first term of its Shapley value. It ranks events more faithfully (benchmarks/README.md).
 """
 
 from __future__ import annotations
@@ -25,6 +29,8 @@ from .special_ids import FIRST_NEW, PAD
 LEAVE_ONE_OUT, INTEGRATED_GRADIENTS, COUNTERFACTUAL = True, "integrated_gradients", "counterfactual"
 # Events that the encoder reads at once, padding included.
 MAX_EVENTS_AT_ONCE = 2**14
+# Short histories are read together though one is longer by so many events.
+ALIKE_LENGTHS = 8
 # Of the events that the memory or a text speaks of, so many are named; and texts at least so similar.
 MOST_NAMED = 3
 LEAST_SIMILARITY = 0.5
@@ -110,19 +116,26 @@ class Explainer:
 
     # -- contributions -------------------------------------------------------------------------------------------------
 
-    def leave_one_out(self, given: Sequence[Given], probabilities: Sequence[Sequence[float]]) -> list[np.ndarray]:
-        """(k, n) float64 for each history of n events: the contributions of each event to each of its answers, whose
-        probabilities (k,) are known."""
-        shorter = [
-            (row, place) for row, one in enumerate(given) for place in places_to_leave_out(one.events, self.length)
-        ]
-        lists = [without(given[row].events, place) for row, place in shorter]
-        left = self.probabilities(lists, [given[row] for row, _ in shorter])
-        contributions = [np.zeros((len(one.item_ids), len(one.events))) for one in given]
+    def leave_one_out(
+        self, given: Sequence[Given], probabilities: Sequence[Sequence[float]]
+    ) -> list[tuple[np.ndarray, np.ndarray]]:
+        """Contributions and importance, (k, n) float64 each, for each history of n events: of every event for each of
+        the answers, whose probabilities (k,) are known."""
+        pairs = [(row, at) for row, one in enumerate(given) for at in places_to_leave_out(one.events, self.length)]
+        shorter = [without(given[row].events, place) for row, place in pairs]
+        single: list[list[Event]] = [[given[row].events[place]] for row, place in pairs]
+        lists = [*shorter, *single, *([] for _ in given)]
+        owners = [*(given[row] for row, _ in pairs), *(given[row] for row, _ in pairs), *given]
+        found = [logarithms(one) for one in self.probabilities(lists, owners)]
+        left, alone, empty = found[: len(pairs)], found[len(pairs) : 2 * len(pairs)], found[2 * len(pairs) :]
+        shapes = [(len(one.item_ids), len(one.events)) for one in given]
+        explained = [(np.zeros(shape), np.zeros(shape)) for shape in shapes]
         whole = [logarithms(np.array(one)) for one in probabilities]
-        for (row, place), less in zip(shorter, left, strict=True):
-            contributions[row][:, place] = whole[row] - logarithms(less)
-        return contributions
+        for (row, place), less, by_itself in zip(pairs, left, alone, strict=True):
+            contributions, importance = explained[row]
+            contributions[:, place] = whole[row] - less
+            importance[:, place] = (contributions[:, place] + by_itself - empty[row]) / 2
+        return explained
 
     def probabilities(self, lists: Sequence[Sequence[Event]], given: Sequence[Given]) -> list[np.ndarray]:
         """(k,) for each list of events: the probabilities of the answers that are given for it."""
@@ -177,17 +190,15 @@ class Explainer:
 
     def in_batches(self, read: Sequence[ReadHistory]) -> Iterator[list[int]]:
         """The rows in batches of histories of about the same length."""
-        rows = sorted(range(len(read)), key=lambda row: len(read[row].ids.items))
+        lengths = [len(one.ids.items) for one in read]
+        rows = sorted(range(len(read)), key=lengths.__getitem__)
         begin = 0
-        while begin < len(rows):
-            # The next row is the shortest one left, so the last of as many rows is not much longer.
-            count = max(1, MAX_EVENTS_AT_ONCE // len(read[rows[begin]].ids.items))
-            while (
-                count > 1 and count * len(read[rows[min(begin + count, len(rows)) - 1]].ids.items) > MAX_EVENTS_AT_ONCE
-            ):
-                count = count * 3 // 4
-            yield rows[begin : begin + count]
-            begin += count
+        for end in range(1, len(rows) + 1):
+            longest = lengths[rows[end]] if end < len(rows) else 0
+            is_longer = longest > 2 * lengths[rows[begin]] + ALIKE_LENGTHS
+            if end == len(rows) or is_longer or (end + 1 - begin) * longest > MAX_EVENTS_AT_ONCE:
+                yield rows[begin:end]
+                begin = end
 
     def events_of(self, read: Sequence[ReadHistory]) -> Events:
         arrays = as_arrays([one.ids for one in read], max(len(one.ids.items) for one in read))

@@ -217,10 +217,16 @@ class ItemHead:
         self, hidden: torch.Tensor, events: Events, action_ids: torch.Tensor, tables: AnswerTables
     ) -> NamedItems:
         """What the paths say after the last of `events`, with states `hidden` (B, T, H), for actions (B, Q) int64."""
-        last = last_index(events.mask)[:, None]  # (B, 1)
-        query = self.query(state_at(hidden, last), action_ids)  # (B, Q, H)
-        pointer = self.repeat_path(query, action_ids, last.expand_as(action_ids), hidden, events)
+        query, pointer = self.query_and_pointer(hidden, events, action_ids)
         return self.named_by(query, pointer, events, action_ids, tables)
+
+    def query_and_pointer(
+        self, hidden: torch.Tensor, events: Events, action_ids: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Queries (B, Q, H) after the last of `events`, and `pointer` as in `NamedItems`."""
+        last = last_index(events.mask)[:, None]  # (B, 1)
+        query = self.query(state_at(hidden, last), action_ids)
+        return query, self.repeat_path(query, action_ids, last.expand_as(action_ids), hidden, events)
 
     def named_by(
         self, query: torch.Tensor, pointer: torch.Tensor, events: Events, action_ids: torch.Tensor, tables: AnswerTables

@@ -96,7 +96,8 @@ class NextBehaviorPipeline(Pipeline):
         paths: with `paths=True`, the shares of the item's probability that the paths `generate` (the item table),
             `repeat` (a pointer over the user's events) and `associate` (the memory of co-occurrence and of recent
             popularity) give; they sum to one. None for an answer without an item.
-        contributions: with `explain`, one number for each event, in the order of `events`. because: with `explain`,
+        contributions: with `explain`, one number for each event, in the order of `events`. importance: the same, to
+            rank events by. because: with `explain`,
             what the model's parts say of the item.
         counterfactual: with `explain="counterfactual"`, of the first answer.
 
@@ -267,15 +268,15 @@ class NextBehaviorPipeline(Pipeline):
                 Given(events, item_ids, action_ids, new_items, explainer.seen_in(events, beside.seen_before[row]))
             )
             probabilities.append(ranked)
-        contributions = None
+        numbers: list[dict[str, Any]] = [{} for _ in given]
         if asked.explain is LEAVE_ONE_OUT:
-            contributions = explainer.leave_one_out(given, probabilities)
+            both = explainer.leave_one_out(given, probabilities)
+            numbers = [{"contributions": one, "importance": other} for one, other in both]
         elif asked.explain == INTEGRATED_GRADIENTS:
-            contributions = explainer.integrated_gradients(given)
+            numbers = [{"contributions": one} for one in explainer.integrated_gradients(given)]
         for row, found in enumerate(answers):
             for place, reasons in enumerate(explainer.because(given[row]) if found else []):
-                if contributions is not None:
-                    found[place]["contributions"] = contributions[row][place].tolist()
+                found[place].update({name: of[place].tolist() for name, of in numbers[row].items()})
                 found[place]["because"] = reasons
             if asked.explain == COUNTERFACTUAL and found:
                 search = Counterfactuals(explainer, given[row], self.tokenizer)

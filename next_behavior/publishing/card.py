@@ -21,6 +21,7 @@ from next_behavior.evaluation.rankers import MODEL
 from next_behavior.evaluation.ranking import KEPT, REMOVED
 from next_behavior.evaluation.tables import little_training
 from next_behavior.model.configuration_behavior import BehaviorConfig
+from next_behavior.publishing.explained_user import factor
 from next_behavior.publishing.privacy import Privacy
 from next_behavior.publishing.record import command_of
 from next_behavior.publishing.request import Provenance
@@ -69,6 +70,7 @@ class CardFacts:
         actions, num_items, has_time: of its tokenizer.
         measured: calibration and results by action, as `measures.measure` returns them; None without test events.
         history, answers: a golden history and the pipeline's answers to it.
+        contributions: of the events to the first of them.
     """
 
     repo_id: str
@@ -87,6 +89,7 @@ class CardFacts:
     privacy: Privacy
     history: Sequence[Mapping[str, Any]]
     answers: Sequence[Mapping[str, Any]]
+    contributions: Sequence[float]
 
     @property
     def name(self) -> str:
@@ -110,6 +113,7 @@ def model_card(facts: CardFacts) -> str:
             f"{unfenced(str(a['action']))} {unfenced(str(a['item']))} {round(a['probability'], 4)}"
             for a in facts.answers[:3]
         ),
+        why=why_text(facts.history, facts.contributions),
         has_time=facts.has_time,
         rarest_action=unfenced(actions[-1]),
         data_rows=data_rows(facts.provenance, facts.cleaning, facts.run, facts.num_items),
@@ -130,6 +134,21 @@ def model_card(facts: CardFacts) -> str:
         citation=citation(facts.repo_id),
     )
     return re.sub(r"\n{3,}", "\n\n", str(card)).rstrip() + "\n"
+
+
+def why_text(history: Sequence[Mapping[str, Any]], contributions: Sequence[float]) -> str:
+    """The events of a history, each with what it contributes to the first answer.
+
+    >>> print(why_text([{"item": "84", "action": "view"}, {"action": "search"}], [0.7, -0.1]))
+    ×2.0   view 84
+    ×0.90  search
+    """
+    lines = []
+    for event, contribution in zip(history, contributions, strict=True):
+        named = (event.get("action"), event.get("item"))
+        words = " ".join(unfenced(str(one)) for one in named if one is not None)
+        lines.append(f"{factor(contribution):5}  {words}")
+    return "\n".join(lines)
 
 
 def metadata(facts: CardFacts) -> ModelCardData:

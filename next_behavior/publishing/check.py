@@ -135,6 +135,15 @@ def golden_answers(model: PreTrainedModel, tokenizer: BehaviorTokenizer, histori
     return {"pipeline": answers, "handler": answers, "model": ranked_by_model(model, tokenizer, histories)}
 
 
+def contributions_to_first_answer(
+    model: PreTrainedModel, tokenizer: BehaviorTokenizer, history: list[Any]
+) -> list[float]:
+    """What each event of a history contributes to the first answer."""
+    predict = NextBehaviorPipeline(model=model, tokenizer=tokenizer, device="cpu")
+    answers = predict({"events": history}, top_k=1, explain=True)
+    return answers[0]["contributions"] if answers else []
+
+
 def ranked_by_model(model: Any, tokenizer: BehaviorTokenizer, histories: list[Any]) -> list[list[dict[str, Any]]]:
     """What `model.predict` ranks first, in the user's ids; None for an item that the vocabulary does not know."""
     ranked = model.predict(**tokenizer(histories, return_tensors="pt"), top_k=TOP_K)

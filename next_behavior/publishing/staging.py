@@ -14,7 +14,7 @@ from pathlib import Path
 from next_behavior.data.splits import Split
 from next_behavior.evaluation.tables import format_table
 from next_behavior.publishing.card import CardFacts, model_card
-from next_behavior.publishing.check import golden_answers, golden_histories
+from next_behavior.publishing.check import contributions_to_first_answer, golden_answers, golden_histories
 from next_behavior.publishing.hub import folder_files
 from next_behavior.publishing.measures import Findings
 from next_behavior.publishing.plots import draw_calibration, draw_results
@@ -76,6 +76,7 @@ def stage_card(
         privacy=findings.privacy,
         history=history,
         answers=golden_answers(model, tokenizer, [history])["pipeline"][0],
+        contributions=contributions_to_first_answer(model, tokenizer, history),
     )
     (staged / "README.md").write_text(model_card(facts), encoding="utf-8")
 
