@@ -152,6 +152,12 @@ def test_all_numbers_stand_in_the_page(good: dict[str, Any]) -> None:
     assert "Items new to the user" in page
 
 
+def test_what_the_leak_audit_says_stands_in_the_page(good: dict[str, Any]) -> None:
+    page = page_of(good | {"audit": {"checked": ["times"], "undecided": ["item '<b>'"]}}, "out/shop")
+    assert "<li>Leak audit passed: times. Not decidable: item &#x27;&lt;b&gt;&#x27;.</li>" in page
+    assert "Leak audit" not in page_of(good, "out/shop")
+
+
 def test_a_result_with_one_action_has_no_part_about_actions(good: dict[str, Any]) -> None:
     result = copy.deepcopy(good) | {"actions": ["view"]}
     page = page_of(result, "shop")

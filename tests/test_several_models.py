@@ -23,6 +23,7 @@ from next_behavior.data.sequences import TEST, TRAIN
 from next_behavior.data.splits import Split, assign_parts, make_split
 from next_behavior.evaluation.comparison import compare_pair
 from next_behavior.evaluation.evaluator import evaluate_folder
+from next_behavior.evaluation.leaks import Leak
 from next_behavior.evaluation.rankers import ModelRanker
 from next_behavior.evaluation.several_models import common_split, evaluate_folders, names_of
 from next_behavior.evaluation.shared_catalog import Ensemble, SharedCatalog, SharedRanker, log_in_ids
@@ -98,6 +99,16 @@ def test_a_model_has_the_same_ranks_in_the_shared_catalog_as_in_its_own(
                 expected = alone[way]["items"]["all"][metric]
                 assert result[name][way]["items"]["all"][metric] == pytest.approx(expected), (name, way, metric)
         assert result[name]["actions"]["accuracy"] == alone["actions"]["accuracy"]
+
+
+def test_each_model_is_audited_and_a_leak_names_its_model(
+    folders: tuple[Path, Path], events: pl.DataFrame, split: Split, result: dict[str, Any], tmp_path: Path
+) -> None:
+    assert "vocabulary.tsv counts the training events" in result["folders"]["model whole"]["audit"]["checked"]
+    assert "Leak audit of model few passed: " in format_table(result)
+    leaked = save(tmp_path / "leaked", events, split, 3, 6)  # its vocabulary was made from all events
+    with pytest.raises(Leak, match=r"--model .*leaked: got a model whose vocabulary.tsv counts \d+ tested events"):
+        evaluate_folders([folders[0], leaked], events, split, progress=False)
 
 
 def test_baselines_stand_once_and_every_pair_is_compared(result: dict[str, Any]) -> None:

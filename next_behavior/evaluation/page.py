@@ -21,7 +21,7 @@ from next_behavior.evaluation.page_slices import actions_section, baselines_of, 
 from next_behavior.evaluation.rankers import MODEL, UPDATED, UPDATED_SUFFIX
 from next_behavior.evaluation.ranking import KEPT, REMOVED
 from next_behavior.evaluation.summary import judged, outcome
-from next_behavior.evaluation.tables import PART_NAMES, number, plain, saw_little
+from next_behavior.evaluation.tables import PART_NAMES, audit_lines, number, plain, saw_little
 
 HEADLINES = {
     "better": "Better than the best simple rule",
@@ -44,6 +44,7 @@ QUESTIONS = {
     (ACTIONS, None, "macro_f1"): "Rare actions are found, too (macro-F1)",
     (ACTIONS, None, "log_loss"): "The action that came had a high probability (log-loss)",
 }
+LONGEST_AUDIT = 2000  # characters of what a leak audit says
 METRICS = {"ndcg@10": "NDCG@10", "macro_f1": "macro-F1", "log_loss": "log-loss"}
 SHARES = ("recall@10", "accuracy")
 # What the simple rules do.
@@ -311,4 +312,5 @@ Each is predicted from the events of its user before it. {result["item_targets"]
 among the first ten. Macro-F1 is the mean over the actions of how well each is found.</li>
 <li>A 95 % interval holds what 95 of 100 other samples of users would show (bootstrap over users). Differences are
 paired: both sides are measured on the same users.</li>
+{"".join(f"<li>{text(line, LONGEST_AUDIT)}</li>" for line in audit_lines(result))}
 </ul></footer>"""

@@ -92,31 +92,14 @@ def evaluate_folders(
     """
     names = names_of(folders)
     loaded = [load_folder(folder) for folder in folders]
-    for folder, (_, tokenizer) in zip(folders, loaded, strict=True):
-        try:
-            check_known(events, tokenizer.item_vocabulary, tokenizer.action_vocabulary)
-        except ValueError as error:
-            raise ValueError(f"--model {folder}: {error}") from error
-    audits = {
-        name: audit_folder(folder, model, tokenizer, events, split)
-        for name, folder, (model, tokenizer) in zip(names, folders, loaded, strict=True)
-    }
+    audits = [audit_folder(folder, *parts, events, split) for folder, parts in zip(folders, loaded, strict=True)]
     shared = SharedCatalog.of([tokenizer for _, tokenizer in loaded])
     sequences = log_in_ids(events, shared)
-    item_rankers: dict[str, ItemRanker] = {}
-    action_rankers: dict[str, ActionRanker] = {}
-    members = []
-    for name, (model, tokenizer) in zip(names, loaded, strict=True):
-        own = ModelRanker(model)
-        member = SharedRanker(own, own, tokenizer, shared, events, TEST)
-        item_rankers[name] = action_rankers[name] = member
-        members.append(member)
-        if any(model.config.action_weights):
-            weighted = BalancedActions(own, np.array(model.config.action_weights))
-            action_rankers[balanced(name)] = SharedRanker(own, weighted, tokenizer, shared, events, TEST)
+    members, item_rankers, action_rankers = rankers_of(names, loaded, shared, events)
+    models = names
     if ensemble:
         item_rankers[ENSEMBLE] = action_rankers[ENSEMBLE] = Ensemble(members)
-        names = [*names, ENSEMBLE]
+        models = [*names, ENSEMBLE]
     # Baselines that read text have that of the first model that does.
     texts = next(
         (member.moved_rows(vectors) for member, (model, _) in zip(members, loaded, strict=True)
@@ -137,7 +120,7 @@ def evaluate_folders(
             seed=seed,
             split=split,
             actions=shared.action_vocabulary,
-            models=names,
+            models=models,
             dump=predictions,
             progress=progress,
         )
@@ -149,17 +132,38 @@ def evaluate_folders(
             "passes": recorded_passes(folder),
             "known_items": len(tokenizer.item_vocabulary),
             "known_actions": len(tokenizer.action_vocabulary),
-            "audit": audits[name].to_dict(),
+            "audit": audit.to_dict(),
         }
-        for name, folder, (_, tokenizer) in zip(names, folders, loaded, strict=False)
+        for name, folder, (_, tokenizer), audit in zip(names, folders, loaded, audits, strict=True)
     }
     return result
 
 
+def rankers_of(
+    names: Sequence[str], loaded: Sequence[tuple[Any, Any]], shared: SharedCatalog, events: pl.DataFrame
+) -> tuple[list[SharedRanker], dict[str, ItemRanker], dict[str, ActionRanker]]:
+    """The models as rankers in the shared catalog: in their order, and by name, the balanced ones of actions too."""
+    members = []
+    item_rankers: dict[str, ItemRanker] = {}
+    action_rankers: dict[str, ActionRanker] = {}
+    for name, (model, tokenizer) in zip(names, loaded, strict=True):
+        own = ModelRanker(model)
+        member = SharedRanker(own, own, tokenizer, shared, events, TEST)
+        item_rankers[name] = action_rankers[name] = member
+        members.append(member)
+        if any(model.config.action_weights):
+            weighted = BalancedActions(own, np.array(model.config.action_weights))
+            action_rankers[balanced(name)] = SharedRanker(own, weighted, tokenizer, shared, events, TEST)
+    return members, item_rankers, action_rankers
+
+
 def audit_folder(folder: Path, model: Any, tokenizer: Any, events: pl.DataFrame, split: Split) -> Audit:
-    """`audit_model` for one of several models."""
+    """`check_known` and `audit_model` for one of several models, which a message names."""
     try:
+        check_known(events, tokenizer.item_vocabulary, tokenizer.action_vocabulary)
         own = log_in_ids(events, tokenizer)
         return audit_model(model, own, TEST, split, training_record(folder), tokenizer.action_vocabulary)
     except Leak as leak:
         raise Leak(f"--model {folder}: {leak}") from leak
+    except ValueError as error:
+        raise ValueError(f"--model {folder}: {error}") from error
