@@ -21,6 +21,7 @@ import polars as pl
 import pytest
 import torch
 from processes import end_of_command, reset_accelerate, run_python, run_training
+from safetensors.torch import load_file
 from tiny import sequences_of, write_events
 from transformers import AutoModel, AutoTokenizer
 
@@ -814,6 +815,23 @@ def test_two_processes_train_one_model(events: Path, tmp_path: Path) -> None:
     run_python(tmp_path, *launch, str(ROOT / "train_accelerate.py"), *options, anew=True)
     result = json.loads((tmp_path / "evaluation.json").read_text())
     assert result["model"]["kept"]["items"]["all"]["ndcg@10"] > 0.4
+
+
+@pytest.mark.slow  # two interpreters that import everything
+def test_two_processes_train_the_model_of_one_that_accumulates_as_many_batches(events: Path, tmp_path: Path) -> None:
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
+    options = ("--dropout", "0", "--event_dropout", "0", "--max_epochs", "4")
+    two = options_of(events, tmp_path / "two", *options, "--tokens_per_batch", "100")
+    run_python(tmp_path, *launch, str(ROOT / "train_accelerate.py"), *two, anew=True)
+    accumulated = (*options, "--tokens_per_batch", "200", "--gradient_accumulation_steps", "2")
+    train(events, tmp_path / "one", *accumulated)
+    states = [run_state(tmp_path / name) for name in ("one", "two")]
+    assert states[0]["step"] == states[1]["step"] >= 20
+    assert states[1]["kept_loss"] == pytest.approx(states[0]["kept_loss"], abs=1e-4)
+    found, expected = (load_file(tmp_path / name / "model.safetensors") for name in ("two", "one"))
+    assert found.keys() == expected.keys()
+    for name, weight in expected.items():
+        torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-4, msg=name)
 
 
 def test_fewer_events_lose_their_item_in_training_where_items_repeat(tmp_path: Path) -> None:
