@@ -237,10 +237,11 @@ def test_the_same_folder_twice_is_refused(folders: tuple[Path, Path]) -> None:
     ("flags", "message"),
     [
         (["--ensemble"], "got one --model, expected several"),
+        (["--json", "a.html"], "--json a.html: expected another ending"),
         (["--update_memory", "--model", "b"], "got several models"),
     ],
 )
-def test_options_that_do_not_fit_the_number_of_models_are_refused(
+def test_options_that_do_not_fit_each_other_are_refused(
     flags: list[str], message: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit):

@@ -80,6 +80,8 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
             parser.error(f"--{name} {getattr(args, name)}: expected at least 1")
     if args.seed < 0:
         parser.error(f"--seed {args.seed}: expected at least 0")
+    if args.json is not None and Path(args.json).suffix in (".md", ".html"):
+        parser.error(f"--json {args.json}: expected another ending: the tables and the page have that one")
     if args.ensemble and len(args.model) < 2:
         parser.error("--ensemble: got one --model, expected several: name each with a --model of its own")
     if args.update_memory and len(args.model) > 1:
