@@ -23,7 +23,6 @@ from next_behavior.data.sequences import NO_TIME, TEST, TRAIN, VALIDATION, Seque
 from next_behavior.data.splits import LEAVE_ONE_OUT_EVENTS, Split, moment
 from next_behavior.evaluation.audit_counts import TrainingRecord, check_memory, check_vocabulary, events_by_item
 from next_behavior.evaluation.leaks import Audit, Leak, Rows
-from next_behavior.model.vocabulary import VOCABULARY_FILE
 
 # Events at coarser times than this are told apart no more: the same row twice may be two events.
 FINEST_COARSE_TIME = 60_000_000  # microseconds
@@ -160,13 +159,13 @@ def audit_model(
     """
     items = () if record is None else record.items
     audit, rows = audit_log(sequences, part, split, items, actions), Rows(sequences, items, actions)
-    record = TrainingRecord() if record is None else record
-    check_trained_split(audit, sequences, part, split, record, rows)
     counts = events_by_item(sequences, part)
-    if record.counts:
-        check_vocabulary(audit, sequences, part, record, counts, rows)
+    if record is None:
+        audit.undecided.append("what the folder of the model records of its training was not looked at")
+        record = TrainingRecord()
     else:
-        audit.undecided.append(f"no {VOCABULARY_FILE}: which events the vocabulary was made from")
+        check_trained_split(audit, sequences, part, split, record, rows)
+        check_vocabulary(audit, sequences, part, record, counts, rows)
     if model is not None:
         distance = model.config.memory_distance
         check_memory(audit, model.state_dict(), sequences, part, record, counts, distance, rows)

@@ -93,7 +93,7 @@ def check_vocabulary(
     counted[log.first_item_id : log.first_item_id + len(listed)] = listed
     what = VOCABULARY_FILE
     if not counted.any():
-        audit.undecided.append(f"{what} holds no counts: which events the vocabulary was made from")
+        audit.undecided.append(f"no counts in {what}: which events the vocabulary was made from")
         return
     if not check_counts(audit, what, counted, events, record, len(log.items), rows):
         return
