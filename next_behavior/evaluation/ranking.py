@@ -59,17 +59,23 @@ def remove_seen(scores: torch.Tensor, seen: Sequence[np.ndarray]) -> None:
     scores[index] = -torch.inf
 
 
-def listed_again(top: np.ndarray, seen: Sequence[np.ndarray], vocab_size: int) -> np.ndarray:
-    """(B, k) bool: which of the listed ids (B, k) are among each row's seen ids.
+def keys_of_seen(seen: Sequence[np.ndarray], vocab_size: int) -> np.ndarray:
+    """(N,) int64, ascending: row * vocab_size + id for each row's seen ids, which ascend."""
+    rows = np.repeat(np.arange(len(seen)), [len(ids) for ids in seen])
+    return rows * vocab_size + np.concatenate([np.zeros(0, dtype=np.int64), *seen])
 
-    >>> listed_again(np.array([[5, 6], [6, -1]]), [np.array([6, 7]), np.array([5])], vocab_size=8)
+
+def listed_again(top: np.ndarray, keys: np.ndarray, vocab_size: int) -> np.ndarray:
+    """(B, k) bool: which of the listed ids (B, k) are among each row's seen ids, by `keys_of_seen`.
+
+    >>> keys = keys_of_seen([np.array([6, 7]), np.array([5])], vocab_size=8)
+    >>> listed_again(np.array([[5, 6], [6, -1]]), keys, vocab_size=8)
     array([[False,  True],
            [False, False]])
     """
-    rows = np.repeat(np.arange(len(seen)), [len(ids) for ids in seen])
-    keys = rows * vocab_size + np.concatenate([np.zeros(0, dtype=np.int64), *seen])
     wanted = np.arange(len(top))[:, None] * vocab_size + top
-    return np.isin(wanted, keys) & (top != NO_CANDIDATE)
+    place = np.minimum(np.searchsorted(keys, wanted), len(keys) - 1)
+    return (keys[place] == wanted) & (top != NO_CANDIDATE) if len(keys) else np.zeros(top.shape, dtype=bool)
 
 
 def last_items(batch: EvaluationBatch) -> np.ndarray:
@@ -90,10 +96,13 @@ class ItemLists:
     def __init__(self, popularity: ItemPopularity) -> None:
         self.kept, self.removed = RankingAccumulator(popularity), RankingAccumulator(popularity)
 
-    def add(self, scores: torch.Tensor, batch: EvaluationBatch, history: np.ndarray) -> tuple[Pair, Pair]:
+    def add(
+        self, scores: torch.Tensor, batch: EvaluationBatch, seen: np.ndarray, history: np.ndarray
+    ) -> tuple[Pair, Pair]:
         """Ranks the targets of a batch by (B, V) scores, which it changes.
 
         Args:
+            seen: the `keys_of_seen` of the batch.
             history: (B,) float64, the popularity of each target's history (`history_popularity`).
 
         Returns:
@@ -101,7 +110,7 @@ class ItemLists:
             rank -1 and no ids there.
         """
         ranks, top = pessimistic_ranks(scores, batch.target_item), best_ids(scores)
-        self.kept.add(ranks, batch.target_item, top, listed_again(top, batch.seen, scores.shape[1]), history)
+        self.kept.add(ranks, batch.target_item, top, listed_again(top, seen, scores.shape[1]), history)
         ranks_removed, top_removed = np.full_like(ranks, -1), np.full_like(top, NO_CANDIDATE)
         unseen = np.flatnonzero(batch.group != REPEAT)
         if not len(unseen):
@@ -168,10 +177,11 @@ def rank_items(
             ranked.append(batch.position)
             users.append(batch.user)
             groups.append(batch.group)
+            seen, history = keys_of_seen(batch.seen, sequences.vocab_size), histories[batch.position]
             switch = batch.target_item != last_items(batch)
             switches.append(switch)
             for name, ranker in rankers.items():
-                placed = lists[name].add(torch.as_tensor(ranker.scores(batch)), batch, histories[batch.position])
+                placed = lists[name].add(torch.as_tensor(ranker.scores(batch)), batch, seen, history)
                 if dump is not None:
                     dump.add_items(name, batch, switch, *placed)
             bar.update(len(batch))
