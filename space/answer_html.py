@@ -9,13 +9,15 @@ from collections.abc import Sequence
 
 from history_text import Event
 from loaded_model import Catalog, LoadedModel
-from shown_text import as_html, duration, moment_text, percent
+from shown_text import as_html, duration, factor, moment_text, percent
 
 PATHS = {
     "generate": ("generated", "from the whole catalog"),
     "repeat": ("repeated", "from this history"),
     "associate": ("associated", "often together with recent items"),
 }
+# A weaker effect has no color.
+LEAST_EFFECT = 0.1
 # Unknown actions that a hint names, and known ones that it lists.
 MOST_UNKNOWN, MOST_KNOWN = 3, 8
 # An error holds ids and a remedy at its end.
@@ -84,16 +86,29 @@ def parts_of(event: Event) -> tuple[str | None, str | None]:
     return item, action
 
 
-def history_html(events: Sequence[Event], model: LoadedModel) -> str:
-    """The history, newest first, as a list."""
+def effect_html(contribution: float) -> str:
+    """What an event does to the first answer."""
+    side = "" if abs(contribution) < LEAST_EFFECT else " bnb-up" if contribution > 0 else " bnb-down"
+    words = as_html(factor(contribution))
+    return f'<b class="bnb-effect{side}" title="the first answer is {words} as probable with it">{words}</b>'
+
+
+def history_html(events: Sequence[Event], model: LoadedModel, contributions: Sequence[float] | None) -> str:
+    """The history, newest first, as a list; with what each event contributes to the first answer."""
     if not events:
         return '<p class="bnb-empty">No events yet. The answers are those for a new user.</p>'
     rows = []
-    for event in reversed(events):
+    effects = [""] * len(events) if contributions is None else [effect_html(one) for one in contributions]
+    for event, effect in zip(reversed(events), reversed(effects), strict=True):
         item, action = parts_of(event)
         what = f"{action_html(action, action in model.actions)}{item_html(item, model.catalog)}"
-        rows.append(f"<li><div>{what}</div><time>{as_html(moment_text(event.get('timestamp')))}</time></li>")
-    return f'<ol class="bnb-history" tabindex="0" aria-label="History, newest first">{"".join(rows)}</ol>'
+        rows.append(f"<li>{effect}<div>{what}</div><time>{as_html(moment_text(event.get('timestamp')))}</time></li>")
+    said = (
+        ""
+        if contributions is None
+        else '<p class="bnb-quiet">×: with the event, the first answer is so many times as probable.</p>'
+    )
+    return f'{said}<ol class="bnb-history" tabindex="0" aria-label="History, newest first">{"".join(rows)}</ol>'
 
 
 def context_html(events: Sequence[Event], model: LoadedModel) -> str:

@@ -18,6 +18,8 @@ from shown_text import shown
 from transformers import pipeline
 
 MATCHES = 8
+# A longer history is not explained: each of its events would be one more question.
+MOST_EXPLAINED = 60
 
 
 class Catalog:
@@ -86,6 +88,20 @@ class LoadedModel:
             return self.predict({"events": events}, of=of, top_k=top_k)
         options = {"action": action, "exclude_seen": exclude_seen, "top_k": top_k, "paths": True}
         return self.predict({"events": events}, of=of, **options)
+
+    def contributions(
+        self, events: list[Event], of: str, action: str | None, exclude_seen: bool, top_k: int
+    ) -> list[float] | None:
+        """What each event contributes to the first answer; None for a long history, and for a model whose code is older
+        than explanations."""
+        if not events or len(events) > MOST_EXPLAINED:
+            return None
+        options = {} if of == "action" else {"action": action, "exclude_seen": exclude_seen}
+        try:
+            answers = self.predict({"events": events}, of=of, top_k=1, explain=True, **options)
+        except TypeError:
+            return None
+        return answers[0]["contributions"] if answers else None
 
     def unknown_actions(self, events: list[Event]) -> list[str]:
         """The actions of a history that the model does not know, in order, each once."""

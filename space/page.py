@@ -47,10 +47,14 @@ class Page:
         """The history and the answers, as HTML."""
         try:
             events = parse_events(text)
-            history = history_html(events, self.model)
         except ValueError as error:
             return '<p class="bnb-empty">The pasted text is no history.</p>', error_html(error)
         asked = (QUESTIONS[question], None if action == ANY_ACTION else action, exclude_seen, top_k)
+        try:
+            contributions = self.model.contributions(events, *asked)
+        except ValueError:  # the answers say why
+            contributions = None
+        history = history_html(events, self.model, contributions)
         models = [self.model] if self.other is None else [self.model, self.other]
         found: list[list[Event] | ValueError] = []
         for model in models:

@@ -8,6 +8,7 @@ visible what could not be seen and cuts what is too long; `as_html` also takes t
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from datetime import datetime, timedelta, timezone
 from html import escape
@@ -59,6 +60,18 @@ def percent(probability: float) -> str:
     if 0 < value < 0.01:
         return "<0.01 %"
     return f"{value:.0f} %" if value >= 10 or value == 0 else f"{value:.1f} %" if value >= 1 else f"{value:.2f} %"
+
+
+def factor(contribution: float) -> str:
+    """How many times as probable an answer is with an event as without it.
+
+    >>> [factor(value) for value in (0.693, -0.693, 0.001, 3.2, 27.0, -27.0)]
+    ['×2.0', '×0.50', '×1.0', '×25', '>×1000', '<×0.001']
+    """
+    if abs(contribution) > math.log(1000):
+        return ">×1000" if contribution > 0 else "<×0.001"
+    times = math.exp(contribution)
+    return f"×{times:.0f}" if times >= 10 else f"×{times:.1f}" if times >= 0.95 else f"×{times:.2f}"
 
 
 def duration(seconds: float) -> str:

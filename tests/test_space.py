@@ -539,3 +539,26 @@ def test_the_page_fits_the_screen(visit: Any, width: int) -> None:
         page.locator("#events textarea").fill(text)
         page.wait_for_selector(f"#answers {named}")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+def test_the_history_says_what_each_event_does_to_the_first_answer(app: Any, model: Any) -> None:
+    events = [{"item": "84", "action": "view"}, {"item": "5", "action": "buy"}]
+    expected = model.predict({"events": events}, of="item", top_k=1, explain=True)[0]["contributions"]
+    assert model.contributions(events, "item", None, False, 10) == expected
+    history, _ = app.Page(model, None).ask("84,view\n5,buy", "Item", app.ANY_ACTION, False, 5)
+    shown_effects = re.findall(r'<b class="bnb-effect[^>]*>([^<]*)</b>', history)
+    assert shown_effects == [app.as_html(app.factor(number)) for number in reversed(expected)]
+    assert model.contributions(events * 40, "item", None, False, 10) is None
+    assert "bnb-effect" not in app.Page(model, None).ask("", "Item", app.ANY_ACTION, False, 5)[0]
+
+
+def test_a_model_of_older_code_is_asked_without_explanations(app: Any, model: Any) -> None:
+    class Older:
+        def __call__(self, inputs: Any, **options: Any) -> Any:
+            if "explain" in options:
+                raise TypeError("explain is not an option")
+            return model.predict(inputs, **options)
+
+    older = object.__new__(app.LoadedModel)
+    older.predict = Older()
+    assert older.contributions([{"item": "84"}], "item", None, False, 10) is None
