@@ -78,6 +78,7 @@ question = st.fixed_dictionaries(
         "paths": st.booleans(),
     },
 )
+about_sets = st.fixed_dictionaries({"of": st.sampled_from(["item", "action"]), "coverage": st.floats(0.01, 0.99)})
 about_actions = st.fixed_dictionaries({"top_k": st.integers(1, 9), "of": st.just("action"), "balanced": st.booleans()})
 
 
@@ -95,7 +96,9 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     largest_logit=st.sampled_from([distribution.LARGEST_LOGIT, -1.0]),
     share=st.sampled_from([0.0, 0.3]),
     trend=st.sampled_from([0.0, 0.5]),
-    asked=st.lists(st.tuples(st.lists(event, max_size=LONGEST + 3), question | about_actions), min_size=1, max_size=6),
+    asked=st.lists(
+        st.tuples(st.lists(event, max_size=LONGEST + 3), question | about_sets | about_actions), min_size=1, max_size=6
+    ),
 )
 def test_a_predictor_answers_as_the_pipeline_does(
     folder: Path,
@@ -112,6 +115,9 @@ def test_a_predictor_answers_as_the_pipeline_does(
     model = random_model(
         tokenizer, seed, text, item_temperature=temperature, generate_temperature=1.2, action_temperature=0.9,
         time_temperature=1.1, memory_share=share, memory_trend=trend, action_weights=[0.0, 0.0, 0.0, 0.1, 0.9, -0.2],
+        action_bias=np.random.default_rng(seed).normal(size=(6, 6)).tolist(),
+        time_bias=np.random.default_rng(seed).normal(size=tokenizer.num_time_gaps).tolist(),
+        item_set_limits=np.linspace(0.003, 0.983, 99).tolist(), action_set_limits=np.linspace(0, 0.9, 99).tolist(),
     )  # fmt: skip
     model.retire_items(tokenizer, retired)
     predictor = predictor_in_memory(model, tokenizer, folder)

@@ -25,6 +25,7 @@ from safetensors.torch import load_file
 from tiny import sequences_of, write_events
 from transformers import AutoModel, AutoTokenizer
 
+from next_behavior.commands import calibrate
 from next_behavior.commands.train import main
 from next_behavior.data.batches import target_positions
 from next_behavior.data.files import only_writer, replace_directory
@@ -174,6 +175,33 @@ def test_temperatures_and_the_memory_are_fitted_and_saved(trained: Path) -> None
     assert len(config.action_weights) == config.num_actions
     rankers = json.loads((trained / "evaluation.json").read_text())["rankers"]
     assert ("model, balanced" in rankers) == any(config.action_weights)
+
+
+def test_a_run_records_how_far_its_probabilities_can_be_trusted(trained: Path) -> None:
+    fit = json.loads((trained / "run.json").read_text())["calibration"]
+    for head in ("action", "time"):
+        assert fit[head]["way"] == min(fit[head]["held_out_log_loss"], key=fit[head]["held_out_log_loss"].get)
+        assert fit[head]["before"]["count"] == fit[head]["after"]["count"] > 0
+        assert sum(each["count"] for each in fit[head]["after"]["bins"]) == fit[head]["after"]["count"]
+    assert len(fit["item"]["after"]["top10"]["by_rank"]) == 10
+    result = json.loads((trained / "evaluation.json").read_text())
+    assert set(result["calibration"]) == {"action", "item", "top10", "time"}
+    assert result["time"]["model"]["log_loss"] > 0
+    assert set(result["time"]) == {"count", "model", "training_gaps", "user_median_gap"}
+    tables = (trained / "evaluation.md").read_text()
+    assert "| calibration " in tables
+    assert "| time until the next event " in tables
+
+
+def test_a_trained_model_is_calibrated_again_without_training(trained: Path, events: Path, tmp_path: Path) -> None:
+    calibrate.main(["--model", str(trained), "--events", str(events), "--output_dir", str(tmp_path / "again")])
+    before, after = (BertForNextBehavior.from_pretrained(each) for each in (trained, tmp_path / "again"))
+    changed = [name for name, one in before.state_dict().items() if not torch.equal(one, after.state_dict()[name])]
+    assert set(changed) <= {"path_gate.weight", "path_gate.bias"}
+    assert after.config.action_temperature == pytest.approx(before.config.action_temperature, rel=0.05)
+    lonely = write_events(tmp_path / "one.csv", [("u", "item 1", "view", 1_600_000_000)])
+    with pytest.raises(ValueError, match="no event to calibrate"):
+        calibrate.main(["--model", str(trained), "--events", str(lonely), "--output_dir", str(tmp_path / "none")])
 
 
 def leave_out_the_fits(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -20,6 +20,7 @@ COMMANDS = {
     "train": "train a model from an event log",
     "evaluate": "measure a model and the baselines on held-out events",
     "average": "average the weights of models that stem from the same weights",
+    "calibrate": "fit the probabilities of a trained model to held-out events again",
     "tokenize": "build the tokenizer of an event log alone",
     "add-items": "give a trained model new items, retire old ones, without training",
     "export": "export a model for serving, without torch",
@@ -57,6 +58,10 @@ def main_of(command: str) -> Callable[[Sequence[str] | None], None]:
             from next_behavior.commands import average
 
             return average.main
+        case "calibrate":
+            from next_behavior.commands import calibrate
+
+            return calibrate.main
         case "tokenize":
             from next_behavior.commands import tokenize
 

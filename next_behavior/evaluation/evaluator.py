@@ -56,6 +56,7 @@ from next_behavior.evaluation.metrics import (
     ranking_metrics,
     recall_at_k,
 )
+from next_behavior.evaluation.probabilities import measured_probabilities
 from next_behavior.evaluation.rankers import (
     BALANCED,
     MODEL,
@@ -263,11 +264,13 @@ def evaluate_model(
     memory_updates: int | None = None,
     record: TrainingRecord | None = None,
     dump: PredictionDump | None = None,
+    time_edges: Sequence[float] | None = None,
     progress: bool = True,
 ) -> Result:
     """`evaluate` for a model (None: only the baselines) and every baseline, which are fitted here.
 
-    Adds `baselines` to the result: the constants that each chose, and its note; and `audit` (`audit.py`).
+    Adds `baselines` to the result: the constants that each chose, and its note; `audit` (`audit.py`); and, for a model,
+    what `probabilities.py` measures.
 
     Args:
         neighbors: the item neighbors, where they are fitted already.
@@ -278,6 +281,7 @@ def evaluate_model(
             the split is not by time.
         record: what the model's folder says of its training; None where there is none.
         dump: as for `evaluate`.
+        time_edges: of the tokenizer's time buckets, to measure the time head; None for a log without times.
 
     Raises:
         Leak: the model, or the training part of the log, knows tested events.
@@ -319,6 +323,8 @@ def evaluate_model(
         result["memory_updates"] = updated.updates
     if model is not None:
         result["reads_text"] = model.config.text_size > 0
+        positions = targets_of(sequences, part, max_targets, seed)
+        result |= measured_probabilities(model, sequences, part, max_length, positions, time_edges, seed)
     fitted = {**items, **markov}
     result["baselines"] = {name: {"chosen": ranker.chosen, "note": ranker.note} for name, ranker in fitted.items()}
     return result
@@ -388,6 +394,7 @@ def evaluate_folder(
             baselines=baselines,
             record=training_record(model_dir),
             dump=predictions,
+            time_edges=tokenizer.time_edges if tokenizer.has_time else None,
         )
     result["passes"] = recorded_passes(model_dir)
     return result

@@ -15,9 +15,11 @@ from next_behavior.data.sequences import TEST, TRAIN, VALIDATION
 from next_behavior.data.shown import shown
 from next_behavior.data.splits import Split
 from next_behavior.evaluation.comparison import ACTIONS, Result
+from next_behavior.evaluation.probability_tables import probability_tables
 from next_behavior.evaluation.rankers import ENSEMBLE, MODEL, UPDATED
 from next_behavior.evaluation.ranking import KEPT, REMOVED
 from next_behavior.evaluation.recommended import COVERAGE_CUTOFFS, LIST_LENGTH
+from next_behavior.evaluation.table_cells import number, table
 
 PART_NAMES = {TRAIN: "training", VALIDATION: "validation", TEST: "test"}
 # Columns of the lists' table: {metric: (title, digits)}; the last three say something only where seen items are kept.
@@ -48,40 +50,6 @@ MOST_CONFUSED = 12
 # ----------------------------------------------------------------------------------------------------------------------
 # Numbers and tables
 # ----------------------------------------------------------------------------------------------------------------------
-
-
-def number(value: float | None, digits: int = 4) -> str:
-    """The value as text without its leading zero, a dash for None.
-
-    >>> number(0.0553), number(-0.25, 2), number(1.0, 3), number(None)
-    ('.0553', '-.25', '1.000', '–')
-    >>> number(-0.00001)
-    '.0000'
-    """
-    if value is None:
-        return "–"
-    text = f"{value:.{digits}f}"
-    if float(text) == 0:
-        text = text.lstrip("-")
-    return text.replace("0.", ".", 1) if text.lstrip("-").startswith("0.") else text
-
-
-def table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """An aligned Markdown table, the first column to the left, the others to the right.
-
-    >>> print(table(["ranker", "NDCG@10"], [["model", ".06"]]))
-    | ranker | NDCG@10 |
-    |:-------|--------:|
-    | model  |     .06 |
-    """
-    widths = [max(len(cell) for cell in column) for column in zip(header, *rows, strict=True)]
-
-    def line(cells: Sequence[str]) -> str:
-        others = (cell.rjust(width) for cell, width in zip(cells[1:], widths[1:], strict=True))
-        return f"| {' | '.join([cells[0].ljust(widths[0]), *others])} |"
-
-    rule = "|".join([":" + "-" * (widths[0] + 1), *("-" * (width + 1) + ":" for width in widths[1:])])
-    return "\n".join([line(header), f"|{rule}|", *(line(row) for row in rows)])
 
 
 def marked(values: Sequence[float | None], lower: bool = False, digits: int = 4) -> list[str]:
@@ -350,6 +318,8 @@ def format_table(result: Result) -> str:
         parts.append(f"The log has one action, {result['actions'][0]}: there is nothing to predict.")
     elif any(ACTIONS in result[name] for name in result["rankers"]):
         parts.append(actions_table(result))
+    if (trusted := probability_tables(result)) is not None:
+        parts.append(trusted)
     if "comparison" in result:
         parts.append(PAIRED)
     for model, comparison in result.get("comparisons", {}).items():

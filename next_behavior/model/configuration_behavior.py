@@ -24,7 +24,7 @@ CODE_FILES = (
     *("special_ids.py", "vocabulary.py", "times.py", "histories.py", "answers.py", "configuration_behavior.py"),
     *("integrity.py", "saved_model.py", "item_text.py", "encoder.py"),
     *("repeat_path.py", "pair_tables.py", "neighbor_lists.py", "associative_memory.py", "mixture.py", "losses.py"),
-    *("answer_tables.py", "ranking.py", "predicting.py", "catalog.py"),
+    *("answer_tables.py", "coverage.py", "ranking.py", "predicting.py", "catalog.py"),
     *("explaining.py", "explaining_answers.py", "explaining_counterfactuals.py"),
 )
 AUTO_MAP = {
@@ -47,6 +47,11 @@ class BehaviorConfig(BertConfig):
         actions_without_item: action ids that were seen without an item; only these can be answered by `[NONE]`.
         action_temperature, item_temperature, time_temperature: calibration, fitted on validation data; 1.0 until then.
         generate_temperature: of the generate path alone, fitted with the gate; 1.0 in training.
+        action_bias: (num_actions, num_actions) log-weights beside the temperature, by the last action of the history
+            (row) and the next one (column); empty for none. Fitted on validation data.
+        time_bias: (num_time_gaps,) log-weights of the time buckets beside the temperature; empty for none.
+        item_set_limits, action_set_limits: (99,) limits of the prediction sets that cover 1 % to 99 %: see coverage.py.
+            Empty where no validation events were left for them.
         action_weights: (num_actions,) log-weights under which naming the best action has a high macro-F1, fitted on
             validation data: `predict(of="action", balanced=True)`.
         action_loss_weight, time_loss_weight: weights beside the item loss.
@@ -112,6 +117,10 @@ class BehaviorConfig(BertConfig):
     item_temperature: float = 1.0
     time_temperature: float = 1.0
     generate_temperature: float = 1.0
+    action_bias: list[list[float]] = field(default_factory=list)
+    time_bias: list[float] = field(default_factory=list)
+    item_set_limits: list[float] = field(default_factory=list)
+    action_set_limits: list[float] = field(default_factory=list)
     action_weights: list[float] = field(default_factory=list)
     action_loss_weight: float = 1.0
     time_loss_weight: float = 0.1
@@ -169,6 +178,9 @@ class BehaviorConfig(BertConfig):
         self.type_vocab_size = self.num_actions
         self.actions_without_item = list(self.actions_without_item)
         self.action_weights = list(self.action_weights)
+        self.action_bias = [list(row) for row in self.action_bias]
+        self.time_bias = list(self.time_bias)
+        self.item_set_limits, self.action_set_limits = list(self.item_set_limits), list(self.action_set_limits)
         self.retired_items = list(self.retired_items)
         self.auto_map = {**AUTO_MAP, **self.__dict__.get("auto_map", {})}
         # transformers writes classes into this dictionary when it builds the pipeline.

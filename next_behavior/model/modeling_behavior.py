@@ -199,9 +199,9 @@ class BertForNextBehavior(ChangingCatalog, SavedModel):
             tables = self.answer_tables(hidden.device)
             named = self.item_head.named_items(hidden, events, actions, tables)
             return NextBehaviorOutput(
-                action_logits=self._action_logits(last, calibrated=True),
+                action_logits=self.calibrated_actions(last, events),
                 item_logits=named.probabilities(self.config, events.items, tables).log(),
-                time_logits=self._time_logits(last, calibrated=True),
+                time_logits=self.calibrated_times(last),
                 path_logits=named.path_log_weights(),
             )
 
@@ -224,8 +224,7 @@ class BertForNextBehavior(ChangingCatalog, SavedModel):
         action_labels = action_labels.masked_fill(action_labels < FIRST_ACTION, IGNORED)
         time_labels = time_labels.masked_fill(time_labels < FIRST_GAP, IGNORED)
         count = (labels != IGNORED).sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch
-        action_logits = self._action_logits(hidden, calibrated=False)
-        time_logits = self._time_logits(hidden, calibrated=False)
+        action_logits, time_logits = self.action_logits(hidden), self.time_logits(hidden)
         of_items = item_loss(self.item_head, hidden, events, labels, action_labels, self.training) / count
         action_loss = summed_cross_entropy(action_logits, action_labels) / count
         time_loss = summed_cross_entropy(time_logits, time_labels) / count

@@ -37,7 +37,10 @@ from .ranking import Question
 from .special_ids import FIRST_NEW, PAD, PATHS
 
 DEFAULT_BATCH_SIZE = 32
-OPTIONS = ("top_k", "of", "action", "exclude_seen", "allowed_items", "balanced", "paths", "explain", "target")
+OPTIONS = (
+    *("top_k", "of", "action", "exclude_seen", "allowed_items", "balanced", "coverage", "paths"),
+    *("explain", "target"),
+)
 
 
 @dataclass(frozen=True)
@@ -78,6 +81,8 @@ class NextBehaviorPipeline(Pipeline):
         exclude_seen: leave out every item in `events`, also in events too old for the model's window.
         allowed_items: rank only these items (the user's ids; all must be in the vocabulary).
         balanced: with of="action", name rare actions first more often: ranked for macro-F1, not by probability.
+        coverage: with of="item" or "action", instead of `top_k` answers the smallest number of most probable ones that
+            holds the next item, or action, with this probability. It is fitted on validation events.
         paths: say which way each item was named.
         explain: True says what each event contributes to each answer; "integrated_gradients" by gradients;
             "counterfactual" which events the first answer depends on (explaining_answers.py).
@@ -191,6 +196,7 @@ class NextBehaviorPipeline(Pipeline):
         exclude_seen: bool = False,
         allowed_items: list[str] | None = None,
         balanced: bool = False,
+        coverage: float | None = None,
         paths: bool = False,
         explain: bool | str = False,
         target: str | None = None,
@@ -208,6 +214,7 @@ class NextBehaviorPipeline(Pipeline):
             exclude_seen=exclude_seen,
             allowed_items=allowed,
             balanced=balanced,
+            coverage=coverage,
             left_out=beside.seen_before if any(beside.seen_before) else None,
             shares=paths or bool(explain),
             time=self.tokenizer.has_time,

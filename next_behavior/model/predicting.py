@@ -20,7 +20,7 @@ from transformers import PreTrainedModel
 from .answer_tables import LOADING, TABLES_LOCK, AnswerTables, KeptTables, Sources, is_traced
 from .associative_memory import AssociativeMemory
 from .configuration_behavior import BehaviorConfig
-from .encoder import BehaviorEncoder, Events, last_hidden
+from .encoder import BehaviorEncoder, Events, last_hidden, last_index
 from .mixture import ItemHead, ItemQuery, actions_without_item
 from .neighbor_lists import NeighborLists
 from .ranking import (
@@ -181,6 +181,7 @@ class AnsweringModel(PreTrainedModel):
         exclude_seen: bool = False,
         allowed_items: torch.Tensor | list[int] | None = None,
         balanced: bool = False,
+        coverage: float | None = None,
     ) -> RankedBehaviors:
         """The `top_k` most probable next behaviors of each history.
 
@@ -194,6 +195,8 @@ class AnsweringModel(PreTrainedModel):
                 never ranked.
             balanced: with of="action", rank by probability times the weights of `config.action_weights`, so that rare
                 actions are named first more often; the probabilities stay calibrated.
+            coverage: of="item" or "action": instead of `top_k` answers, the smallest number of most probable ones that
+                holds the next item, or action, with this probability (coverage.py).
 
         Returns:
             `RankedBehaviors`, probabilities over the candidates that remain. A `top_k` beyond their number returns
@@ -211,6 +214,7 @@ class AnsweringModel(PreTrainedModel):
             exclude_seen=exclude_seen,
             allowed_items=allowed_items,
             balanced=balanced,
+            coverage=coverage,
             tables=tables,
         ).ranked
 
@@ -229,6 +233,7 @@ class AnsweringModel(PreTrainedModel):
         balanced: bool,
         *,
         tables: AnswerTables,
+        coverage: float | None = None,
         left_out: list[list[int]] | None = None,
         shares: bool = False,
         time: bool = False,
@@ -240,17 +245,19 @@ class AnsweringModel(PreTrainedModel):
             left_out: for each history, item ids that are not ranked.
             shares, time: whether the paths' shares and the time to the next event are asked for.
         """
-        check_question(self.config, top_k, of, action, exclude_seen, allowed_items is not None, balanced)
+        restricted = allowed_items is not None
+        limit = check_question(self.config, top_k, of, action, exclude_seen, restricted, balanced, coverage)
         events = Events.complete(self.config, input_ids, token_type_ids, time_gap_ids, attention_mask)
         allowed = checked_items(tables.vocab_size, allowed_items, events.items.device)
-        question = Question(of, top_k, action, exclude_seen, allowed, filled(left_out, events.items.device), balanced)
+        excluded = filled(left_out, events.items.device)
+        question = Question(of, top_k, action, exclude_seen, allowed, excluded, balanced, limit)
         with self.without_dropout():
             hidden = self.bert(*events)  # (B, T, H)
             last = last_hidden(hidden, events.mask)  # (B, H)
-            by_action = self._action_logits(last, calibrated=True).softmax(dim=-1)  # (B, A)
-            buckets = self._time_logits(last, calibrated=True)[:, FIRST_GAP:].softmax(dim=-1) if time else None
+            by_action = self.calibrated_actions(last, events).softmax(dim=-1)  # (B, A)
+            buckets = self.calibrated_times(last)[:, FIRST_GAP:].softmax(dim=-1) if time else None
             if question.of == "action":
-                ranked = check_finite(rank_actions(self.config, by_action, question.top_k, question.balanced))
+                ranked = check_finite(rank_actions(self.config, by_action, question))
                 assert ranked.item_ids is not None
                 nothing = by_action.new_zeros((*ranked.item_ids.shape, len(PATHS)))
                 return Answers(ranked, nothing if shares else None, buckets)
@@ -341,15 +348,29 @@ class AnsweringModel(PreTrainedModel):
 
     def _action_probabilities(self, hidden: torch.Tensor, events: Events) -> torch.Tensor:
         """(B, A) calibrated p(action | history) for the states (B, T, H) of the events."""
-        return self._action_logits(last_hidden(hidden, events.mask), calibrated=True).softmax(dim=-1)
+        return self.calibrated_actions(last_hidden(hidden, events.mask), events).softmax(dim=-1)
 
-    def _action_logits(self, hidden: torch.Tensor, calibrated: bool) -> torch.Tensor:
-        temperature = self.config.action_temperature if calibrated else 1.0
-        return without_specials(self.action_head(hidden).float() / temperature, FIRST_ACTION)
+    def action_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., A) float32 of the states (..., H), as they were trained."""
+        return without_specials(self.action_head(hidden).float(), FIRST_ACTION)
 
-    def _time_logits(self, hidden: torch.Tensor, calibrated: bool) -> torch.Tensor:
-        temperature = self.config.time_temperature if calibrated else 1.0
-        return without_specials(self.time_head(hidden).float() / temperature, FIRST_GAP)
+    def time_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(..., G) float32 of the states (..., H), as they were trained."""
+        return without_specials(self.time_head(hidden).float(), FIRST_GAP)
+
+    def calibrated_actions(self, last: torch.Tensor, events: Events) -> torch.Tensor:
+        """(B, A) calibrated logits of the next action, for the states (B, H) at the last events."""
+        logits = self.action_logits(last) / self.config.action_temperature
+        if not self.config.action_bias:
+            return logits
+        bias = torch.tensor(self.config.action_bias, device=last.device)  # (A, A)
+        last_action = events.actions.gather(1, last_index(events.mask)[:, None])[:, 0]
+        return logits + bias[last_action]
+
+    def calibrated_times(self, last: torch.Tensor) -> torch.Tensor:
+        """(B, G) calibrated logits of the bucket of the time until the next event, for the states (B, H)."""
+        logits = self.time_logits(last) / self.config.time_temperature
+        return logits + torch.tensor(self.config.time_bias, device=last.device) if self.config.time_bias else logits
 
 
 def actions_asked(config: BehaviorConfig, question: Question, device: torch.device) -> torch.Tensor:

@@ -11,6 +11,7 @@ from transformers.utils import ModelOutput
 from .answer_tables import AnswerTables
 from .answers import check_options
 from .configuration_behavior import BehaviorConfig
+from .coverage import limit_for, set_sizes
 from .encoder import Events
 from .histories import is_whole
 from .mixture import TINY, ItemHead, NamedItems
@@ -48,6 +49,7 @@ class Question:
         allowed: (N,) int64, the only items that are ranked; None for all.
         left_out: (B, N) int64, items that are not ranked for a row, filled with PAD; None for none.
         balanced: rank actions by their weighted probabilities.
+        limit: of the prediction set that is asked for, which takes the place of `top_k`; None for no set.
     """
 
     of: str
@@ -57,6 +59,7 @@ class Question:
     allowed: torch.Tensor | None
     left_out: torch.Tensor | None = None
     balanced: bool = False
+    limit: float | None = None
 
     def rows(self, chosen: torch.Tensor) -> Question:
         return self if self.left_out is None else replace(self, left_out=self.left_out[chosen])
@@ -70,8 +73,16 @@ def check_question(
     exclude_seen: bool,
     restricted: bool,
     balanced: bool,
-) -> None:
-    """ValueError for a question that cannot be answered; `restricted` says that `allowed_items` are named."""
+    coverage: float | None = None,
+) -> float | None:
+    """The limit of the prediction set that `coverage` asks for, None without one.
+
+    Args:
+        restricted: `allowed_items` are named.
+
+    Raises:
+        ValueError: the question cannot be answered.
+    """
     restricted = restricted or action is not None or exclude_seen
     check_options(top_k, of, restricted, balanced, bool(config.action_weights))
     if action is not None and not is_whole(action):
@@ -84,6 +95,10 @@ def check_question(
             f"action={action} is not an action id, expected {FIRST_ACTION} to {config.num_actions - 1}: "
             "use tokenizer.encode_action(name)."
         )
+    if coverage is None:
+        return None
+    limits = config.action_set_limits if of == "action" else config.item_set_limits
+    return limit_for(coverage, of, restricted or balanced, limits)
 
 
 def filled(ids: list[list[int]] | None, device: torch.device) -> torch.Tensor | None:
@@ -142,16 +157,27 @@ def rank(scores: torch.Tensor, top_k: int) -> tuple[torch.Tensor, torch.Tensor, 
     return best, chosen, missing
 
 
-def rank_actions(
-    config: BehaviorConfig, action_probabilities: torch.Tensor, top_k: int, balanced: bool
-) -> RankedBehaviors:
-    """The best actions of (B, A) calibrated probabilities; `balanced` ranks by weighted ones."""
-    score = action_probabilities
-    if balanced:
+def within_limit(answers: RankedBehaviors, limit: float) -> RankedBehaviors:
+    """The prediction sets, of the ranked answers with all candidates."""
+    assert answers.item_ids is not None
+    assert answers.action_ids is not None
+    assert answers.probabilities is not None
+    sizes = torch.from_numpy(set_sizes(answers.probabilities.cpu().numpy(), limit)).to(answers.item_ids.device)
+    most = max(1, int(sizes.max()))
+    beyond = torch.arange(most, device=sizes.device) >= sizes[:, None]
+    tables = (answers.item_ids, answers.action_ids, answers.probabilities)
+    return RankedBehaviors(*(table[:, :most].masked_fill(beyond, 0) for table in tables))
+
+
+def rank_actions(config: BehaviorConfig, action_probabilities: torch.Tensor, question: Question) -> RankedBehaviors:
+    """The best actions of (B, A) calibrated probabilities; a balanced question ranks by weighted ones."""
+    score, top_k = action_probabilities, question.top_k if question.limit is None else config.num_actions
+    if question.balanced:
         score = score * torch.tensor(config.action_weights, device=score.device).exp()
     specials = torch.arange(config.num_actions, device=score.device) < FIRST_ACTION
     _, chosen, _ = rank(score.masked_fill(specials, -1), top_k)
-    return RankedBehaviors(torch.zeros_like(chosen), chosen, action_probabilities.gather(1, chosen))
+    ranked = RankedBehaviors(torch.zeros_like(chosen), chosen, action_probabilities.gather(1, chosen))
+    return ranked if question.limit is None else within_limit(ranked, question.limit)
 
 
 @dataclass(frozen=True)
@@ -253,9 +279,11 @@ def rank_items(answers: ItemAnswers, events: Events, question: Question, tables:
     joint, candidates, total = asked_of(answers, events, question, tables)
     without = tables.without_item[actions]
     # The best k pairs are among those of the k items whose best pair is best.
-    most, item_ids, _ = rank(joint.amax(dim=1).masked_fill_(~candidates, -1), question.top_k)  # (B, n)
+    top_k = question.top_k if question.limit is None else candidates.shape[1]
+    most, item_ids, _ = rank(joint.amax(dim=1).masked_fill_(~candidates, -1), top_k)  # (B, n)
     if over_actions(question):
-        return RankedBehaviors(item_ids, torch.zeros_like(item_ids), most / total)
+        ranked = RankedBehaviors(item_ids, torch.zeros_like(item_ids), most / total)
+        return ranked if question.limit is None else within_limit(ranked, question.limit)
     pairs = joint.gather(2, item_ids[:, None, :].expand(-1, joint.shape[1], -1))  # (B, Q, n)
     none = item_ids[:, None, :] == NONE
     pairs = pairs.masked_fill((item_ids[:, None, :] == PAD) | none & ~without[:, None], -1)

@@ -63,9 +63,13 @@ class Constants:
     action_weights: list[float]
     retired_items: list[int]
     action_temperature: float
+    action_bias: list[list[float]]
     item_temperature: float
     longest_row: float
     time_temperature: float
+    time_bias: list[float]
+    item_set_limits: list[float]
+    action_set_limits: list[float]
     memory_distance: int
     memory_decay: float
     memory_backward: float

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from next_behavior.model.coverage import set_sizes
 from next_behavior.model.special_ids import FIRST_NEW, NONE
 from next_behavior.serving.bundle import Constants
 from next_behavior.serving.live_memory import LiveMemory
@@ -261,6 +262,7 @@ def ranked(
     exclude: np.ndarray | None,
     allowed: np.ndarray | None,
     without: list[int],
+    limit: float | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The best answers: ids (k,), rows of actions (k,), -1 where items are ranked over all of them, and probabilities.
 
@@ -270,7 +272,10 @@ def ranked(
         exclude: ids that are left out, the history's among them; None keeps them.
         allowed: the only ids that are ranked; None for all.
         without: rows of actions that may come without an item.
+        limit: of the prediction set that is asked for, in place of `top_k`; None for no set.
     """
+    if limit is not None:
+        top_k = joint.new.shape[1] + joint.repeated.size + len(without)  # all there are
     new, sums = joint.new, joint.new_sums
     ids_of_columns: np.ndarray | None = None
     if allowed is not None:
@@ -315,6 +320,9 @@ def ranked(
     value, item, action = np.concatenate(values), np.concatenate(ids), np.concatenate(rows)
     order = np.argsort(-value, kind="stable")[:top_k]
     probabilities = value[order] / np.float32(max(total, TINY))
+    if limit is not None:
+        order = order[: set_sizes(probabilities[None], limit)[0]]
+        probabilities = probabilities[: len(order)]
     return item[order], np.full(len(order), -1) if of == "item" else action[order], probabilities
 
 

@@ -21,6 +21,7 @@ import onnxruntime
 from tokenizers import Tokenizer
 
 from next_behavior.model.answers import TimeUntilNext
+from next_behavior.model.coverage import set_sizes
 from next_behavior.model.histories import as_arrays
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NONE, PATHS
 from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, known_item, plain_item
@@ -101,6 +102,9 @@ class Predictor:
         self._pointer = Pointer(constants, bundle.pointer)
         self._causal = np.triu(np.full((constants.max_events, constants.max_events), MASKED), 1)
         self._without_item = np.isin(np.arange(FIRST_ACTION, constants.num_actions), constants.actions_without_item)
+        width = constants.num_actions
+        self._action_bias = np.array(constants.action_bias or np.zeros((width, width)), np.float32)
+        self._time_bias = np.array(constants.time_bias or 0.0, np.float32)
         self._until_next = TimeUntilNext(constants.time_edges) if constants.has_time else None
         self._shown = lru_cache(MOST_SHOWN)(self._item_and_title)
         self._lock = threading.Lock()
@@ -195,8 +199,9 @@ class Predictor:
         pointer = self._pointer.log_probabilities(scores, items, actions, time_gaps, mask)
         gate[:, ~self._without_item, GATE_NONE] = MASKED
         gate[pointer.max(axis=2) <= MASKED, GATE_REPEAT] = MASKED
-        by_action = softmax(action_logits[:, FIRST_ACTION:] / np.float32(constants.action_temperature))
-        times = softmax(time_logits[:, FIRST_GAP:] / np.float32(constants.time_temperature))
+        action_logits = action_logits / np.float32(constants.action_temperature) + self._action_bias[actions[:, -1]]
+        time_logits = time_logits / np.float32(constants.time_temperature) + self._time_bias
+        by_action, times = softmax(action_logits[:, FIRST_ACTION:]), softmax(time_logits[:, FIRST_GAP:])
         return NetworkAnswer(by_action, times, queries, pointer, gate)
 
     def _attention_bias(self, mask: np.ndarray) -> np.ndarray:
@@ -222,7 +227,7 @@ class Predictor:
             can = {action - FIRST_ACTION for action in self.constants.actions_without_item}
             without = [row for row, action in enumerate(given) if action in can]
         of = "item" if over_actions else "pair"
-        ids, rows, probabilities = ranked(joint, first, of, one.top_k, one.exclude, one.allowed, without)
+        ids, rows, probabilities = ranked(joint, first, of, one.top_k, one.exclude, one.allowed, without, one.limit)
         if not np.isfinite(probabilities).all():
             raise ValueError("got a probability that is not finite: the model or its memory is damaged.")
         shares = shares_of_paths(joint, said, first, ids, rows) if one.paths else None
@@ -251,6 +256,8 @@ class Predictor:
         score = probabilities
         if one.balanced:
             score = score * np.exp(np.array(self.constants.action_weights[FIRST_ACTION:], np.float32))
+        order = np.argsort(-score, kind="stable")
+        count = one.top_k if one.limit is None else set_sizes(score[order][None], one.limit)[0]
         return [
             {
                 "action": self.constants.actions[row],
@@ -258,7 +265,7 @@ class Predictor:
                 "title": None,
                 "probability": float(probabilities[row]),
             }
-            for row in np.argsort(-score, kind="stable")[: one.top_k].tolist()
+            for row in order[:count].tolist()
         ]
 
     def _item_and_title(self, item_id: int) -> tuple[str | None, str | None]:

@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from next_behavior.model.answers import allowed_ids, check_options
+from next_behavior.model.coverage import limit_for
 from next_behavior.model.histories import HistoryIds, HistoryReader, as_text, in_time_order, known_action
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW, UNK
 from next_behavior.model.vocabulary import known_item
@@ -30,6 +31,7 @@ class Asked:
         new_items: the user's ids behind [NEW_1] ...
         runs: known items of the history, equal neighbors as one, the oldest first.
         top_k, of, action (an id), balanced, paths: as the pipeline's.
+        limit: of the prediction set that is asked for, in place of `top_k`; None for no set.
         exclude: ids (n,) that are left out; None for none. allowed: the only ones (n,); None for all.
         events: how many the history has; unknown_items: how many of those read have an item that the vocabulary lacks.
         truncated: whether the history is longer than is read.
@@ -43,6 +45,7 @@ class Asked:
     of: str
     action: int | None
     balanced: bool
+    limit: float | None
     paths: bool
     exclude: np.ndarray | None
     allowed: np.ndarray | None
@@ -78,6 +81,7 @@ class Questions:
         exclude_seen: bool = False,
         allowed_items: Sequence[str] | None = None,
         balanced: bool = False,
+        coverage: float | None = None,
         paths: bool = False,
     ) -> Asked:
         """Reads and checks a question; events and options as for the pipeline.
@@ -88,6 +92,10 @@ class Questions:
         constants = self.constants
         restricted = action is not None or exclude_seen or allowed_items is not None
         check_options(top_k, of, restricted, balanced, bool(constants.action_weights))
+        limit = None
+        if coverage is not None:
+            limits = constants.action_set_limits if of == "action" else constants.item_set_limits
+            limit = limit_for(coverage, of, restricted or balanced, limits)
         history = in_time_order([list(events)])[0]
         names: dict[str, int] = {}
         ids = self._reader.ids(history, constants.max_events, seen=names)
@@ -104,6 +112,7 @@ class Questions:
             of=of,
             action=None if action is None else known_action(self._action_ids, action),
             balanced=balanced,
+            limit=limit,
             paths=paths,
             exclude=exclude,
             allowed=None if allowed_items is None else self._allowed(allowed_items),

@@ -2,14 +2,14 @@
 
 gate          the weights of repeated and of new items, and how network and memory share the latter
 memory        how many recent items it reads, how much recent popularity counts, what it names alone
-temperatures  of each head (Guo et al. 2017), and the weights under which rare actions are named
+
+The probabilities that result are calibrated in `probability_calibration.py`.
 
 On training events the network and the counts look better than they are, because they have seen them. Held-out events
 decide instead.
 
     fit_gate(model, targets)                 # before each validation
     fit_memory(model, log, positions)        # once, on the kept weights
-    fit_temperatures(model, log, positions)  # last: it calibrates the probabilities that result from the others
 """
 
 from __future__ import annotations
@@ -26,13 +26,12 @@ from transformers import PreTrainedConfig
 
 from next_behavior.data.batches import NOVEL, evaluation_batches
 from next_behavior.data.sequences import TEST, VALIDATION
-from next_behavior.evaluation.metrics import balancing_weights
 from next_behavior.evaluation.rankers import ModelRanker, UpdatedModelRanker
 from next_behavior.evaluation.ranking import rows_per_batch
 from next_behavior.model.mixture import GATE_NEW, GATE_NONE, GATE_REPEAT, NamedItems
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.repeat_path import MASKED
-from next_behavior.model.special_ids import FIRST_ACTION, NO_GAP, NONE, PAD
+from next_behavior.model.special_ids import FIRST_ACTION, NONE, PAD
 from next_behavior.training.encoded import EncodedBatch, encode_targets
 from next_behavior.training.tokenized_log import TokenizedLog
 from next_behavior.training.validation import mean_ndcg
@@ -55,11 +54,6 @@ FRESHNESS, FRESHNESS_UPDATES = (1.0, 2.0, 4.0, 8.0), 10
 FITTED_WITH_GATE = ("memory_history_decay", "generate_temperature", "memory_power", "memory_unit")
 # Rankings of the validation targets that `fit_memory` takes, about: the gate's fit costs as much as three.
 MEMORY_RANKINGS = 3 * len(HISTORY_DECAYS) + len(MEMORY_SHARES) + len(MEMORY_TRENDS) + len(FRESHNESS)
-
-# -- the heads
-# Their fit takes as long as so many rankings of its targets, about, and as one more for each action.
-TEMPERATURE_RANKINGS = 4
-TEMPERATURES = np.geomspace(0.5, 2.0, 36)
 
 
 class PathFits(NamedTuple):
@@ -247,46 +241,6 @@ def fit_freshness(
         lambda: mean_ndcg(ranker.model, ranker.blocks(positions), targets),
     )
     model.config.memory_freshness = config.memory_freshness
-
-
-@torch.inference_mode()
-def fit_temperatures(model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarray) -> None:
-    """Sets the temperature of each head to the one with the lowest log-loss on the validation events, on a grid from
-    0.5 to 2; then the weights of balanced answers."""
-    config, device = model.config, model.device
-    config.action_temperature = config.item_temperature = config.time_temperature = 1.0
-    temperatures = torch.tensor(TEMPERATURES, dtype=torch.float32, device=device)
-    action_losses, item_losses, time_losses = torch.zeros(3, len(temperatures), dtype=torch.float64, device=device)
-    actions: list[tuple[torch.Tensor, torch.Tensor]] = []
-    ranker = ModelRanker(model)
-    rows = rows_per_batch(log.sequences.vocab_size * config.num_actions)
-    for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
-        output = model(*ranker.events(batch))
-        action = torch.from_numpy(batch.target_action).to(device)
-        item = torch.from_numpy(batch.target_item).to(device)
-        gap = torch.from_numpy(batch.target_time_gap).to(device)
-        is_known = action >= FIRST_ACTION
-        action_losses += summed_losses(output.action_logits[is_known], action[is_known], temperatures)
-        actions.append((action[is_known].cpu(), output.action_logits[is_known].double().cpu()))
-        log_probability = output.item_logits[torch.arange(len(action), device=device), action]  # (B, V)
-        rankable = is_known & (item > PAD)
-        rankable &= log_probability.gather(1, item.clamp(min=PAD)[:, None])[:, 0].isfinite()
-        item_losses += summed_losses(log_probability[rankable].clamp(min=MASKED), item[rankable], temperatures)
-        timed = gap > NO_GAP
-        time_losses += summed_losses(output.time_logits[timed], gap[timed], temperatures)
-    config.action_temperature, config.item_temperature, config.time_temperature = (
-        float(TEMPERATURES[int(losses.argmin())]) if losses.any() else 1.0
-        for losses in (action_losses, item_losses, time_losses)
-    )
-    targets, logits = (torch.cat(parts) for parts in zip(*actions, strict=True))
-    calibrated = (logits / config.action_temperature).softmax(dim=-1)
-    config.action_weights = balancing_weights(targets.numpy(), calibrated.numpy()).round(2).tolist()
-
-
-def summed_losses(logits: torch.Tensor, target: torch.Tensor, temperatures: torch.Tensor) -> torch.Tensor:
-    """(C,) float64: the cross-entropy of logits (N, K) and target (N,), summed, at each of C temperatures."""
-    losses = [torch.nn.functional.cross_entropy(logits / each, target, reduction="sum") for each in temperatures]
-    return torch.stack(losses).double()
 
 
 def take_best(

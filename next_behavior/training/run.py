@@ -14,6 +14,7 @@ import logging
 from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import datasets
 import torch
@@ -33,7 +34,7 @@ from next_behavior.evaluation.summary import in_three_lines
 from next_behavior.evaluation.tables import format_table
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.text.encoders import computes_in_bfloat16
-from next_behavior.training.calibration import fit_memory, fit_temperatures
+from next_behavior.training.calibration import fit_memory
 from next_behavior.training.checkpoints import CHECKPOINTS, Checkpoints, RunIdentity, interrupted_batch_size
 from next_behavior.training.continuing import learned_until
 from next_behavior.training.from_prepared import take_prepared
@@ -43,6 +44,7 @@ from next_behavior.training.lora import lora_config, with_adapters
 from next_behavior.training.memory import fill_memory
 from next_behavior.training.phases import Phases, clock
 from next_behavior.training.prepared_log import COUNTING, PreparedLog, prepare_log
+from next_behavior.training.probability_calibration import fit_probabilities
 from next_behavior.training.save import run_record, save_adapter, save_model
 from next_behavior.training.settings import RunSettings
 from next_behavior.training.sizes import Sizes, choose_sizes
@@ -112,9 +114,10 @@ def run_alone(
         with phases("Reading the best model again"):
             model = BertForNextBehavior.from_pretrained(trained.folder, dtype=torch.float32)
             model = model.to(accelerator.device).eval()
-        calibrate(model, settings, sizes, prepared, trained, budget, phases)
+        calibration = calibrate(model, settings, sizes, prepared, trained, budget, phases)
         model.config.learned_until = learned_until(prepared.log.sequences, prepared.log.split)
         record = run_record(settings, sizes, options, trained.passes, trained.seconds_before + limit.seconds_spent())
+        record["calibration"] = calibration
         with phases(f"Saving the model in {output}"):
             save_model(output, model, prepared.tokenizer, prepared.log.split, record)
             if settings.lora_r:
@@ -232,8 +235,10 @@ def calibrate(
     trained: TrainedModel,
     budget: TrainingTime,
     phases: Phases,
-) -> None:
-    """Fits the memory and the temperatures on validation events, as many as the time allows."""
+) -> dict[str, Any] | None:
+    """Fits the memory and the probabilities on validation events, as many as the time allows; returns the record of the
+    latter, None without validation events."""
+    record = None
     log, seed = prepared.log, settings.seed
     positions = target_positions(log.sequences, VALIDATION, sizes.validation_targets, seed)
     left, each = budget.limit.seconds_left() - budget.fixed_seconds, budget.seconds_per_target
@@ -246,10 +251,11 @@ def calibrate(
         calibrated = fitted if len(fitted) else trained.positions
         calibrated = affordable_calibration(log.sequences, calibrated, model.config.num_actions, each, left, seed)
         with phases(f"Fitting probabilities on {len(calibrated):,} validation events"):
-            fit_temperatures(model, log, calibrated)
+            record = fit_probabilities(model, log, calibrated)
     if settings.split == "none":
         # Nothing is evaluated any more: the memory learns the held-out events, too.
         fill_memory(model, log.sequences, VALIDATION)
+    return record
 
 
 def evaluate_on_test(
@@ -286,6 +292,7 @@ def evaluate_on_test(
             baselines=settings.baselines,
             until=budget.limit.baselines_end(),
             record=training_record(output),
+            time_edges=prepared.tokenizer.time_edges if prepared.tokenizer.has_time else None,
         )
     result["passes"] = trained.passes
     write_whole(output / "evaluation.json", json.dumps(result, indent=1))

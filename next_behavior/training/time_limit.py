@@ -24,9 +24,10 @@ from next_behavior.data.batches import target_positions
 from next_behavior.data.sequences import VALIDATION, Sequences
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.special_ids import NONE
-from next_behavior.training.calibration import MEMORY_RANKINGS, TEMPERATURE_RANKINGS
+from next_behavior.training.calibration import MEMORY_RANKINGS
 from next_behavior.training.encoded import encode_targets
 from next_behavior.training.phases import clock
+from next_behavior.training.probability_calibration import PROBABILITY_RANKINGS
 from next_behavior.training.tokenized_log import TokenizedLog
 from next_behavior.training.validation import validation_ndcg
 
@@ -215,16 +216,18 @@ def affordable_calibration(
     seconds_left: float,
     seed: int,
 ) -> np.ndarray:
-    """The validation targets that temperatures are fitted on: those at `positions`, or as many as a quarter of the
-    time that is left is enough for, and never none."""
-    affordable = seconds_left / 4 / max(1e-9, (TEMPERATURE_RANKINGS + num_actions) * seconds_per_target)
+    """The validation targets that probabilities are fitted on: those at `positions`, or as many as a quarter of the
+    time that is left is enough for, and never none. They are drawn event by event: one user may have most of them."""
+    affordable = seconds_left / 4 / max(1e-9, (PROBABILITY_RANKINGS + num_actions) * seconds_per_target)
     if affordable >= len(positions):
         return positions
-    return target_positions(sequences, VALIDATION, max(FEWEST_CALIBRATED, int(affordable)), seed)
+    drawn = np.random.default_rng(seed).permutation(target_positions(sequences, VALIDATION))
+    return np.sort(drawn[: max(FEWEST_CALIBRATED, int(affordable))])
 
 
 def affordable_test_targets(planned: int, num_items: int, seconds_per_target: float, seconds_left: float) -> int:
     """Test targets in the final table: the planned number, or as many as can be ranked in half of the time that is
-    left. The other half is for the intervals and for the actions."""
-    each = seconds_per_target + max(seconds_per_target, num_items * BASELINE_SECONDS_PER_ITEM)
+    left: once for the table, and once to measure their probabilities. The other half is for the intervals and for the
+    actions."""
+    each = 2 * seconds_per_target + max(seconds_per_target, num_items * BASELINE_SECONDS_PER_ITEM)
     return min(planned, max(FEWEST_TEST_TARGETS, int(0.5 * seconds_left / each)))

@@ -1,0 +1,135 @@
+"""Calibrates the probabilities of a model on validation events, after the weights and the memory are fitted.
+
+    record = fit_probabilities(model, log, positions)     # for `run.json`
+
+action, time   temperature and log-weights (head_calibration.py)
+gate           how often the next item is a repeat (repeat_calibration.py)
+items          one temperature of the mixture of the paths
+balanced       the weights under which rare actions are named
+sets           the limits of prediction sets (coverage.py)
+
+How it is measured and what was tried is in docs/calibration.md.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+
+from next_behavior.data.batches import NO_TARGET, evaluation_batches, target_positions
+from next_behavior.data.sequences import VALIDATION
+from next_behavior.evaluation.metrics import balancing_weights
+from next_behavior.evaluation.probabilities import ItemProbabilities, item_probabilities
+from next_behavior.evaluation.rankers import ModelRanker
+from next_behavior.evaluation.ranking import rows_per_batch
+from next_behavior.evaluation.reliability import ranked_reliability, reliability
+from next_behavior.model.coverage import limits_of, score_of
+from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.model.repeat_path import MASKED
+from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW, NONE, PAD
+from next_behavior.training.head_calibration import HeadLogits, fit_action_head, fit_time_head, logits_of_heads
+from next_behavior.training.repeat_calibration import fit_repeats
+from next_behavior.training.tokenized_log import TokenizedLog
+
+# The fit takes as long as so many rankings of its targets, about, and as one more for each action.
+PROBABILITY_RANKINGS = 8
+# The heads need no pass over the catalog: they are fitted on so many times as many events, and on no fewer than there
+# are up to the second number.
+HEAD_EVENTS, FEWEST_HEAD_EVENTS = 5, 2000
+# Events that the weights of balanced answers are fitted on, at most.
+BALANCED_EVENTS = 4000
+TEMPERATURES = np.geomspace(0.5, 2.0, 36)
+# The squared logarithm of the items' temperature costs as much as so many nats of all events together.
+PRIOR = 10.0
+
+
+def fit_probabilities(model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarray) -> dict[str, Any]:
+    """Calibrates a model on the validation events at `positions`, at least one, and its heads on more of them.
+
+    Returns:
+        A record: of each head the way that was chosen, and `reliability` before and after. That of the items is of the
+        events that their two numbers were fitted on, that of the heads of events that their fit has not seen.
+    """
+    config = model.config
+    config.action_temperature = config.item_temperature = config.time_temperature = 1.0
+    config.action_bias, config.time_bias = [], []
+    more = head_positions(log, len(positions))
+    heads = logits_of_heads(model, log, more)
+    record: dict[str, Any] = {"events": len(heads.action), "item_events": len(positions)}
+    record["action"], record["time"] = fit_action_head(model, heads), fit_time_head(model, heads)
+    by_action = calibrated_actions(model, heads)
+    known = (heads.action >= FIRST_ACTION).numpy()
+    action = heads.action.numpy()[known]
+    some = np.random.default_rng(0).permutation(len(action))[:BALANCED_EVENTS]
+    config.action_weights = balancing_weights(action[some], by_action[known][some]).round(2).tolist()
+    config.action_set_limits = limits_of(score_of(by_action[known], action))
+    if not (log.sequences.items[positions] != NONE).any():
+        config.item_set_limits = []
+        return record
+    before = item_probabilities(model, log.sequences, VALIDATION, log.max_length, positions, {})
+    fit_repeats(model, log, more)
+    config.item_temperature = item_temperature(model, log, positions)
+    after = item_probabilities(model, log.sequences, VALIDATION, log.max_length, positions, {})
+    config.item_set_limits = limits_of(after.score[after.is_nameable])
+    record["item"] = {"before": item_record(before), "after": item_record(after)}
+    return record
+
+
+def head_positions(log: TokenizedLog, ranked: int) -> np.ndarray:
+    """The validation events that the heads are fitted on, ascending: all, or a random part of them. Not whole users: a
+    few users may have most of the events.
+
+    Args:
+        ranked: events that the items are fitted on.
+    """
+    positions = target_positions(log.sequences, VALIDATION)
+    most = max(HEAD_EVENTS * ranked, FEWEST_HEAD_EVENTS)
+    if len(positions) <= most:
+        return positions
+    return np.sort(np.random.default_rng(0).permutation(positions)[:most])
+
+
+def calibrated_actions(model: BertForNextBehavior, heads: HeadLogits) -> np.ndarray:
+    """(N, A) float64 probabilities of the actions."""
+    logits = heads.action_logits / model.config.action_temperature
+    if model.config.action_bias:
+        logits = logits + torch.tensor(model.config.action_bias, dtype=torch.float64)[heads.last_action]
+    return logits.softmax(dim=-1).numpy()
+
+
+@torch.inference_mode()
+def item_temperature(model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarray) -> float:
+    """The temperature of p(item | history, action) with the lowest log-loss. An item that the model cannot name counts
+    as any that is new to the user."""
+    config, device = model.config, model.device
+    temperatures = torch.tensor(TEMPERATURES, dtype=torch.float32, device=device)
+    losses = PRIOR * temperatures.double().log().square()
+    ranker, rows = ModelRanker(model), rows_per_batch(log.sequences.vocab_size * config.num_actions)
+    for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
+        events = ranker.events(batch)
+        action = torch.from_numpy(batch.target_action).to(device)
+        item = torch.from_numpy(batch.target_item).to(device)
+        is_known = (action >= FIRST_ACTION) & (item != PAD)
+        log_probability = model(*events).item_logits[torch.arange(len(action), device=device), action]  # (B, V)
+        is_new = torch.ones_like(log_probability, dtype=torch.bool).scatter_(1, events.items, False)
+        is_new[:, :FIRST_NEW] = False
+        own = log_probability.gather(1, item.clamp(min=PAD)[:, None])[:, 0]
+        unknown, named = is_known & (item == NO_TARGET), is_known & (item > PAD) & own.isfinite()
+        log_probability = log_probability.clamp(min=MASKED)
+        for place, temperature in enumerate(temperatures):
+            scaled = log_probability / temperature
+            total = scaled.logsumexp(dim=-1)
+            wanted = torch.where(named, own / temperature, scaled.masked_fill(~is_new, MASKED).logsumexp(dim=-1))
+            losses[place] += (total - wanted)[named | unknown].double().sum()
+    return float(TEMPERATURES[int(losses.argmin())])
+
+
+def item_record(said: ItemProbabilities) -> dict[str, Any]:
+    """The reliability of the first item and of the first ten; without bins but for the first."""
+    first = said.first
+    top = ranked_reliability(first)
+    for numbers in (*top["by_rank"], top["repeat"], top["new"]):
+        del numbers["bins"]
+    return {"first": reliability(first.probability[:, 0], first.is_target[:, 0]), "top10": top}
