@@ -19,7 +19,6 @@ from next_behavior.evaluation.probabilities import item_probabilities, measured_
 from next_behavior.evaluation.reliability import FirstAnswers, first_answers, ranked_reliability, reliability
 from next_behavior.evaluation.time_metrics import time_metrics
 from next_behavior.model.coverage import PERCENT, limit_for, limits_of, score_of, set_sizes
-from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.special_ids import FIRST_ACTION
 from next_behavior.training.head_calibration import BY_CLASS, BY_LAST_ACTION, TEMPERATURE, best_scaling, fit_scaling
 from next_behavior.training.probability_calibration import fit_probabilities
@@ -32,7 +31,7 @@ LIMITS = np.linspace(0.0, 0.97, 99).tolist()
 tables = st.integers(0, 2**32 - 1).map(lambda seed: np.random.default_rng(seed).dirichlet(np.full(7, 0.4), size=50))
 
 
-def model_of(**changes: Any) -> BertForNextBehavior:
+def model_of(**changes: Any) -> Any:
     tokenizer = assemble(ITEMS, ACTIONS, EDGES, num_new_items=3, max_length=10)
     return tiny_model(tokenizer, initializer_range=0.7, **changes)
 

@@ -199,7 +199,7 @@ def test_a_trained_model_is_calibrated_again_without_training(trained: Path, eve
     changed = [name for name, one in before.state_dict().items() if not torch.equal(one, after.state_dict()[name])]
     assert set(changed) <= {"path_gate.weight", "path_gate.bias"}
     assert after.config.action_temperature == pytest.approx(before.config.action_temperature, rel=0.05)
-    lonely = write_events(tmp_path / "one.csv", [("u", "item 1", "view", 1_600_000_000)])
+    lonely = write_events(tmp_path / "one.csv", [("u", "item 1", "view", 1_600_000_000 + second) for second in (0, 9)])
     with pytest.raises(ValueError, match="no event to calibrate"):
         calibrate.main(["--model", str(trained), "--events", str(lonely), "--output_dir", str(tmp_path / "none")])
 

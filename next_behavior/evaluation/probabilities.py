@@ -16,7 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -116,11 +116,11 @@ def head_probabilities(
     model: PreTrainedModel, sequences: Sequences, part: int, max_length: int, positions: np.ndarray
 ) -> HeadProbabilities:
     """At the targets at `positions`, at least one."""
-    ranker, model_ = ModelRanker(model), model  # in evaluation mode
+    ranker, asked = ModelRanker(model), cast(Any, model)  # in evaluation mode
     collected = []
     for batch in evaluation_batches(sequences, part, max_length, ACTION_ROWS, positions=positions):
         events = ranker.events(batch)
-        said: Any = model_.answers(
+        said: Any = asked.answers(
             *events,
             top_k=model.config.num_actions,
             of="action",
@@ -128,7 +128,7 @@ def head_probabilities(
             exclude_seen=False,
             allowed_items=None,
             balanced=False,
-            tables=model.answer_tables(model.device),
+            tables=asked.answer_tables(model.device),
             time=True,
         )
         by_action = torch.zeros((len(batch), model.config.num_actions), dtype=torch.float64)

@@ -19,7 +19,7 @@ import torch
 from torch.nn import functional as F
 
 from .answer_tables import AnswerTables
-from .encoder import Events, last_hidden, last_index
+from .encoder import Events, last_index
 from .mixture import GATE_REPEAT
 from .neighbor_lists import COUNT_UNIT
 from .pair_tables import find
@@ -86,7 +86,7 @@ class ExplainingModel(AnsweringModel):
         tables: AnswerTables,
     ) -> torch.Tensor:
         """`answer_probabilities` for the states (B, T, H) of the events."""
-        by_action = self._action_logits(last_hidden(hidden, events.mask), calibrated=True).softmax(dim=-1)  # (B, A)
+        by_action = self._action_probabilities(hidden, events)  # (B, A)
         if question.of == "action":
             return by_action.gather(1, action_ids)
         actions, head, parts = actions_asked(self.config, question, hidden.device), self.item_head, []
@@ -122,7 +122,7 @@ class ExplainingModel(AnsweringModel):
     ) -> torch.Tensor:
         """(B, k, T): the pointer's weights for the actions of answers (B, k); over all actions where one names none."""
         actions = real_actions(self.config, hidden.device)
-        by_action = self._action_logits(last_hidden(hidden, events.mask), calibrated=True).softmax(dim=-1)
+        by_action = self._action_probabilities(hidden, events)
         query, pointer = self.item_head.query_and_pointer(hidden, events, actions.expand(len(hidden), -1))
         gate = self.item_head.gate_logits(
             query, tables.without_item[actions].expand(len(hidden), -1), pointer.amax(dim=-1) > MASKED

@@ -203,6 +203,8 @@ class NextBehaviorPipeline(Pipeline):
     ) -> dict[str, Any]:
         """The model's `Answers`."""
         check_explain(explain, target, of)
+        if explain and coverage is not None:
+            raise ValueError("coverage asks for a whole set, which is not explained: ask again with explain and top_k.")
         beside: BesideIds = model_inputs["beside"]
         allowed = None if allowed_items is None else self._known_items(allowed_items)
         action_id = None if action is None else self.tokenizer.encode_action(action)

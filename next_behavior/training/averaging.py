@@ -35,7 +35,8 @@ from next_behavior.data.sequences import VALIDATION, Sequences, tokenize_log
 from next_behavior.data.splits import assign_parts, recorded_split
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
-from next_behavior.training.calibration import fit_memory, fit_temperatures
+from next_behavior.training.calibration import fit_memory
+from next_behavior.training.probability_calibration import fit_probabilities
 from next_behavior.training.tokenized_log import TokenizedLog
 
 LoadedModel = tuple[BertForNextBehavior, BehaviorTokenizer]
@@ -43,7 +44,7 @@ TEMPERATURES = ("action_temperature", "item_temperature", "time_temperature", "g
 # Chosen on validation events after training, like the temperatures.
 CHOSEN = (
     *("memory_history_decay", "memory_power", "memory_unit", "memory_share", "memory_trend", "memory_freshness"),
-    *("memory_text", "action_weights"),
+    *("memory_text", "action_weights", "action_bias", "time_bias", "item_set_limits", "action_set_limits"),
 )
 # What says nothing of the architecture: how a model was trained and where it was read from.
 OF_TRAINING = (
@@ -132,6 +133,7 @@ def averaged(loaded: Sequence[LoadedModel], names: Sequence[str]) -> BertForNext
     for name in TEMPERATURES:
         logarithms = [math.log(getattr(model.config, name)) for model in models]
         setattr(average.config, name, math.exp(sum(logarithms) / len(models)))
+    average.config.item_set_limits, average.config.action_set_limits = [], []  # those of no model hold for the mean
     return average.eval()
 
 
@@ -171,7 +173,7 @@ def fitted_on(model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarr
     """Fits the gate's scale, the memory's constants and the temperatures to the validation events at `positions`, as
     the end of a training run does."""
     fit_memory(model, log, positions)
-    fit_temperatures(model, log, positions)
+    fit_probabilities(model, log, positions)
 
 
 def save_average(

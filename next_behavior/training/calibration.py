@@ -24,10 +24,9 @@ import numpy as np
 import torch
 from transformers import PreTrainedConfig
 
-from next_behavior.data.batches import NOVEL, evaluation_batches
+from next_behavior.data.batches import NOVEL
 from next_behavior.data.sequences import TEST, VALIDATION
-from next_behavior.evaluation.rankers import ModelRanker, UpdatedModelRanker
-from next_behavior.evaluation.ranking import rows_per_batch
+from next_behavior.evaluation.rankers import UpdatedModelRanker
 from next_behavior.model.mixture import GATE_NEW, GATE_NONE, GATE_REPEAT, NamedItems
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.repeat_path import MASKED

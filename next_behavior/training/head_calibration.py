@@ -96,9 +96,9 @@ def logits_of_heads(model: BertForNextBehavior, log: TokenizedLog, positions: np
         said = (model.action_logits(last).double().cpu(), model.time_logits(last).double().cpu())
         ids = (batch.target_action, batch.target_time_gap, batch.token_type_ids[:, -1])
         parts.append((*said, *(torch.from_numpy(each) for each in ids), torch.from_numpy(batch.position)))
-    *tables, place = (torch.cat(each) for each in zip(*parts, strict=True))
-    times = log.sequences.timestamps[place.numpy()]
-    return HeadLogits(*tables, np.lexsort((place.numpy(), times)))
+    actions, times, action, gap, last_action, place = (torch.cat(each) for each in zip(*parts, strict=True))
+    order = np.lexsort((place.numpy(), log.sequences.timestamps[place.numpy()]))
+    return HeadLogits(actions, times, action, gap, last_action, order)
 
 
 def fit_scaling(logits: torch.Tensor, target: torch.Tensor, rows: torch.Tensor, num_rows: int) -> Scaling:

@@ -34,13 +34,13 @@ from next_behavior.training.repeat_calibration import fit_repeats
 from next_behavior.training.tokenized_log import TokenizedLog
 
 # The fit takes as long as so many rankings of its targets, about, and as one more for each action.
-PROBABILITY_RANKINGS = 8
+PROBABILITY_RANKINGS = 4
 # The heads need no pass over the catalog: they are fitted on so many times as many events, and on no fewer than there
 # are up to the second number.
 HEAD_EVENTS, FEWEST_HEAD_EVENTS = 5, 2000
 # Events that the weights of balanced answers are fitted on, at most.
 BALANCED_EVENTS = 4000
-TEMPERATURES = np.geomspace(0.5, 2.0, 36)
+TEMPERATURES = np.geomspace(0.6, 1 / 0.6, 21)
 # The squared logarithm of the items' temperature costs as much as so many nats of all events together.
 PRIOR = 10.0
 
