@@ -405,19 +405,34 @@ def test_all_of_a_file_can_be_trained_on(events: Path, tmp_path: Path) -> None:
     assert model.associate_path.pair_keys.tolist() == at_once.pair_keys.tolist()
 
 
-def test_without_a_split_the_last_events_of_some_users_are_held_out() -> None:
-    lengths = [1, 2, 9, 20, 35] * 30
-    rows = [(f"u{user}", place) for user, length in enumerate(lengths) for place in range(length)]
-    log = pl.DataFrame(rows, schema=["user_id", "place"], orient="row")
+def test_without_a_split_the_latest_events_of_some_users_are_held_out() -> None:
+    rows = [(f"u{user:03}", 100 * place + user) for user in range(90) for place in range(20 if user % 3 else 10)]
+    log = pl.DataFrame(rows, schema=["user_id", "second"], orient="row")
+    log = log.with_columns(pl.from_epoch("second", "s").cast(pl.Datetime("us", "UTC")).alias("timestamp"))
     parts = hold_out_last_events(log, seed=3)
     assert parts.equals(hold_out_last_events(log, seed=3))
     assert not parts.equals(hold_out_last_events(log, seed=4))
+    held_out = parts.filter(pl.col("part") == VALIDATION)
+    late = pl.col("timestamp") > log["timestamp"].sort()[math.ceil(0.9 * len(log)) - 1]
+    assert 10 < held_out["user_id"].n_unique() <= 30, "those of a third of the users who were there lately"
+    assert held_out.filter(late).height == held_out.height
+    assert log.filter(late & pl.col("user_id").is_in(held_out["user_id"].implode())).height == held_out.height
+    learned = log.select(late).to_series().to_numpy()
+    again = hold_out_last_events(log, seed=3, learned=learned)
+    assert not (again.filter(pl.Series(learned))["part"] == VALIDATION).any(), "what is learned is not held out"
+
+
+def test_in_a_log_without_times_the_last_events_of_some_users_are_held_out() -> None:
+    lengths = [1, 2, 9, 20, 35] * 30
+    rows = [(f"u{user}", None) for user, length in enumerate(lengths) for _ in range(length)]
+    log = pl.DataFrame(rows, schema={"user_id": pl.String, "timestamp": pl.Datetime("us", "UTC")}, orient="row")
+    parts = hold_out_last_events(log, seed=3)
     held_out = {
         user: part.count(VALIDATION)
         for user, part in parts.group_by("user_id").agg("part").rows()
         if VALIDATION in part
     }
-    assert len(held_out) == 0.2 * 120, "a fifth of the users with more than one event"
+    assert len(held_out) == 120 / 3, "a third of the users with more than one event"
     assert all(count == {2: 1, 9: 1, 20: 2, 35: 3}[lengths[int(user[1:])]] for user, count in held_out.items())
     assert all(part == sorted(part) for part in parts.group_by("user_id").agg("part")["part"].to_list())
     assert hold_out_last_events(log, seed=3, most=7).filter(pl.col("part") == VALIDATION)["user_id"].n_unique() == 7

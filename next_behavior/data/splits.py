@@ -181,6 +181,18 @@ def split_of_times(
     return Split(how, validation_cut, test_cut, validation_quantile, test_quantile)
 
 
+def late_cut(times: OrderedTimes, untimed: int, quantile: float = 0.9) -> int | None:
+    """The time after which the latest events of a log begin, as the test cut of a split by time; None for a log whose
+    events have no times, or one single time.
+
+    Args:
+        times: of all events; untimed: events without a time.
+    """
+    if untimed or not len(times) or times.at(0) == times.at(len(times) - 1):
+        return None
+    return _cut(times, quantile, below=times.at(len(times) - 1))
+
+
 def _cut(times: OrderedTimes, quantile: float, below: int) -> int:
     """The time of the event at `quantile` of the ascending times, or the latest time under `below`."""
     # The small term keeps 0.8 * 10 from falling to 7.

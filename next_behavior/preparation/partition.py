@@ -71,16 +71,18 @@ class Parts:
     Attributes:
         split: of the whole log.
         drawn: with the split none, which of the partition's users with two events and more have events held out.
+        cut: those after it, in microseconds since 1970; None for the last ones of each.
     """
 
     split: Split
     drawn: np.ndarray | None = None
+    cut: int | None = None
 
     def assign(self, events: pl.DataFrame) -> pl.DataFrame:
         """Adds the column `part`."""
         if self.drawn is None:
             return assign_parts(events, self.split)
-        return hold_out(events, users_with_several_events(events).gather(self.drawn))
+        return hold_out(events, users_with_several_events(events).gather(self.drawn), None, self.cut)
 
 
 @dataclass

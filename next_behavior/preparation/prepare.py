@@ -37,7 +37,7 @@ from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.report import CleaningReport, describe
 from next_behavior.data.sequences import Coding, item_codes, write_unknown
 from next_behavior.data.sources import LogSource, open_source
-from next_behavior.data.splits import Split, split_of_times
+from next_behavior.data.splits import Split, late_cut, split_of_times
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.preparation.engine import Engine, ReadRows
 from next_behavior.preparation.one_machine import OneMachine, fresh_folder
@@ -149,7 +149,8 @@ def prepare_with(
         check_users(report_on(rows, whole, counts, log, survey, options, notes, counted_rejects(engine.rejects())))
     untimed = whole.events if whole.first is None else 0
     split = split_of_times(settings.split, engine.times(whole), untimed)
-    parts = parts_of(statistics, split, settings.seed)
+    cut = late_cut(engine.times(whole), untimed) if settings.split == "none" else None
+    parts = parts_of(statistics, split, settings.seed, cut)
     counts = engine.count(parts)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
@@ -211,14 +212,17 @@ def counted_rejects(pieces: Iterator[pl.DataFrame]) -> ReadRows:
     return counts
 
 
-def parts_of(statistics: list[LogStatistics], split: Split, seed: int) -> list[Parts]:
-    """Which events of each partition are held out: with the split none, as `hold_out_last_events` draws the users."""
+def parts_of(statistics: list[LogStatistics], split: Split, seed: int, cut: int | None) -> list[Parts]:
+    """Which events of each partition are held out: with the split none, those after `cut` of the users that
+    `hold_out_last_events` draws."""
     if split.how != "none":
         return [Parts(split) for _ in statistics]
     several = [one.users - one.lengths[1] for one in statistics]
     starts = np.cumsum([0, *several])
     drawn = drawn_users(int(starts[-1]), seed)
-    return [Parts(split, drawn[(drawn >= start) & (drawn < end)] - start) for start, end in itertools.pairwise(starts)]
+    return [
+        Parts(split, drawn[(drawn >= start) & (drawn < end)] - start, cut) for start, end in itertools.pairwise(starts)
+    ]
 
 
 def report_on(

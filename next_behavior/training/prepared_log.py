@@ -32,7 +32,7 @@ from next_behavior.data.sequences import (
     save_unknown,
     tokenize_log,
 )
-from next_behavior.data.splits import assign_parts, make_split
+from next_behavior.data.splits import SortedTimes, assign_parts, late_cut, make_split
 from next_behavior.evaluation.audit import audit_log
 from next_behavior.evaluation.item_neighbors import ItemNeighbors
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
@@ -48,8 +48,8 @@ from next_behavior.training.vocabulary import build_tokenizer
 # The default longest history: this quantile of the users' histories, in steps, within bounds.
 LENGTH_QUANTILE, LENGTH_STEP, LENGTH_BOUNDS = 0.99, 8, (16, 200)
 FEWEST_NEW_ITEMS = 64
-# What `--split none` holds out to decide when to stop: a tenth of the events of a fifth of the users, 4,000 at most.
-HELD_OUT_USERS, MOST_HELD_OUT_USERS, HELD_OUT_EVENTS = 0.2, 4000, 10
+# What `--split none` holds out to decide when to stop: the latest tenth of the log of a third of the users.
+HELD_OUT_USERS, MOST_HELD_OUT_USERS, HELD_OUT_EVENTS = 1 / 3, 10_000, 10
 COUNTING = "Counting which items follow which"  # a phase
 
 
@@ -166,15 +166,22 @@ def hold_out_last_events(
     share: float = HELD_OUT_USERS,
     most: int = MOST_HELD_OUT_USERS,
 ) -> pl.DataFrame:
-    """Marks the last tenth of the events, at least one, of a random share of the users with two events and more as
-    validation: with `--split none` they decide when to stop, and calibration is fitted on them.
+    """Marks events as validation: with `--split none` they decide when to stop, and calibration is fitted on them.
 
-    The model knows these users, as it will know those it is asked about. Whole users held out would measure how well
-    it predicts for strangers, for whom counts are worth less. Events that are `learned`, (E,) bool, are not held out.
+    They are what a random share of the users with two events and more did in the latest tenth of the log. The model is
+    asked about events that come later still. The last events of each user would calibrate it for other questions: users
+    with few events would count as much as those with many, and most would be old (docs/calibration.md).
+
+    In a log without times, or where that is nothing, they are the last tenth of these users' events, at least one.
+    Events that are `learned`, (E,) bool, are not held out.
     """
     fresh = None if learned is None else pl.Series(~learned)
+    times = events["timestamp"] if fresh is None else events.filter(fresh)["timestamp"]
+    cut = late_cut(SortedTimes(times.drop_nulls().dt.epoch("us").to_numpy()), times.null_count())
     users = users_with_several_events(events, fresh)
-    return hold_out(events, users.gather(drawn_users(len(users), seed, share, most)), fresh)
+    drawn = users.gather(drawn_users(len(users), seed, share, most))
+    late = hold_out(events, drawn, fresh, cut)
+    return late if cut is None or (late["part"] == VALIDATION).any() else hold_out(events, drawn, fresh, None)
 
 
 def users_with_several_events(events: pl.DataFrame, fresh: pl.Series | None = None) -> pl.Series:
@@ -188,13 +195,15 @@ def drawn_users(users: int, seed: int, share: float = HELD_OUT_USERS, most: int 
     return np.random.default_rng(seed).permutation(users)[: min(most, math.ceil(share * users))]
 
 
-def hold_out(events: pl.DataFrame, users: pl.Series, fresh: pl.Series | None = None) -> pl.DataFrame:
-    """Marks the last tenth of the events of these users, at least one, as validation where `fresh`, all others as
-    training."""
+def hold_out(events: pl.DataFrame, users: pl.Series, fresh: pl.Series | None, cut: int | None) -> pl.DataFrame:
+    """Marks the events of these users after `cut`, in microseconds since 1970, as validation where `fresh`, all others
+    as training. Without a cut the last tenth of their events, at least one."""
     length = pl.len().over("user_id").cast(pl.Int64)
     place = pl.int_range(pl.len(), dtype=pl.Int64).over("user_id")
-    is_last = place >= length - (length // HELD_OUT_EVENTS).clip(lower_bound=1)
-    held_out = pl.col("user_id").is_in(users.implode()) & is_last
+    is_late = place >= length - (length // HELD_OUT_EVENTS).clip(lower_bound=1)
+    if cut is not None:
+        is_late = pl.col("timestamp").dt.epoch("us") > cut
+    held_out = pl.col("user_id").is_in(users.implode()) & is_late
     if fresh is not None:
         held_out &= fresh
     return events.with_columns(pl.when(held_out).then(VALIDATION).otherwise(TRAIN).cast(pl.Int8).alias("part"))
