@@ -61,6 +61,8 @@ NOT_EXECUTED = {
     "next-behavior prepare": "needs a log of its own; test_prepare.py runs it",
     "next-behavior train": "the same function as train_accelerate.py, which is executed",
     "next-behavior average": "needs two models; test_several_models.py runs it",
+    "next-behavior calibrate": "test_training.py calibrates a trained model again",
+    'predict({"events": history}, of="item", coverage=0.9)': "needs many validation events; test_calibration.py asks",
     "next-behavior tune-text": "trains for minutes; test_text_tuning.py runs it with few steps",
     "python train_accelerate.py": "trains for minutes; one variant is executed with small sizes",
     "python evaluate_behavior.py": "one variant is executed; test_evaluate.py runs the others",
