@@ -26,7 +26,7 @@ from next_behavior.data.items import read_items
 from next_behavior.data.read_options import ReadOptions, add_event_arguments
 from next_behavior.data.text_streams import TextStream
 from next_behavior.model.histories import as_seconds
-from next_behavior.training.settings import RunSettings
+from next_behavior.training.settings import add_arguments
 
 NOON = 1_700_000_000  # seconds: 2023-11-14 22:13:20 UTC
 
@@ -532,7 +532,9 @@ def test_every_flag_that_a_message_names_exists() -> None:
     add_event_arguments(parser)
     known = {flag for action in parser._actions for flag in action.option_strings}
     assert {f"--{flag}" for flag in FLAGS.values()} | {f"--{entry.name}" for entry in fields(ReadOptions)} <= known
-    known |= {f"--{entry.name}" for entry in fields(RunSettings)}
+    settings = argparse.ArgumentParser()
+    add_arguments(settings)
+    known |= {flag for action in settings._actions for flag in action.option_strings}
     named = set()
     for path in Path(next_behavior.data.__path__[0]).parent.rglob("*.py"):
         tree = ast.parse(path.read_text(encoding="utf-8"))
@@ -541,7 +543,7 @@ def test_every_flag_that_a_message_names_exists() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("add_argument"):
                 known |= {str(flag.value) for flag in node.args if isinstance(flag, ast.Constant)}
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
-                named |= set(re.findall(r"(?<![\w-])--[a-z][a-z_0-9-]*", node.value))
+                named |= set(re.findall(r"(?<![\w"-])--[a-z][a-z_0-9-]*", node.value))
     assert {"--columns", "--format", "--time_format", "--missing_values"} <= named
     assert named - known == set()
 
