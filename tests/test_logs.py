@@ -543,7 +543,7 @@ def test_every_flag_that_a_message_names_exists() -> None:
             if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("add_argument"):
                 known |= {str(flag.value) for flag in node.args if isinstance(flag, ast.Constant)}
             elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in documents:
-                named |= set(re.findall(r"(?<![\w"-])--[a-z][a-z_0-9-]*", node.value))
+                named |= set(re.findall(r'(?<![\w"-])--[a-z][a-z_0-9-]*', node.value))
     assert {"--columns", "--format", "--time_format", "--missing_values"} <= named
     assert named - known == set()
 
