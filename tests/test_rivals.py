@@ -220,6 +220,12 @@ def test_lightgcn_spreads_by_the_square_roots_of_the_degrees_and_takes_the_mean_
     layers = [np.linalg.matrix_power(dense, power) @ table for power in range(LAYERS + 1)]
     found = spread(normalized_graph(users, items, 2, 3), torch.from_numpy(table).float())
     assert found.numpy() == pytest.approx(np.mean(layers, axis=0), abs=1e-5)
+    learned = torch.from_numpy(table).float().requires_grad_()
+    weights = torch.arange(20.0).reshape(5, 4)
+    (spread(normalized_graph(users, items, 2, 3), learned) * weights).sum().backward()
+    mean = np.mean([np.linalg.matrix_power(dense, power) for power in range(LAYERS + 1)], axis=0)
+    assert learned.grad is not None
+    assert learned.grad.numpy() == pytest.approx(mean.T @ weights.numpy(), abs=1e-4)
 
 
 def test_lightgcn_learns_who_had_what_and_gives_strangers_the_popular() -> None:

@@ -11,6 +11,7 @@ Reference: He et al. 2020, "LightGCN: Simplifying and Powering Graph Convolution
 from __future__ import annotations
 
 import time
+import warnings
 from typing import Any
 
 import numpy as np
@@ -43,14 +44,29 @@ def normalized_graph(users: np.ndarray, items: np.ndarray, num_users: int, num_i
     size = num_users + num_items
     degree = torch.bincount(both[0], minlength=size).clamp(min=1).float()
     values = (degree[both[0]] * degree[both[1]]).rsqrt()
-    return torch.sparse_coo_tensor(both, values, (size, size), check_invariants=True).coalesce()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # torch calls its CSR matrices beta
+        return torch.sparse_coo_tensor(both, values, (size, size)).coalesce().to_sparse_csr()
+
+
+class SymmetricProduct(torch.autograd.Function):
+    """A symmetric sparse matrix times a dense one: torch would transpose the matrix for each gradient."""
+
+    @staticmethod
+    def forward(ctx: Any, graph: torch.Tensor, dense: torch.Tensor) -> torch.Tensor:
+        ctx.graph = graph
+        return torch.sparse.mm(graph, dense)
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: torch.Tensor) -> tuple[None, torch.Tensor]:
+        return None, torch.sparse.mm(ctx.graph, gradients[0])
 
 
 def spread(graph: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
     """(U + V, D): the mean over the layers."""
     layers = [embeddings]
     for _ in range(LAYERS):
-        layers.append(torch.sparse.mm(graph, layers[-1]))
+        layers.append(SymmetricProduct.apply(graph, layers[-1]))
     return torch.stack(layers).mean(dim=0)
 
 
