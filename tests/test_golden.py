@@ -18,8 +18,9 @@ from next_behavior.model.associative_memory import RECENT_UNIT
 from next_behavior.model.neighbor_lists import COUNT_UNIT
 from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
 
-# Answers of one model differ in the last digits from processor to processor; weights that were trained there, in more.
-ANSWER_TOLERANCE, WEIGHT_TOLERANCE = 1e-6, 1e-3
+# Answers of one model differ in the last digits from processor to processor; weights that were trained there, in more: Adam
+# makes a whole step of the rounding in a gradient near zero.
+ANSWER_TOLERANCE, WEIGHT_TOLERANCE = 1e-6, 3e-3
 
 OWN_CODE = """
 import json, sys
