@@ -18,8 +18,8 @@ from next_behavior.model.associative_memory import RECENT_UNIT
 from next_behavior.model.neighbor_lists import COUNT_UNIT
 from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
 
-# Answers of one model differ in the last digits from processor to processor; weights that were trained there, in more: Adam
-# makes a whole step of the rounding in a gradient near zero.
+# Answers of one model differ in the last digits from processor to processor; weights that were trained there, in more:
+# Adam makes a whole step of the rounding in a gradient near zero.
 ANSWER_TOLERANCE, WEIGHT_TOLERANCE = 1e-6, 3e-3
 
 OWN_CODE = """
