@@ -203,7 +203,7 @@ def test_what_was_measured_of_probabilities_times_and_sets_stands_in_the_page(go
     Tags(page)
     assert "Next action: off by 12.3" in page
     assert page.count("<circle") == 2  # a bin of nine says too little
-    assert "no closer than the median of the user's own gaps" in page
+    assert "no closer than the better simple rule, the user's own median gap" in page
     assert page.count("87.6\u00a0%") == 2
     assert "cannot name are left out: 25.0" in page
 

@@ -142,7 +142,7 @@ def told(row: dict[str, Any]) -> str:
     metric = "" if row["metric"] in SHARES else f"{METRICS[row['metric']]} "
     return (
         f'{question}: <b class="{LEVELS[level]}">{WORDS[level]}</b> {best} ({metric}{said(row, "model")} against '
-        f"{said(row, 'best')})."
+        f"{said(row, 'best')}{'; no interval' if row['difference_interval'] is None else ''})."
     )
 
 

@@ -19,7 +19,7 @@ FEWEST_IN_A_BIN = 10
 TIMES = {
     "model": "the model",
     "user_median_gap": "the user's own median gap",
-    "training_gaps": "all gaps of the training",
+    "training_gaps": "the median gap of the training",
 }
 
 
@@ -80,14 +80,27 @@ def times_section(result: Result) -> str:
     times: Mapping[str, Any] = result.get("time") or {}
     if not times:
         return ""
-    rows = [[title, f"{times[name]['hours_error']:,.1f}\u00a0h"] for name, title in TIMES.items() if name in times]
-    ours, own = times["model"]["hours_error"], times["user_median_gap"]["hours_error"]
-    found = "closer than" if ours < own else "no closer than"
+    rows = [[title, duration(times[name]["hours_error"])] for name, title in TIMES.items() if name in times]
+    ours = times["model"]["hours_error"]
+    rule = min((name for name in TIMES if name != "model"), key=lambda name: times[name]["hours_error"])
+    found = "closer than" if ours < times[rule]["hours_error"] else "no closer than"
     says = (
-        f"Half of the predicted times until the next event are off by at most {ours:,.1f} hours. That is {found} the "
-        "median of the user's own gaps."
+        f"Half of the predicted times until the next event are off by at most {duration(ours)}. That is {found} the "
+        f"better simple rule, {TIMES[rule]}."
     )
     return section("Does it know when?", says, table(("predicted by", "typical error"), rows))
+
+
+def duration(hours: float) -> str:
+    """Hours in the unit that suits them.
+
+    >>> [duration(hours).replace("\u00a0", " ") for hours in (0.01, 0.5, 3.25, 72)]
+    ['36 s', '30 min', '3.2 h', '3.0 days']
+    """
+    for unit, size, digits in (("days", 24, 1), ("h", 1, 1), ("min", 1 / 60, 0)):
+        if hours >= 2 * size:
+            return f"{hours / size:,.{digits}f}\u00a0{unit}"
+    return f"{3600 * hours:,.0f}\u00a0s"
 
 
 def sets_section(result: Result) -> str:

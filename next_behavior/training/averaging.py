@@ -4,9 +4,9 @@
     fitted_on(average, log, positions)               # with the log: what is fitted on validation events
     save_average(average, tokenizer, folders, output)
 
-It answers at the price of one model, and helps only where the models stem from the same weights: fine-tuned from one
-model, or taken from one run. Models that were trained from different random starts have no mean that predicts well;
-their probabilities can be averaged (`evaluate --ensemble`).
+It answers at the price of one model. It makes sense where the models stem from the same weights: fine-tuned from one
+model, or taken from one run. The network rows of models from different random starts cancel each other, and mostly the
+memory is left; their probabilities can be averaged (`evaluate --ensemble`).
 
 The memory counts events and has no weights: it must be the same in all, and is kept. What was fitted on validation
 events (temperatures, the memory's constants, the gate's scale) belongs to the weights that it was fitted with. With the
