@@ -295,6 +295,31 @@ def test_before_training_a_run_says_that_it_cannot_see_all_of_its_events(clock: 
     assert "--min_epochs 2 takes longer" in budget.outlook(240.0, min_epochs=2)
 
 
+@pytest.mark.parametrize("limit", [(), ("--max_minutes", "60")])
+def test_with_a_time_limit_a_dear_validation_waits_for_the_end_of_the_epoch(
+    limit: tuple[str, ...], events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    validated: list[int] = []
+
+    def score(run: loop.Training) -> tuple[float, float]:
+        validated.append(run.state.step)
+        return 0.5, 1.0
+
+    monkeypatch.setattr(loop.Training, "score", score)
+    monkeypatch.setattr(time_limit.TrainingTime, "has_time_to_validate", lambda *_: False)
+    monkeypatch.setattr(run, "fit_memory", lambda *_: None)
+    train(events, tmp_path, "--max_epochs", "1", "--validation_steps", "2", *limit)
+    last = run_state(tmp_path)["step"]
+    assert last > 2
+    assert validated == ([last] if limit else [*range(2, last, 2), last])
+
+
+def test_a_validation_is_dear_where_it_takes_a_twentieth_of_the_time_since_the_last() -> None:
+    budget = TrainingTime(TimeLimit(0.0, 10.0), begin=0.0, validation_seconds=2.0)
+    assert budget.has_time_to_validate(40.0)
+    assert not budget.has_time_to_validate(39.0)
+
+
 def test_without_a_limit_training_has_no_end(clock: list[float]) -> None:
     budget = TrainingTime(TimeLimit(0.0, None), begin=0.0)
     assert (budget.end(), budget.progress()) == (math.inf, 0)

@@ -215,7 +215,7 @@ class Training:
     def train_until_the_end(self) -> str:
         """Trains until the end and returns why it ended."""
         state, settings = self.state, self.settings
-        out_of_time, validated_at = False, state.step
+        out_of_time, validated_at, validation_end = False, state.step, time.monotonic()
         while not state.finished and not out_of_time:
             self.set_learning_rate()
             self.train_step()
@@ -224,10 +224,13 @@ class Training:
                 state.epoch, state.step_in_epoch = state.epoch + 1, 0
             out_of_time = self.is_out_of_time()
             is_worth_it = state.kept_step == 0 or state.step - validated_at > self.steps_per_epoch // WORTH_VALIDATING
-            is_due = epoch_ends or state.step_in_epoch % settings.validation_steps == 0
+            is_due = epoch_ends or (
+                state.step_in_epoch % settings.validation_steps == 0
+                and self.has_time_to_validate(time.monotonic() - validation_end)
+            )
             if is_due or (out_of_time and is_worth_it):
                 self.validate()
-                validated_at = state.step
+                validated_at, validation_end = state.step, time.monotonic()
             elif out_of_time:
                 self.save_checkpoint()
         return "because the time is up" if out_of_time else f"after {state.epoch} epochs"
@@ -303,6 +306,13 @@ class Training:
             return False
         is_over = torch.tensor(float(self.budget.progress() >= 1), device=self.accelerator.device)
         return bool(self.accelerator.reduce(is_over) > 0)
+
+    def has_time_to_validate(self, seconds: float) -> bool:
+        """Whether a validation is a small part of the seconds since the last one, in every process."""
+        if self.budget.limit.minutes is None:
+            return True
+        is_cheap = torch.tensor(float(self.budget.has_time_to_validate(seconds)), device=self.accelerator.device)
+        return bool(self.accelerator.reduce(is_cheap) >= self.accelerator.num_processes)
 
     def validate(self) -> None:
         """Scores the averaged weights, keeps them if they are the best, and writes a checkpoint."""

@@ -208,7 +208,12 @@ class RunSettings:
         "Rivals in the final table. counting: those that train nothing; all: also LightGCN, five minutes at most.",
         choices=("counting", "all"),
     )  # fmt: skip
-    validation_steps: int = option(VALIDATION, 500, "Validate at least this often, and at every epoch's end.", least=1)
+    validation_steps: int = option(
+        VALIDATION,
+        500,
+        "Validate at every epoch's end, and this often; with --max_minutes only while it takes little of the time.",
+        least=1,
+    )
 
     def __post_init__(self) -> None:
         self._check_choices()

@@ -38,6 +38,8 @@ TEXT_SHARE, COUNTING_SHARE, BUILDING_SHARE, TRAINING_SHARE, FINAL_SHARE = 0.2, 0
 BASELINES_SHARE = 0.15
 # The most that one validation may take.
 VALIDATION_SHARE = 0.05
+# Between two epochs, a validation that takes more of the time since the last one is left out.
+VALIDATION_RATE = 0.05
 # A validation encodes its targets, and takes about as long as ranking them three times then; both are measured on so
 # many targets.
 VALIDATION_RANKINGS, PROBED_TARGETS = 3, 64
@@ -118,6 +120,10 @@ class TrainingTime:
     def seconds_per_fitted(self) -> float:
         """A `MEMORY_RANKINGS`-th of what fitting the memory takes for one target, whose history is encoded once."""
         return self.seconds_per_ranking + self.seconds_per_target / MEMORY_RANKINGS
+
+    def has_time_to_validate(self, seconds: float) -> bool:
+        """Whether a validation is a small part of the seconds since the last one."""
+        return self.validation_seconds <= VALIDATION_RATE * seconds
 
     def seconds_after(self) -> float:
         """What follows a last step takes at least."""
