@@ -43,7 +43,7 @@ def time_table(time: Mapping[str, Any]) -> str:
             number(time[name]["log_loss"]),
             number(time[name]["ece"]),
             number(time[name]["log_error"], 3),
-            number(time[name]["hours_error"], 2),
+            number(time[name]["hours_error"], 3),
         ]
         for name, title in TIME_ROWS.items()
     ]
