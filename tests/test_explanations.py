@@ -241,8 +241,7 @@ def batch_of(predict: NextBehaviorPipeline, events: list[dict[str, Any]]) -> Eve
 def test_integrated_gradients_sum_to_the_difference_from_the_baseline_and_agree_with_captum(
     predict: NextBehaviorPipeline, action: str | None
 ) -> None:
-    from captum.attr import IntegratedGradients
-
+    captum = pytest.importorskip("captum.attr")
     model, tokenizer = predict.model, predict.tokenizer
     events = batch_of(predict, MIXED)
     tables = model.answer_tables(torch.device("cpu"))
@@ -256,7 +255,7 @@ def test_integrated_gradients_sum_to_the_difference_from_the_baseline_and_agree_
         whole, nothing = difference
     assert whole.exp().tolist() == pytest.approx(ranked.probabilities[0].tolist(), rel=1e-4)
     assert found.sum(dim=1).tolist() == pytest.approx((whole - nothing).tolist(), abs=2e-3)
-    method = IntegratedGradients(lambda sums: model.log_probabilities_from(sums, *given))
+    method = captum.IntegratedGradients(lambda sums: model.log_probabilities_from(sums, *given))
     for place in range(3):
         theirs = method.attribute(embedded, baseline, target=place, n_steps=40, method="gausslegendre")
         assert found[place].tolist() == pytest.approx(theirs.sum(dim=-1)[0].tolist(), abs=1e-5)

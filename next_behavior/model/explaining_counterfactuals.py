@@ -12,7 +12,7 @@ import statistics
 from collections.abc import Sequence
 from typing import Any
 
-import torch
+import numpy as np
 from torch.nn import functional as F
 
 from .explaining_answers import Explainer, Given, logarithms, places_to_leave_out, without
@@ -26,6 +26,8 @@ MOST_REMOVED, MOST_ADDED = 10, 5
 MOST_NEIGHBORS, MOST_ALIKE = 24, 8
 # Actions that are tried with them, the most frequent ones.
 MOST_ACTIONS = 4
+# The log-probability by which an answer is behind another one at least.
+LEAST_LEAD = 1e-9
 
 
 class Counterfactuals:
@@ -82,11 +84,10 @@ class Counterfactuals:
         own = self.explainer.probabilities(lists, one_answer)
         leads = []
         for row, ranked in enumerate(self.ranked(lists, 2)):
-            others = [(name, p) for name, p in ranked if name != first]
-            lead = float(logarithms(own[row])[0])
-            lead -= float(torch.tensor(others[0][1], dtype=torch.float64).clamp(min=1e-12).log()) if others else 0.0
-            # Equal probabilities: the ranking says which comes first.
-            leads.append(lead if not ranked or ranked[0][0] == first else min(lead, -1e-9))
+            others = [probability for name, probability in ranked if name != first]
+            lead = float((logarithms(own[row][:1]) - logarithms(np.array(others[:1] or [1.0])))[0])
+            # Of equal probabilities the ranking says which comes first.
+            leads.append(lead if not ranked or ranked[0][0] == first else min(lead, -LEAST_LEAD))
         return leads
 
     def first_of(self, lists: Sequence[Sequence[Event]]) -> list[tuple[str, ...]]:
