@@ -21,8 +21,8 @@ SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
 .DELETE_ON_ERROR:
 .DEFAULT_GOAL := help
-.PHONY: help install demo demo-plan test test-slow test-browser test-versions check bench bench-data bench-serving peers peers-install \
-  peers-serving-install clean
+.PHONY: help install demo demo-plan test test-slow test-browser test-spark test-versions check bench bench-data bench-serving \
+  peers peers-install peers-serving-install clean
 
 help:  ## list the targets
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-12s %s\n", $$1, $$2}' $(MAKEFILE_LIST)
@@ -81,6 +81,10 @@ test-slow: $(STAMP)  ## run the slower tests, which `make test` leaves out
 test-browser: $(STAMP)  ## run the tests of the Space and of the service's page in a browser (needs Chromium)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
 	$(BIN)/python -m pytest -q -m browser tests/test_space.py tests/test_service_page.py
+
+test-spark: $(STAMP)  ## run the tests of Spark (needs Java 17 or 21)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pyspark
+	$(BIN)/python -m pytest -q -m spark tests/test_spark.py
 
 test-versions: $(LOWEST)/.installed  ## run the tests of models, training and publishing with the oldest libraries allowed
 	$(LOWEST)/bin/python -m pytest -q -n 2 --dist loadfile $(TESTED_LOWEST:%=tests/test_%.py)

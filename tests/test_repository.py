@@ -175,7 +175,7 @@ def test_continuous_integration_runs_the_tests_and_then_the_checks() -> None:
     lines = script.read_text(encoding="utf-8").splitlines()
     assert "set -euo pipefail" in lines
     commands = [line for line in lines if line.startswith("make")]
-    assert commands == ["make test", "make test-slow", "make test-browser", "make check"]
+    assert commands == ["make test", "make test-slow", "make test-browser", "make test-spark", "make check"]
 
 
 @pytest.mark.parametrize("command", COMMANDS, ids=" ".join)

@@ -29,6 +29,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--partitions", type=int, help="parts of the log, of which one is in memory (default: by its rows)"
     )
+    parser.add_argument(
+        "--engine", choices=["one_machine", "spark"], default="one_machine",
+        help="spark reads Parquet files, of an object store too, or a table by its name (default: one_machine)",
+    )  # fmt: skip
+    parser.add_argument("--master", help="of Spark, such as local[4] (default: as spark-submit says, or this machine)")
     add_item_arguments(parser)
     add_event_arguments(parser)
     args = parser.parse_args(arguments)
@@ -46,7 +51,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     items = None
     if args.items is not None:
         items = read_items(args.items, args.items_id_column, format=args.items_format, columns=args.items_columns)
-    prepared = prepare(args.events, args.output, settings, options, items, say=lambda text: print(to_width(text)))
+
+    def say(text: str) -> None:
+        print(to_width(text), flush=True)
+
+    prepared = prepare(args.events, args.output, settings, options, items, say, args.engine, args.master)
     print(
         f"\n{prepared.events:,} events of {prepared.users:,} users are in {args.output} (split: {prepared.split}).\n"
         f"Train with\n  next-behavior train --prepared {args.output} --output_dir OUTPUT"

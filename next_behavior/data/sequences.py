@@ -50,6 +50,13 @@ def starts_of_runs(items: np.ndarray, users: np.ndarray) -> np.ndarray:
     return starts
 
 
+def time_gaps(events: pl.DataFrame) -> np.ndarray:
+    """Seconds from each event to the same user's next one, (N,) float64, where both times are known and differ."""
+    gap = (pl.col("timestamp").dt.epoch("us") - pl.col("timestamp").dt.epoch("us").shift(1)) / 1e6
+    same_user = pl.col("user_id") == pl.col("user_id").shift(1)
+    return events.lazy().select(gap.filter(same_user & (gap > 0))).collect().to_series().to_numpy()
+
+
 def encode_events(
     events: pl.DataFrame,
     *,

@@ -61,7 +61,7 @@ def open_source(source: object, options: ReadOptions, notes: list[str]) -> LogSo
         files = find_files(places if several is source else places[0], options.format)
         return _open_files(", ".join(places), files, options, notes)
     empty, kind, _ = from_table(source, None)
-    columns, times, order = _choose(empty.columns, options, notes)
+    columns, times, order = choose_log_columns(empty.columns, options, notes)
     frame, _, table_notes = from_table(source, _read_columns(columns, times, order))
     notes += table_notes
     frame = one_row_per_event(frame, columns[USER], notes)
@@ -74,7 +74,7 @@ def _open_files(name: str, files: Files, options: ReadOptions, notes: list[str])
     inside = columns_of(files.paths[0], layout)
     folders = [column for column in files.partitions[0] if column not in inside]
     present = [*inside, *folders]
-    columns, times, order = _choose(present, options, notes)
+    columns, times, order = choose_log_columns(present, options, notes)
     read = _read_columns(columns, times, order)
     notes += [f"{column}: from the names of the folders" for column in folders if column in read]
     parts = _read_files(files, read, folders, layout)
@@ -82,10 +82,10 @@ def _open_files(name: str, files: Files, options: ReadOptions, notes: list[str])
     return LogSource(name, files.names, present, columns, times, order, parts, blocks)
 
 
-def _choose(
+def choose_log_columns(
     present: list[str], options: ReadOptions, notes: list[str]
 ) -> tuple[dict[str, str | None], list[str], str | None]:
-    """The column of each role, those of the time, and the one that orders."""
+    """Of the columns that are there: the one of each role, those of the time, and the one that orders."""
     columns = choose_columns(present, options.roles(), notes)
     time, order = columns[TIME], options.order_column
     if order is not None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -156,6 +157,16 @@ class TimeSurvey:
             examples=later.examples | self.examples,
             notes=tuple(dict.fromkeys([*self.notes, *later.notes])),
         )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, JSON-able."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> TimeSurvey:
+        sizes = Counter({int(place): count for place, count in values["sizes"].items()})
+        counters = {"early": Counter(values["early"]), "likely": Counter(values["likely"]), "sizes": sizes}
+        return cls(**{**values, **counters, "notes": tuple(values["notes"])})
 
     def decide(self, asked: AskedTimes) -> TimeReading:
         """How the column is to be read.

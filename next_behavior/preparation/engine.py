@@ -20,6 +20,7 @@ from next_behavior.data.report import Removed, removed_by
 from next_behavior.data.sequences import Coding
 from next_behavior.data.splits import OrderedTimes
 from next_behavior.preparation.partition import PartitionCounts, Parts
+from next_behavior.preparation.survey import Survey
 
 
 @dataclass
@@ -70,7 +71,13 @@ class ReadRows:
 
 
 class Engine(Protocol):
-    """The steps of a preparation, in this order."""
+    """The steps of a preparation, in this order.
+
+    Attributes:
+        survey: what the first pass over the log found.
+    """
+
+    survey: Survey
 
     def read(self) -> ReadRows:
         """Reads the rows and divides the usable ones into partitions, ascending ranges of user ids."""

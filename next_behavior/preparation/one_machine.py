@@ -41,7 +41,7 @@ from next_behavior.preparation.partition import (
     encode_partition,
     times_of,
 )
-from next_behavior.preparation.survey import Survey
+from next_behavior.preparation.survey import survey_log
 
 PARTITION_ROWS = 1 << 21  # about; of a partition, which is sorted in memory
 PIECE_ROWS = 1 << 20  # of the log, divided at once
@@ -80,13 +80,13 @@ class Stage:
 class OneMachine:
     """The engine; its files are in the folder `work`."""
 
-    def __init__(
-        self, work: Path, log: LogSource, survey: Survey, options: ReadOptions, partitions: int | None, say: Say
-    ) -> None:
+    def __init__(self, work: Path, log: LogSource, options: ReadOptions, partitions: int | None, say: Say) -> None:
+        say(f"The log {log.name} is looked through")
+        self.survey = survey = survey_log(log, options)
         wanted = partitions or 1 + survey.rows // PARTITION_ROWS
         self.bounds = survey.bounds(wanted)
         self.partitions = range(len(self.bounds) + 1)
-        self._work, self._log, self._survey, self._options, self._say = work, log, survey, options, say
+        self._work, self._log, self._options, self._say = work, log, options, say
         self._read = Stage(work / "read")
         self._cleaned = Stage(work / "cleaned")
         self._pieces = 0
@@ -102,7 +102,7 @@ class OneMachine:
             if rows >= PIECE_ROWS:
                 total += self._read_piece(held)
                 held, rows = [], 0
-                self._say(f"{self._pieces * PIECE_ROWS:,} of {self._survey.rows:,} rows are read")
+                self._say(f"{self._pieces * PIECE_ROWS:,} of {self.survey.rows:,} rows are read")
         return total + self._read_piece(held) if held else total
 
     def _read_piece(self, blocks: list[tuple[int, Rows]]) -> ReadRows:
@@ -113,8 +113,8 @@ class OneMachine:
         counts = ReadRows()
         events, malformed, bad = list[pl.DataFrame](), list[tuple[int, str, str]](), list[pl.DataFrame]()
         for file, rows in blocks:
-            start = self._survey.ends[file - 1] if file else 0
-            raw, usable, unusable = self._survey.usable(rows, self._log, file, self._options.missing(), counts.notes)
+            start = self.survey.ends[file - 1] if file else 0
+            raw, usable, unusable = self.survey.usable(rows, self._log, file, self._options.missing(), counts.notes)
             counts += ReadRows(markers=count_markers(raw, {**self._log.columns, USER: ""}))
             malformed += [(position + start, reason, text) for position, reason, text in rows.malformed]
             events.append(usable)
@@ -123,7 +123,7 @@ class OneMachine:
         self._divide(number, pl.concat(events))
         for kind, frame in (("malformed", set_aside(malformed)), ("bad", pl.concat(bad) if bad else None)):
             if frame is not None and frame.height:
-                rejects = as_rejects(frame, self._survey.ends, self._log.files)
+                rejects = as_rejects(frame, self.survey.ends, self._log.files)
                 counts.count_rejects(rejects)
                 self._read.write(number, kind, rejects)
         counts.events = sum(frame.height for frame in events)
@@ -223,12 +223,12 @@ class OneMachine:
         if not several:
             return
         for sequence in range(FIRST_COUNTS + 2 * self._rounds):
-            for start in range(0, self._survey.rows, REJECT_ROWS):
+            for start in range(0, self.survey.rows, REJECT_ROWS):
                 within = (pl.col(SEQUENCE) == sequence) & pl.col("row").is_between(start, start + REJECT_ROWS - 1)
                 pieces = [self._cleaned.read(number, "removed").filter(within) for number in several]
                 frame = pl.concat(pieces).drop(SEQUENCE)
                 if frame.height:
-                    yield as_rejects(frame, self._survey.ends, self._log.files)
+                    yield as_rejects(frame, self.survey.ends, self._log.files)
 
     # -- counts and token ids
 

@@ -39,6 +39,8 @@ class CountedTimes:
         return self._count
 
     def at(self, place: int) -> int:
+        if place in (0, self._count - 1):
+            return self._last if place else self._first
         low, high, before = self._first, self._last, 0
         while low < high:
             width = -(-(high - low + 1) // BINS)

@@ -1,5 +1,5 @@
 """What is done with one part of a log: all events of the users in a range of ids. Every function is pure, so any engine
-may call it anywhere, again after a failure, and in any order.
+may call it anywhere, again after a failure, and in any order. Nothing here needs torch.
 
     cleaned = clean_partition(events, options)
     counts = count_partition(cleaned.events, parts)
@@ -19,11 +19,10 @@ import pyarrow as pa
 from next_behavior.data.cleaning import requested_rules
 from next_behavior.data.columns import ITEM, TIME, USER
 from next_behavior.data.events import in_order
+from next_behavior.data.held_out import hold_out, users_with_several_events
 from next_behavior.data.read_options import ReadOptions
-from next_behavior.data.sequences import TRAIN, Coding, encode_users
+from next_behavior.data.sequences import TRAIN, Coding, encode_users, time_gaps
 from next_behavior.data.splits import Split, assign_parts
-from next_behavior.training.prepared_log import hold_out, users_with_several_events
-from next_behavior.training.vocabulary import time_gaps
 
 # The place of a rule among those that remove rows on request, in the order of the rejects.
 DUPLICATES, CAP, FIRST_COUNTS = 0, 1, 2

@@ -29,6 +29,7 @@ from next_behavior.data.cleaning import REJECT_SCHEMA
 from next_behavior.data.columns import ITEM
 from next_behavior.data.events import check_items, check_unusable, check_users, naming
 from next_behavior.data.files import only_writer, replace_directory, whole_file, write_whole
+from next_behavior.data.held_out import drawn_users
 from next_behavior.data.log_files import are_files_here, find_files
 from next_behavior.data.log_statistics import LogStatistics
 from next_behavior.data.markers import marker_notes
@@ -42,8 +43,9 @@ from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.preparation.engine import Engine, ReadRows
 from next_behavior.preparation.one_machine import OneMachine, fresh_folder
 from next_behavior.preparation.partition import PartitionCounts, Parts
-from next_behavior.preparation.survey import Survey, survey_log
-from next_behavior.training.prepared_log import FEWEST_NEW_ITEMS, LENGTH_QUANTILE, drawn_users, usual_length
+from next_behavior.preparation.spark import Spark, is_spark, open_spark, start_session
+from next_behavior.preparation.survey import Survey
+from next_behavior.training.prepared_log import FEWEST_NEW_ITEMS, LENGTH_QUANTILE, usual_length
 from next_behavior.training.vocabulary import NUM_TIME_BUCKETS, assemble, describe_items, empty_vocabulary, time_edges
 
 Say = Callable[[str], None]
@@ -84,13 +86,18 @@ def prepare(
     options: ReadOptions | None = None,
     items: pl.DataFrame | None = None,
     say: Say = print,
+    engine_name: str = "one_machine",
+    master: str | None = None,
 ) -> PreparedFolder:
-    """Prepares a log on this machine.
+    """Prepares a log on this machine or with Spark.
 
     Args:
-        source: as in `read_events`; files are read in pieces.
+        source: as in `read_events`; files are read in pieces. A DataFrame of Spark, or with the engine Spark a table's
+            name or Parquet files.
         output: the folder to write, whole or not at all. Beside it lies a hidden one while it is made.
         items: item_id and title, for display, as `read_items` gives them.
+        engine_name: "one_machine" or "spark".
+        master: of a new Spark session, such as "local[4]"; None takes the session there is.
 
     Raises:
         FileNotFoundError, ValueError: as in `read_events` and `make_split`.
@@ -100,11 +107,14 @@ def prepare(
     with only_writer(work), naming(source):
         options = continued(work, source, options, settings)
         notes: list[str] = []
-        log = open_source(source, options, notes)
-        say(f"The log {log.name} is looked through")
-        survey = survey_log(log, options)
-        engine = OneMachine(work, log, survey, options, settings.partitions, say)
-        prepared = prepare_with(engine, log, survey, work / "finished", settings, options, notes, items, say, output)
+        engine: Engine
+        if engine_name == "spark" or is_spark(source):
+            log, frame, ends = open_spark(source, start_session(master), options, notes)
+            engine = Spark(frame, log, ends, options, settings.partitions, say)
+        else:
+            log = open_source(source, options, notes)
+            engine = OneMachine(work, log, options, settings.partitions, say)
+        prepared = prepare_with(engine, log, work / "finished", settings, options, notes, items, say, output)
         replace_directory(work / "finished", output)
     shutil.rmtree(work, ignore_errors=True)
     return dataclasses.replace(prepared, path=output)
@@ -130,7 +140,6 @@ def continued(work: Path, source: object, options: ReadOptions, settings: Prepar
 def prepare_with(
     engine: Engine,
     log: LogSource,
-    survey: Survey,
     folder: Path,
     settings: PrepareSettings,
     options: ReadOptions,
@@ -140,7 +149,7 @@ def prepare_with(
     output: Path,
 ) -> PreparedFolder:
     """Writes the prepared log to `folder`, with any engine. `output` is where rejects go if there are too many."""
-    rows = engine.read()
+    survey, rows = engine.survey, engine.read()
     check_read(engine, rows, log, survey, options, output)
     statistics = engine.clean()
     whole = sum(statistics, LogStatistics())

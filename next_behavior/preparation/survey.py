@@ -9,6 +9,7 @@ Sums, types and a sample of users are kept, so memory does not grow with the log
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import Any
 
 import polars as pl
 
@@ -81,18 +82,44 @@ class Survey:
 
 
 @dataclass
-class _Counts:
-    """What is summed over the pieces of a log."""
+class SurveyCounts:
+    """What is summed over the rows of a log; `+` adds those of later rows.
+
+    Attributes:
+        totals: rows of each file.
+        times: of the time column.
+        numbers_order: whether what is text in the order column is numbers.
+        markers, whole_rows: users that are texts such as NA; rows that are not malformed.
+        users, every: of every so many rows one.
+    """
 
     totals: list[int]
     times: TimeSurvey = field(default_factory=TimeSurvey)
-    first_time_type: tuple[pl.DataType, str] | None = None
-    types: pl.DataFrame = field(default_factory=pl.DataFrame)  # no rows: the columns' types
     numbers_order: bool = True
     markers: dict[str, dict[str, int]] = field(default_factory=dict)
     whole_rows: int = 0
-    users: pl.Series = field(default_factory=lambda: pl.Series(dtype=pl.String))
+    users: list[str] = field(default_factory=list)
     every: int = SAMPLED_EVERY
+
+    def __add__(self, later: SurveyCounts) -> SurveyCounts:
+        every = max(self.every, later.every)
+        return SurveyCounts(
+            totals=[one + other for one, other in zip(self.totals, later.totals, strict=True)],
+            times=self.times + later.times,
+            numbers_order=self.numbers_order and later.numbers_order,
+            markers=add_counts(self.markers, later.markers) if later.markers else self.markers,
+            whole_rows=self.whole_rows + later.whole_rows,
+            users=[*self.users[:: every // self.every], *later.users[:: every // later.every]],
+            every=every,
+        )
+
+    def to_dict(self) -> dict[str, Any]:
+        """The fields, JSON-able."""
+        return {**vars(self), "times": self.times.to_dict()}
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> SurveyCounts:
+        return cls(**{**values, "times": TimeSurvey.from_dict(values["times"])})
 
 
 def survey_log(log: LogSource, options: ReadOptions) -> Survey:
@@ -101,56 +128,65 @@ def survey_log(log: LogSource, options: ReadOptions) -> Survey:
     Raises:
         ValueError: it has no rows, its times cannot be read, or too many users are texts such as NA.
     """
-    counts = _Counts([0] * max(1, len(log.files)))
-    asked = AskedTimes(str(log.columns[TIME]), options.time_unit, options.latest(), options.time_format)
-    light = _only_users_and_times(log)
+    counts, light = SurveyCounts([0] * max(1, len(log.files))), only_users_and_times(log)
+    names, first, types = log.files or [log.name], None, pl.DataFrame()
     for file, rows in log.blocks(light.read()):
-        counts.totals[file] += rows.total
-        _count(counts, light, file, as_roles(rows, light, options.missing(), 0, []), asked)
-    ends = [sum(counts.totals[: file + 1]) for file in range(len(counts.totals))]
-    if ends[-1] == 0:
-        raise ValueError(f"got {log.name} with a header and no rows; expected events: check how the log was written")
-    counts.markers.setdefault(USER, {})
-    check_user_markers(counts.markers, counts.whole_rows, log.columns, log.present, options.max_reject_ratio)
-    reading = None
-    if log.times:
-        reading = counts.times.decide(asked)
-    else:
-        check_untimed(options)
-    return Survey(
-        ends=ends,
-        reading=reading,
-        time_type=counts.types.schema.get(TIME),
-        order_type=counts.types.schema.get(ORDER),
-        numbers_order=counts.numbers_order and counts.types.schema.get(ORDER) == pl.String,
-        users=counts.users.sort(),
-        markers=counts.markers,
-    )
+        empty = count_rows(counts, light, file, rows, options)
+        if log.times:
+            first = first or (empty.schema[TIME], names[file])
+            check_time_types(*first, empty.schema[TIME], names[file], log.columns[TIME])
+        types = empty if types.width == 0 else pl.concat([types, empty], how="vertical_relaxed")
+    return decide(counts, log, options, types)
 
 
-def _only_users_and_times(log: LogSource) -> LogSource:
+def only_users_and_times(log: LogSource) -> LogSource:
     """The log without its items and actions: the user stands for the item, which every log has."""
     columns = {**log.columns, ITEM: log.columns[USER], ACTION: None}
     return LogSource(log.name, log.files, log.present, columns, log.times, log.order, iter(()), log.blocks)
 
 
-def _count(counts: _Counts, log: LogSource, file: int, frame: pl.DataFrame, asked: AskedTimes) -> None:
-    names = log.files or [log.name]
-    counts.markers = add_counts(
-        counts.markers, count_markers(frame, {USER: log.columns[USER], ITEM: None, ACTION: None})
-    )
+def asked_times(log: LogSource, options: ReadOptions) -> AskedTimes:
+    return AskedTimes(str(log.columns[TIME]), options.time_unit, options.latest(), options.time_format)
+
+
+def count_rows(counts: SurveyCounts, log: LogSource, file: int, rows: Rows, options: ReadOptions) -> pl.DataFrame:
+    """Counts rows of a log as `only_users_and_times` gives it; returns its time and order without rows."""
+    frame = as_roles(rows, log, options.missing(), 0, [])
+    counts.totals[file] += rows.total
+    found = count_markers(frame, {USER: log.columns[USER], ITEM: None, ACTION: None})
+    counts.markers = add_counts(counts.markers, found)
     counts.whole_rows += frame.height
-    counts.users = pl.concat([counts.users, frame[USER].gather_every(counts.every).drop_nulls()])
+    counts.users += frame[USER].gather_every(counts.every).drop_nulls().to_list()
     while len(counts.users) > MOST_SAMPLED:
-        counts.users, counts.every = counts.users.gather_every(2), 2 * counts.every
+        counts.users, counts.every = counts.users[::2], 2 * counts.every
     if log.times:
-        kind = frame.schema[TIME]
-        if counts.first_time_type is None:
-            counts.first_time_type = (kind, names[file])
-        check_time_types(*counts.first_time_type, kind, names[file], log.columns[TIME])
+        asked = asked_times(log, options)
         counts.times += TimeSurvey.of(ParsedTimes.of(frame[TIME], asked), asked)
     if log.order is not None:
         # Text stays text where a file holds numbers as such.
         counts.numbers_order &= frame.schema[ORDER] != pl.String or is_number_text(frame[ORDER])
-    empty = frame.head(0).select(name for name in (TIME, ORDER) if name in frame.columns)
-    counts.types = empty if counts.types.width == 0 else pl.concat([counts.types, empty], how="vertical_relaxed")
+    return frame.head(0).select(name for name in (TIME, ORDER) if name in frame.columns)
+
+
+def decide(counts: SurveyCounts, log: LogSource, options: ReadOptions, types: pl.DataFrame) -> Survey:
+    """What holds for the whole log; `types` are those of the columns `timestamp` and `order`.
+
+    Raises:
+        ValueError: as `survey_log`.
+    """
+    ends = [sum(counts.totals[: file + 1]) for file in range(len(counts.totals))]
+    if ends[-1] == 0:
+        raise ValueError(f"got {log.name} with a header and no rows; expected events: check how the log was written")
+    counts.markers.setdefault(USER, {})
+    check_user_markers(counts.markers, counts.whole_rows, log.columns, log.present, options.max_reject_ratio)
+    if not log.times:
+        check_untimed(options)
+    return Survey(
+        ends=ends,
+        reading=counts.times.decide(asked_times(log, options)) if log.times else None,
+        time_type=types.schema.get(TIME),
+        order_type=types.schema.get(ORDER),
+        numbers_order=counts.numbers_order and types.schema.get(ORDER) == pl.String,
+        users=pl.Series(counts.users, dtype=pl.String).sort(),
+        markers=counts.markers,
+    )

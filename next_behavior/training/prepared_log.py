@@ -20,6 +20,13 @@ import polars as pl
 from accelerate import Accelerator
 
 from next_behavior.data.events import read_events
+from next_behavior.data.held_out import (
+    HELD_OUT_USERS,
+    MOST_HELD_OUT_USERS,
+    drawn_users,
+    hold_out,
+    users_with_several_events,
+)
 from next_behavior.data.items import read_items
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.sequences import (
@@ -48,8 +55,6 @@ from next_behavior.training.vocabulary import build_tokenizer
 # The default longest history: this quantile of the users' histories, in steps, within bounds.
 LENGTH_QUANTILE, LENGTH_STEP, LENGTH_BOUNDS = 0.99, 8, (16, 200)
 FEWEST_NEW_ITEMS = 64
-# What `--split none` holds out to decide when to stop: the latest tenth of the log of a third of the users.
-HELD_OUT_USERS, MOST_HELD_OUT_USERS, HELD_OUT_EVENTS = 1 / 3, 10_000, 10
 COUNTING = "Counting which items follow which"  # a phase
 
 
@@ -182,31 +187,6 @@ def hold_out_last_events(
     drawn = users.gather(drawn_users(len(users), seed, share, most))
     late = hold_out(events, drawn, fresh, cut)
     return late if cut is None or (late["part"] == VALIDATION).any() else hold_out(events, drawn, fresh, None)
-
-
-def users_with_several_events(events: pl.DataFrame, fresh: pl.Series | None = None) -> pl.Series:
-    """The users with two events and more, one of them `fresh`, in the order of the events."""
-    several = pl.len().over("user_id") > 1
-    return events.filter(several if fresh is None else several & fresh)["user_id"].unique(maintain_order=True)
-
-
-def drawn_users(users: int, seed: int, share: float = HELD_OUT_USERS, most: int = MOST_HELD_OUT_USERS) -> np.ndarray:
-    """(N,) int64: which of so many users have events held out."""
-    return np.random.default_rng(seed).permutation(users)[: min(most, math.ceil(share * users))]
-
-
-def hold_out(events: pl.DataFrame, users: pl.Series, fresh: pl.Series | None, cut: int | None) -> pl.DataFrame:
-    """Marks the events of these users after `cut`, in microseconds since 1970, as validation where `fresh`, all others
-    as training. Without a cut the last tenth of their events, at least one."""
-    length = pl.len().over("user_id").cast(pl.Int64)
-    place = pl.int_range(pl.len(), dtype=pl.Int64).over("user_id")
-    is_late = place >= length - (length // HELD_OUT_EVENTS).clip(lower_bound=1)
-    if cut is not None:
-        is_late = pl.col("timestamp").dt.epoch("us") > cut
-    held_out = pl.col("user_id").is_in(users.implode()) & is_late
-    if fresh is not None:
-        held_out &= fresh
-    return events.with_columns(pl.when(held_out).then(VALIDATION).otherwise(TRAIN).cast(pl.Int8).alias("part"))
 
 
 def read_text(

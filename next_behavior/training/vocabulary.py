@@ -14,6 +14,7 @@ import polars as pl
 from tokenizers import Tokenizer
 from tokenizers.models import WordLevel
 
+from next_behavior.data.sequences import time_gaps
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.model.vocabulary import item_key, special_keys
 
@@ -116,13 +117,6 @@ def most_frequent_first(events: pl.DataFrame, column: str) -> pl.DataFrame:
         .sort("count", column, descending=[True, False])
         .collect()
     )
-
-
-def time_gaps(events: pl.DataFrame) -> np.ndarray:
-    """Seconds from each event to the same user's next one, (N,) float64, where both times are known and differ."""
-    gap = (pl.col("timestamp").dt.epoch("us") - pl.col("timestamp").dt.epoch("us").shift(1)) / 1e6
-    same_user = pl.col("user_id") == pl.col("user_id").shift(1)
-    return events.lazy().select(gap.filter(same_user & (gap > 0))).collect().to_series().to_numpy()
 
 
 def time_edges(gaps: np.ndarray, num_time_buckets: int) -> list[float]:

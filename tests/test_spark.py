@@ -1,0 +1,121 @@
+"""Spark prepares a log as one machine does, byte for byte: with two executors of their own processes, one of which is
+killed on the way, and from a table without an order of its rows."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+import psutil
+import pytest
+from test_prepare import files_of, made_up_rows, quiet, write_parquet
+
+from next_behavior.data import prepared_folder
+from next_behavior.data.prepared_folder import REJECTS, SEQUENCES, TOKENIZER
+from next_behavior.data.read_options import ReadOptions
+from next_behavior.preparation.prepare import PrepareSettings, prepare
+
+pytestmark = [
+    pytest.mark.spark,
+    # Spark warns of pandas 3, which nothing here gives to it.
+    pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
+]
+ROOT = Path(__file__).resolve().parent.parent
+
+
+@pytest.fixture(scope="module")
+def session() -> Iterator[Any]:
+    """Two executors with a core each."""
+    if shutil.which("java") is None and "SPARK_REQUIRED" not in os.environ:
+        pytest.skip("Java is missing")
+    from pyspark.sql import SparkSession
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYSPARK_PYTHON", sys.executable)
+        patch.setenv("PYTHONPATH", str(ROOT))
+        patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        settings = {
+            "spark.ui.enabled": "false",
+            "spark.driver.bindAddress": "127.0.0.1",
+            "spark.sql.shuffle.partitions": "2",
+            "spark.executorEnv.PYTHONPATH": str(ROOT),
+            "spark.ui.showConsoleProgress": "false",
+        }
+        builder = SparkSession.builder.master("local-cluster[2,1,1024]").appName("test")
+        for name, value in settings.items():
+            builder = builder.config(name, value)
+        spark = builder.getOrCreate()
+        spark.sparkContext.setLogLevel("FATAL")
+        yield spark
+        spark.stop()
+
+
+def executors() -> list[psutil.Process]:
+    """The processes of executors that this process has started."""
+    children = psutil.Process().children(recursive=True)
+    return [child for child in children if "CoarseGrainedExecutorBackend" in " ".join(child.cmdline())]
+
+
+@pytest.fixture(autouse=True)
+def _small_shards(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(prepared_folder, "SHARD_EVENTS", 250)
+
+
+def test_spark_writes_what_one_machine_writes_though_an_executor_is_killed(session: Any, tmp_path: Path) -> None:
+    rows = made_up_rows()
+    path = write_parquet(rows, tmp_path)
+    for file in path.iterdir():  # Spark wants one type in all files
+        pl.read_parquet(file).with_columns(pl.col("timestamp").cast(pl.Float64)).write_parquet(file)
+    options = ReadOptions(max_reject_ratio=0.2, latest_time="2030-01-01", duplicates="drop", order_column="place")
+    expected = prepare(path, tmp_path / "expected", PrepareSettings(), options, say=quiet)
+    killed = list[int]()
+
+    def kill_one(text: str) -> None:
+        if "are in order" in text and not killed:
+            running = executors()
+            assert len(running) == 2
+            os.kill(running[0].pid, signal.SIGKILL)
+            killed.append(running[0].pid)
+
+    settings = PrepareSettings(partitions=5)
+    prepared = prepare(path, tmp_path / "out", settings, options, say=kill_one, engine_name="spark")
+    assert killed
+    assert files_of(prepared.path) == files_of(expected.path)
+
+
+def test_a_table_of_spark_is_prepared_in_any_order_of_its_rows(session: Any, tmp_path: Path) -> None:
+    rows = [row for row in made_up_rows(events=300) if all(row.values()) and row["timestamp"].startswith("17")]
+    names = list(rows[0])
+    expected = None
+    for seed in (0, 1):
+        random.Random(seed).shuffle(rows)
+        table = session.createDataFrame([tuple(row[name] for name in names) for row in rows], names).repartition(3)
+        prepared = prepare(table, tmp_path / f"out{seed}", PrepareSettings(partitions=2), say=quiet)
+        found = files_of(prepared.path)
+        assert expected in (None, {name: found[name] for name in found if name != REJECTS})
+        expected = {name: found[name] for name in found if name != REJECTS}
+    # At one time, action and item decide.
+    ordered = sorted(
+        rows, key=lambda row: (row["user_id"].encode(), int(row["timestamp"]), row["action"], row["item_id"])
+    )
+    pl.DataFrame(ordered).write_parquet(tmp_path / "log.parquet")
+    alone = prepare(tmp_path / "log.parquet", tmp_path / "alone", PrepareSettings(), say=quiet)
+    for part in (SEQUENCES, TOKENIZER):
+        assert files_of(prepared.path / part) == files_of(alone.path / part)
+
+
+def test_spark_says_what_it_does_not_read(session: Any, tmp_path: Path) -> None:
+    for options, message in (
+        (ReadOptions(min_item_events=2), "minimum counts"),
+        (ReadOptions(columns="user_id,item_id"), "expected neither"),
+    ):
+        table = session.createDataFrame([("u", "a", "1700000000")], ["user_id", "item_id", "timestamp"])
+        with pytest.raises(ValueError, match=message):
+            prepare(table, tmp_path / "out", PrepareSettings(), options, say=quiet)
