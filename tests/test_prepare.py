@@ -169,6 +169,21 @@ def test_the_order_of_users_in_the_log_changes_nothing(tmp_path: Path) -> None:
         assert files_of(folders[0] / part) == files_of(folders[1] / part)
 
 
+def test_without_late_events_of_the_drawn_users_their_last_ones_are_held_out(tmp_path: Path) -> None:
+    # One user does everything late, and is not drawn.
+    rows = [(f"u{user}", f"i{place}", START + place) for user in range(9) for place in range(20)]
+    rows += [("z", f"i{place}", START + 1000 + place) for place in range(20)]
+    path = tmp_path / "log.parquet"
+    pl.DataFrame(rows, schema=["user_id", "item_id", "timestamp"], orient="row").write_parquet(path)
+    log = read_events(path)
+    token_ids = in_memory(log, "none", tmp_path / "expected")
+    held_out = token_ids.explode("part").filter(pl.col("part") == 1)
+    assert "z" not in held_out["user_id"]
+    assert len(held_out) > 0
+    prepared = prepare(path, tmp_path / "out", PrepareSettings(split="none", partitions=3), say=quiet)
+    assert pl.DataFrame(prepared.dataset().data.table).equals(token_ids)
+
+
 def test_an_interrupted_preparation_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = write_csv(made_up_rows(events=300), tmp_path)
     options = reading(min_item_events=3, min_user_events=4)
@@ -248,7 +263,10 @@ def test_the_command_says_how_to_train(tmp_path: Path, capsys: pytest.CaptureFix
     command.main(["--events", str(path), "--output", str(tmp_path / "out"), "--max_reject_ratio", "0.2"])
     printed = capsys.readouterr().out
     assert f"next-behavior train --prepared {tmp_path / 'out'}" in printed
-    assert f"{PreparedFolder.open(tmp_path / 'out').events:,} events of" in printed
+    prepared = PreparedFolder.open(tmp_path / "out")
+    assert f"{prepared.events:,} events of" in printed
+    # The moment of the preparation is not kept, so that another one writes the same files.
+    assert prepared.options == ReadOptions(max_reject_ratio=0.2)
 
 
 # -- the parts ---------------------------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ from next_behavior.data.columns import ITEM, TIME, USER
 from next_behavior.data.events import in_order
 from next_behavior.data.held_out import hold_out, users_with_several_events
 from next_behavior.data.read_options import ReadOptions
-from next_behavior.data.sequences import TRAIN, Coding, encode_users, time_gaps
+from next_behavior.data.sequences import TRAIN, VALIDATION, Coding, encode_users, time_gaps
 from next_behavior.data.splits import Split, assign_parts
 
 # The place of a rule among those that remove rows on request, in the order of the rejects.
@@ -92,12 +92,14 @@ class PartitionCounts:
         items: item_id, events and known: how many events name each item, and how many that a model knows.
         actions: known events per action.
         lengths: users by their number of known events.
+        held_out: validation events.
         shortest, longest: seconds between two known events of one user, if any differ in time.
     """
 
     items: pl.DataFrame
     actions: Counter[str] = field(default_factory=Counter)
     lengths: Counter[int] = field(default_factory=Counter)
+    held_out: int = 0
     shortest: float | None = None
     longest: float | None = None
 
@@ -106,6 +108,7 @@ class PartitionCounts:
             items=added_items([self.items, other.items]),
             actions=self.actions + other.actions,
             lengths=self.lengths + other.lengths,
+            held_out=self.held_out + other.held_out,
             shortest=min((gap for gap in (self.shortest, other.shortest) if gap is not None), default=None),
             longest=max((gap for gap in (self.longest, other.longest) if gap is not None), default=None),
         )
@@ -117,7 +120,7 @@ class PartitionCounts:
     @classmethod
     def from_dict(cls, values: dict[str, Any], items: pl.DataFrame) -> PartitionCounts:
         lengths = Counter({int(length): count for length, count in values["lengths"].items()})
-        return cls(items, Counter(values["actions"]), lengths, values["shortest"], values["longest"])
+        return cls(**{**values, "items": items, "actions": Counter(values["actions"]), "lengths": lengths})
 
 
 NO_ITEMS = pl.DataFrame(schema={ITEM: pl.String, "events": pl.Int64, "known": pl.Int64})
@@ -143,6 +146,7 @@ def count_partition(events: pl.DataFrame, parts: Parts) -> PartitionCounts:
         items=items,
         actions=Counter(dict(known["action"].value_counts().iter_rows())),
         lengths=Counter(dict(known.group_by(USER).len()["len"].value_counts().iter_rows())),
+        held_out=int((marked["part"] == VALIDATION).sum()),
         shortest=float(gaps.min()) if len(gaps) else None,
         longest=float(gaps.max()) if len(gaps) else None,
     )

@@ -102,10 +102,10 @@ def prepare(
     Raises:
         FileNotFoundError, ValueError: as in `read_events` and `make_split`.
     """
-    output, options = Path(output), options or ReadOptions()
+    output, asked = Path(output), options or ReadOptions()
     work = output.with_name(f".{output.name}.unfinished")
     with only_writer(work), naming(source):
-        options = continued(work, source, options, settings)
+        options = continued(work, source, asked, settings)
         notes: list[str] = []
         engine: Engine
         if engine_name == "spark" or is_spark(source):
@@ -115,6 +115,9 @@ def prepare(
             log = open_source(source, options, notes)
             engine = OneMachine(work, log, options, settings.partitions, say)
         prepared = prepare_with(engine, log, work / "finished", settings, options, notes, items, say, output)
+        # As it was asked: not with the moment of this preparation.
+        prepared = dataclasses.replace(prepared, options=asked)
+        prepared.write_record()
         replace_directory(work / "finished", output)
     shutil.rmtree(work, ignore_errors=True)
     return dataclasses.replace(prepared, path=output)
@@ -148,7 +151,11 @@ def prepare_with(
     say: Say,
     output: Path,
 ) -> PreparedFolder:
-    """Writes the prepared log to `folder`, with any engine. `output` is where rejects go if there are too many."""
+    """Writes the prepared log to `folder`, all but its record, with any engine.
+
+    Args:
+        output: where rejects go if there are too many.
+    """
     survey, rows = engine.survey, engine.read()
     check_read(engine, rows, log, survey, options, output)
     statistics = engine.clean()
@@ -161,6 +168,8 @@ def prepare_with(
     cut = late_cut(engine.times(whole), untimed) if settings.split == "none" else None
     parts = parts_of(statistics, split, settings.seed, cut)
     counts = engine.count(parts)
+    if cut is not None and not counts.held_out:  # as `hold_out_last_events`: the last ones of each user, then
+        parts = parts_of(statistics, split, settings.seed, None)
     shutil.rmtree(folder, ignore_errors=True)
     folder.mkdir(parents=True)
     removed = write_rejects(engine.rejects(), folder / REJECTS)
@@ -174,7 +183,7 @@ def prepare_with(
         writer.add(users)
     writer.close()
     write_unknown(coding.items.filter(pl.col("input_ids") >= len(tokenizer)).select(ITEM), folder / SEQUENCES)
-    prepared = PreparedFolder(
+    return PreparedFolder(
         path=folder,
         source=log.name,
         split=split,
@@ -185,8 +194,6 @@ def prepare_with(
         events=whole.events,
         users=writer.users,
     )
-    prepared.write_record()
-    return prepared
 
 
 def check_read(
