@@ -24,6 +24,7 @@ from next_behavior.preparation.prepare import PrepareSettings, prepare
 
 pytestmark = [
     pytest.mark.spark,
+    pytest.mark.timeout(1200),  # three Java processes on a busy machine
     # Spark warns of pandas 3, which nothing here gives to it.
     pytest.mark.filterwarnings("ignore::FutureWarning", "ignore::DeprecationWarning", "ignore::UserWarning"),
 ]
