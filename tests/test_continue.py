@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ import torch
 from processes import run_training
 from tiny import load, save_bert, sequences_of, write_events
 
+from next_behavior.commands.evaluate import main as evaluate
 from next_behavior.commands.train import main
 from next_behavior.data.batches import TrainingCollator, training_windows
 from next_behavior.data.sequences import TEST, TRAIN, VALIDATION, Sequences
@@ -156,6 +158,24 @@ def test_a_folder_without_its_log_learns_what_is_later(folder: Path, continued_w
     both = write_events(tmp_path / "both.csv", [*OLD, *NEW])
     out = run_training(both, tmp_path / "out", *SMALL, "--continue", str(source), "--split", "none")
     assert (out / "model.safetensors").read_bytes() == (continued_whole / "model.safetensors").read_bytes()
+
+
+def test_the_new_model_is_compared_with_the_old_one_on_what_neither_has_seen(
+    folder: Path, continued: Path, continued_whole: Path
+) -> None:
+    both = write_events(folder / "both.csv", [*OLD, *NEW])
+    call = ["--model", str(folder / "by_time"), "--model", str(continued), "--events", str(both)]
+    evaluate([*call, "--json", str(folder / "pair.json")])
+    result = json.loads((folder / "pair.json").read_text())
+    assert result["split"] == json.loads((continued / "split.json").read_text())
+    assert [pair["models"] for pair in result["pairs"]] == [["model by_time", "model continued"]]
+    # A model of a whole log is tested on what came after it.
+    evaluate(["--model", str(folder / "whole"), "--events", str(both), "--json", str(folder / "later.json")])
+    later = json.loads((folder / "later.json").read_text())
+    assert later["split"]["test_cut"] == load(folder / "whole")[0].config.learned_until
+    assert later["all_targets"] == len(NEW)
+    with pytest.raises(ValueError, match=r"trained on its whole log, until 2023-.*later ones"):
+        evaluate(["--model", str(continued_whole), "--events", str(both)])
 
 
 def test_a_late_event_is_learned_and_never_tested(folder: Path, tmp_path: Path) -> None:

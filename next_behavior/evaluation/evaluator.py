@@ -38,7 +38,7 @@ from transformers import AutoModel, AutoTokenizer, PreTrainedModel, PreTrainedTo
 from next_behavior.data.batches import GROUP_NAMES, REPEAT, target_positions
 from next_behavior.data.known import check_known
 from next_behavior.data.sequences import TEST, Sequences, tokenize_log
-from next_behavior.data.splits import Split, make_split, recorded_split
+from next_behavior.data.splits import Split, make_split, moment, recorded_split
 from next_behavior.evaluation.action_baselines import BalancedActions
 from next_behavior.evaluation.audit import audit_model
 from next_behavior.evaluation.audit_counts import TrainingRecord, training_record
@@ -333,12 +333,18 @@ def evaluate_model(
 def split_to_evaluate(model_dir: Path, events: pl.DataFrame, asked: str | None) -> Split:
     """The split that is recorded with the model, or the one that is asked for ("time", "leave_one_out").
 
-    Warns where the two differ.
+    A model that was trained on a whole log is tested on what came after it. Warns where the split that is recorded and
+    the one that is asked for differ.
 
     Raises:
-        ValueError: neither is there, or the model was trained on the whole log.
+        ValueError: neither is there, or nothing came after the whole log that the model was trained on.
     """
     split = recorded_split(model_dir)
+    until = learned_until(model_dir)
+    if asked is None and split is not None and split.how == "none" and until is not None:
+        newest = events["timestamp"].dt.epoch("us").max()
+        if isinstance(newest, int) and newest > until:
+            return Split("time", until, until)
     if asked is not None:
         other = make_split(events, asked)
         if split is not None and other != split:
@@ -350,10 +356,17 @@ def split_to_evaluate(model_dir: Path, events: pl.DataFrame, asked: str | None) 
         split = other
     if split is None or split.how == "none":
         raise ValueError(
-            f"got a model {'without a recorded split' if split is None else 'trained on its whole log'}; expected a "
-            "split to evaluate on: pass --split time or --split leave_one_out, with events that it was not trained on"
+            f"got a model {'without a recorded split' if split is None else 'trained on its whole log'}"
+            f"{'' if until is None else f', until {moment(until)}'}; expected events that it was not trained on: later "
+            "ones, or pass --split time or --split leave_one_out"
         )
     return split
+
+
+def learned_until(model_dir: Path) -> int | None:
+    """Microseconds since 1970: until when the model in a folder has learned; None where it does not say."""
+    config = model_dir / "config.json"
+    return json.loads(config.read_text()).get("learned_until") if config.is_file() else None
 
 
 def evaluate_folder(

@@ -51,19 +51,22 @@ def names_of(folders: Sequence[Path]) -> list[str]:
 
 
 def common_split(folders: Sequence[Path], events: pl.DataFrame, asked: str | None) -> Split:
-    """The split that all models were trained with, or the one that is asked for; it warns where that differs.
+    """The split that all models were trained with, or the one that is asked for; it warns where that differs. Of
+    different splits by time it is the last one: what it tests, no model has seen.
 
     Raises:
         ValueError: the models were trained with different splits and none is asked for, or as `split_to_evaluate`.
     """
     recorded = {str(folder): recorded_split(folder) for folder in folders}
-    if asked is None and len(set(recorded.values())) > 1:
+    splits = [split_to_evaluate(folder, events, asked) for folder in folders]  # each may warn
+    if all(split.how == "time" for split in splits):
+        return max(splits, key=lambda split: split.test_cut or 0)
+    if asked is None and len(set(splits)) > 1:
         listed = "; ".join(f"{folder}: {split or 'none recorded'}" for folder, split in recorded.items())
         raise ValueError(
             f"got models that were trained with different splits ({listed}); expected the same one, or a model may "
             "have been trained on what is tested: train them alike, or pass --split: the evaluation stops if one was"
         )
-    splits = [split_to_evaluate(folder, events, asked) for folder in folders]  # each may warn
     return splits[0]
 
 
