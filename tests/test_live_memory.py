@@ -37,6 +37,7 @@ def constants_of(config: BehaviorConfig) -> Constants:
         "training_actions": None,
         "time_edges": [],
         "has_time": False,
+        "longest_row": 1.0,
     }
     return Constants(**apart, **{f.name: getattr(config, f.name) for f in fields(Constants) if f.name not in apart})
 

@@ -4,7 +4,7 @@
       network.onnx          encoder and heads (network.py)
       constants.json        the model's constants and the tokenizer's vocabularies of actions and times
       item_table.npy        (V, H) float32, the rows of all tokens, item text included
-      item_integers.npy, item_scales.npy    (N, H) int16 and (N,) float32, those of the items rounded: see catalog.py
+      item_columns.npy      (H, N) float32, those of the items as columns, filled up with zeros: see `Catalog`
       *.npy                 the tables of the memory and of the pointer: see `MEMORY_ARRAYS`, `POINTER_ARRAYS`
       tokenizer.json, vocabulary.tsv    as in the model's folder
       golden.json           histories, questions and what the model itself answers
@@ -25,7 +25,7 @@ from typing import Any
 import numpy as np
 
 MANIFEST, CONSTANTS, NETWORK, GOLDEN = "manifest.json", "constants.json", "network.onnx", "golden.json"
-ITEM_TABLE, ITEM_INTEGERS, ITEM_SCALES = "item_table.npy", "item_integers.npy", "item_scales.npy"
+ITEM_TABLE, ITEM_COLUMNS = "item_table.npy", "item_columns.npy"
 # Rows of pairs by item: those of item x are row_starts[x] to row_starts[x + 1], ascending by neighbor.
 MEMORY_ARRAYS = (
     "row_starts",  # (V' + 1,) int64
@@ -48,7 +48,7 @@ class Constants:
     """What the predictor reads of a model's configuration and of its tokenizer; the names are theirs.
 
     Attributes:
-        revision: digest of the model's files; max_events: of a history.
+        revision: digest of the model's files; max_events: of a history; longest_row: length of the longest item vector.
     """
 
     revision: str
@@ -65,6 +65,7 @@ class Constants:
     action_temperature: float
     action_bias: list[list[float]]
     item_temperature: float
+    longest_row: float
     time_temperature: float
     time_bias: list[float]
     item_set_limits: list[float]
@@ -96,15 +97,14 @@ class Bundle:
     Attributes:
         folder: where it lies.
         constants: of the model and its tokenizer.
-        item_table: (V, H) float32; item_integers: (N, H) int16; item_scales: (N,) float32.
+        item_table: (V, H) float32; item_columns: (H, N) float32.
         memory, pointer: the arrays of `MEMORY_ARRAYS` and of `POINTER_ARRAYS`.
     """
 
     folder: Path
     constants: Constants
     item_table: np.ndarray
-    item_integers: np.ndarray
-    item_scales: np.ndarray
+    item_columns: np.ndarray
     memory: dict[str, np.ndarray]
     pointer: dict[str, np.ndarray]
 
@@ -137,9 +137,8 @@ def open_bundle(folder: Path) -> Bundle:
             raise ValueError(f"{folder / CONSTANTS} was written by another version of this package: {remedy}.")
         memory = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in MEMORY_ARRAYS}
         pointer = {name: np.load(folder / f"{name}.npy") for name in POINTER_ARRAYS}
-        table, integers = (np.load(folder / name, mmap_mode="r") for name in (ITEM_TABLE, ITEM_INTEGERS))
-        scales = np.load(folder / ITEM_SCALES)
-        return Bundle(folder, Constants(**values), table, integers, scales, memory, pointer)
+        table, columns = (np.load(folder / name, mmap_mode="r") for name in (ITEM_TABLE, ITEM_COLUMNS))
+        return Bundle(folder, Constants(**values), table, columns, memory, pointer)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is missing, expected a whole bundle: {remedy}.") from error
 

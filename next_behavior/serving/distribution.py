@@ -1,416 +1,353 @@
-"""p(action, item | history) over the catalog, from what the network and the memory say, and its best answers. By the
-rules of `model/mixture.py` and `model/ranking.py`, one history after the other, in compiled passes over logits.
+"""p(action, item | history) over the catalog, from what the network and the memory say. By the rules of
+`model/mixture.py` and `model/ranking.py`, for one history at a time, in arrays that are used again.
 
-Logits of new items take everything in: popularity, the memory's boosts, and what the memory alone gives to an item,
-p = exp(logit) / sum + q, which is the logit log(exp(logit) + q * sum). Items that cannot be new are at -inf. So what
-is left of the mixture are two sums of exponentials and a scale.
-
-Products with the catalog may come from rounded rows (catalog.py). Then what the memory names, what has a notable share
-of the sum, and what comes near to the best is multiplied again with the exact rows. Of the rest, whose errors have
-either sign, each has too small a share to count.
+Only a few columns differ from a plain softmax over the catalog: items that the memory scores, those of the history, and
+retired ones. They are corrected in place. This file imports numpy alone.
 """
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from dataclasses import dataclass
 
 import numpy as np
 
-from next_behavior.model.special_ids import NONE
-from next_behavior.serving.compiled import compiled, exponential
-from next_behavior.serving.top import BLOCK, NEVER, near_best
+from next_behavior.model.coverage import set_sizes
+from next_behavior.model.special_ids import FIRST_NEW, NONE
+from next_behavior.serving.bundle import Constants
+from next_behavior.serving.live_memory import LiveMemory
+from next_behavior.serving.top import BLOCK, top
 
 # exp(MASKED) is zero, as in the model.
 MASKED, TINY = np.float32(-1e4), np.float32(np.finfo(np.float32).tiny)
+# Below it, sums of exponentials over a catalog are float32; above, the largest logit is taken off first.
+LARGEST_LOGIT = 60.0
+# If the memory alone leaves less than this to the network, the two are added item by item, as in the model.
+LEAST_LEFT = np.float32(1e-3)
+# If less than this share of a sum is left without excluded items, it is summed again.
+LEAST_KEPT = 0.3
 GATE_NONE, GATE_REPEAT, GATE_NEW = range(3)
-# Of the sum of a logit and an offset, both in float32.
-ROUNDING = 1e-5
-# Logits of items with this share of a sum are exact, and so are those that could be off by LEAST_ERROR of the sum.
-LEAST_SHARE, LEAST_ERROR = 1e-3, 1e-6
-ZERO = np.float32(0)
-# Of an action that is impossible, so that its items are candidates.
-LEAST_WEIGHT = 1e-300
 
 
-class Fixed(NamedTuple):
-    """What is the same for every history.
+@dataclass(frozen=True)
+class Said:
+    """What the network says after one history, of Q actions.
 
     Attributes:
-        first: the id of column 0; size: how many columns are items; the others, up to N, are at -inf.
-        rows: (size, H) float32; rounded: whether products come from other rows than these.
-        bias: (N,) float32 by popularity, added to all products.
-        retired: columns (n,); is_retired: (size,) bool.
-        inverse: of the temperature of items.
-    """
-
-    first: int
-    size: int
-    rows: np.ndarray
-    rounded: bool
-    bias: np.ndarray
-    retired: np.ndarray
-    is_retired: np.ndarray
-    inverse: float
-
-
-class Said(NamedTuple):
-    """What network and memory say after one history, of Q actions.
-
-    Attributes:
-        items: (T,) ids of the history; seen: its columns (n,), all_seen: whether they are the catalog.
-        queries: (Q, H); slack: how far below its true value a rounded product may be, times two.
-        pointer: (Q, T); gate: (Q, 3), logarithms; actions: (Q,) float32, what each counts: its probability, or one.
-        named: columns (n,) that the memory names and the history does not hold; boosts, counted: (n,) float32, what it
-            adds to their logits, and what it alone gives to them.
+        items: (T,) int64, the history.
+        pointer: (Q, T) float32; gate: (Q, 3) float32.
+        actions: (Q,) float32, what each action counts: its probability, or one.
     """
 
     items: np.ndarray
-    seen: np.ndarray
-    all_seen: bool
-    queries: np.ndarray
-    slack: float
     pointer: np.ndarray
     gate: np.ndarray
     actions: np.ndarray
-    named: np.ndarray
-    boosts: np.ndarray
-    counted: np.ndarray
 
 
-class Question(NamedTuple):
-    """What is asked.
+@dataclass(frozen=True)
+class Paths:
+    """What it takes to say which path named an item: logits of the network alone (Q, N), and what the memory adds.
 
     Attributes:
-        top_k: at most as many as there are answers; over_actions: whether items are ranked over all actions.
-        without: (Q,) bool, actions that may come without an item.
-        exclude: whether the history's items are left out, and those in columns `excluded` (n,).
-        restricted: whether only columns `allowed` (n,) are ranked.
+        generated: (Q, N) float32 logits; normalizer: (Q,), their log-sum-exp.
+        log_generated: (Q,) logarithm of generate's share of the new items.
+        boost, counted: (N,) float32.
+        gate: (Q, 3) probabilities of none, repeat and new.
     """
 
-    top_k: int
-    over_actions: bool
-    without: np.ndarray
-    exclude: bool
-    excluded: np.ndarray
-    restricted: bool
-    allowed: np.ndarray
+    generated: np.ndarray
+    normalizer: np.ndarray
+    log_generated: np.ndarray
+    boost: np.ndarray
+    counted: np.ndarray
+    gate: np.ndarray
 
 
-class Scratch(NamedTuple):
-    """Arrays that are used again: maxima (Q, N / BLOCK), summed (1, N) float32, its maxima, is_named (N,) bool."""
+@dataclass(frozen=True)
+class Joint:
+    """Joint probabilities of actions and items, times what the actions count.
 
-    maxima: np.ndarray
-    summed: np.ndarray
-    summed_maxima: np.ndarray
-    is_named: np.ndarray
-
-
-@compiled
-def sum_of_exponentials(row: Any, shift: float, inverse: float) -> float:
-    """Of (row (N,) - shift) * inverse."""
-    total, by, times = 0.0, np.float32(shift), np.float32(inverse)
-    for begin in range(0, len(row), BLOCK):
-        part = ZERO
-        for column in range(begin, begin + BLOCK):
-            part += exponential((row[column] - by) * times)
-        total += part
-    return total
-
-
-@compiled
-def product(row: Any, query: Any) -> Any:
-    total = ZERO
-    for place in range(len(query)):
-        total += row[place] * query[place]
-    return total
-
-
-@compiled
-def find_maxima(row: Any, maxima: Any) -> Any:
-    """Writes the largest of each block; the largest of all."""
-    largest = NEVER
-    for block in range(len(maxima)):
-        most = NEVER
-        for column in range(block * BLOCK, (block + 1) * BLOCK):
-            most = max(most, row[column])
-        maxima[block] = most
-        largest = max(largest, most)
-    return largest
-
-
-@compiled
-def new_logits(row: Any, query: Any, maxima: Any, fixed: Any, said: Any, left: float, is_named: Any) -> Any:
-    """Makes products (N,) the logits of new items.
-
-    Returns:
-        shift: no less than the largest; norm: the log of the sum of exponentials before the memory's counts.
+    Attributes:
+        new: (Q, N) float32 of the catalog, to be multiplied by the weights (Q,); its columns are items from the first
+            on, N a multiple of `BLOCK`. -1 where a column is no candidate: the history's items, retired ones, columns
+            beyond the catalog.
+        repeated_ids, repeated: (R,) and (Q, R), the items of the history.
+        none: (Q,), of [NONE].
+        new_sums: (Q,), sums over the candidates in `new`, weighed.
+        paths: if they were asked for.
     """
-    for column in range(len(row)):
-        row[column] += fixed.bias[column]
-    if said.all_seen:
-        for column in range(fixed.size):
-            row[column] = MASKED + fixed.bias[column]
-    else:
-        for column in said.seen:
-            row[column] = NEVER
-    for place in range(len(said.named)):
-        column = said.named[place]
-        if fixed.rounded:
-            row[column] = product(fixed.rows[column], query) + fixed.bias[column]
-        row[column] += said.boosts[place]
-    peak = find_maxima(row, maxima)
-    total = sum_of_exponentials(row, peak, 1.0)
-    if not said.all_seen:
-        total += make_exact(row, query, maxima, fixed, said, is_named, peak, 1.0, total)
-    norm, shift = peak + np.log(total), peak
-    for place in range(len(said.named)):
-        if said.counted[place] > 0:
-            column, block = said.named[place], said.named[place] // BLOCK
-            row[column] = log_add(row[column], np.log(said.counted[place] / left) + norm)
-            maxima[block] = max(maxima[block], row[column])
-            shift = max(shift, row[column])
-    return shift, norm
+
+    new: np.ndarray
+    weights: np.ndarray
+    repeated_ids: np.ndarray
+    repeated: np.ndarray
+    none: np.ndarray
+    new_sums: np.ndarray
+    paths: Paths | None
 
 
-@compiled
-def make_exact(
-    row: Any, query: Any, maxima: Any, fixed: Any, said: Any, is_named: Any, shift: float, inverse: float, total: float
-) -> float:
-    """Multiplies again what has a notable share of a `sum_of_exponentials`; returns by how much that changes."""
-    change = 0.0
-    if not fixed.rounded or total <= 0:
-        return change
-    share = min(LEAST_SHARE, 2 * LEAST_ERROR / max(said.slack * inverse, LEAST_ERROR))
-    least = shift + np.log(total * share) / inverse
-    for block in range(len(maxima)):
-        if maxima[block] < least:
-            continue
-        for column in range(block * BLOCK, (block + 1) * BLOCK):
-            if row[column] >= least and not is_named[column]:
-                before = np.exp((row[column] - shift) * inverse)
-                row[column] = product(fixed.rows[column], query) + fixed.bias[column]
-                maxima[block] = max(maxima[block], row[column])
-                change += np.exp((row[column] - shift) * inverse) - before
-    return change
+class Catalog:
+    """The vectors of all items, and what is the same for every history.
+
+    They stand in columns: a product of a few queries with columns takes half the time of one with rows.
+    """
+
+    def __init__(self, constants: Constants, item_columns: np.ndarray) -> None:
+        self.constants = constants
+        self.first = FIRST_NEW + constants.num_new_items
+        self.size = constants.vocab_size - self.first
+        self._columns = item_columns  # (H, N)
+        self.width = item_columns.shape[1]
+        assert self.width % BLOCK == 0, "the export fills it up"
+        self.retired = np.array(constants.retired_items, np.int64) - self.first
+        self._seen = np.zeros(constants.vocab_size, bool)
+        self._buffers: dict[str, np.ndarray] = {}
+
+    def logits(self, queries: np.ndarray) -> np.ndarray:
+        """(M, N) float32 for queries (M, H), in an array that the next call changes."""
+        return np.matmul(queries, self._columns, out=self.buffer("logits", len(queries)))
+
+    def limit(self, queries: np.ndarray) -> float:
+        """What no logit of queries (M, H) is above."""
+        return self.constants.longest_row * float(np.sqrt(np.einsum("mh,mh->m", queries, queries).max()))
+
+    def joint(
+        self,
+        said: Said,
+        logits: np.ndarray,
+        limit: float,
+        memory: LiveMemory,
+        recent: list[int],
+        with_paths: bool,
+    ) -> Joint:
+        """The distribution after one history.
+
+        Args:
+            logits: (Q, N), changed in place; no one is above `limit`.
+            recent: the known items of the history, runs as one, the newest first.
+        """
+        constants, first, size = self.constants, self.first, self.size
+        inverse = np.float32(1 / constants.item_temperature)
+        trend = memory.trend()
+        seen = said.items[said.items >= first]
+        columns, scores = self._scored(memory, recent, seen)
+        seen_columns = seen - first
+        logits[:, seen_columns] = MASKED
+        logits[:, size:] = -np.inf
+        boost = np.float32(constants.memory_power) * np.log1p(scores / np.float32(constants.memory_unit))
+        counted = self._counted(memory, columns, scores, trend)
+        left = max(1 - counted.sum(), TINY)
+        generated = logits.copy() if with_paths else None
+        if trend is not None:
+            logits[:, :size] += trend[first:]
+            limit += float(trend.max())
+        logits[:, columns] += boost
+
+        all_seen = len(seen) >= size and len(np.unique(seen)) == size
+        apart = not all_seen and left >= LEAST_LEFT
+        if not apart or inverse > 1 or limit + float(boost.max(initial=0)) > LARGEST_LOGIT:
+            logits -= logits.max(axis=1, keepdims=True)
+        shares = np.exp(logits, out=self.buffer("shares", len(logits)))
+        totals = shares.sum(axis=1)  # (Q,)
+        gate = log_softmax(said.gate)
+        gate_new, ratio = gate[:, GATE_NEW] * inverse, left / totals  # (Q,) both
+        if apart:
+            exact = (shares[:, columns] + counted / ratio[:, None]) ** inverse
+            scale, new = np.exp(gate_new + np.log(ratio) * inverse), tempered(shares, logits, inverse)
+            if counted.any():
+                new[:, columns] = exact
+        else:
+            scale, new = np.exp(gate_new), added(shares, ratio, columns, counted, inverse)
+            new[:, size:] = 0
+        new[:, self.retired] = 0
+
+        repeated_ids, repeated = self._repeated(said, gate, inverse)
+        none = np.exp(gate[:, GATE_NONE] * inverse)
+        if all_seen:  # then an item of the history is named as a new one, too
+            is_known = repeated_ids >= first
+            repeated[:, is_known] += scale[:, None] * new[:, repeated_ids[is_known] - first]
+            new[:] = 0
+        sums = scale * new.sum(axis=1)
+        factor = said.actions / np.maximum(sums + repeated.sum(axis=1) + none, TINY)
+        for other in (seen_columns, self.retired, slice(size, None)):
+            new[:, other] = -1
+        paths = None if generated is None else self._paths(generated, trend, columns, boost, counted, gate)
+        return Joint(new, scale * factor, repeated_ids, repeated * factor[:, None], none * factor, sums * factor, paths)
+
+    def _scored(self, memory: LiveMemory, recent: list[int], seen: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Columns and scores of the items that the memory names and the history does not hold."""
+        ids, scores = memory.scores(recent)
+        self._seen[seen] = True
+        unseen = ~self._seen[ids]
+        self._seen[seen] = False
+        return ids[unseen] - self.first, scores[unseen]
+
+    def _counted(
+        self, memory: LiveMemory, columns: np.ndarray, scores: np.ndarray, trend: np.ndarray | None
+    ) -> np.ndarray:
+        """What the memory alone gives to columns (n,) with scores (n,)."""
+        weighed = scores if trend is None else scores * np.exp(trend[columns + self.first])
+        return weighed / max(weighed.sum(), TINY) * memory.shares(columns + self.first)
+
+    def _repeated(self, said: Said, gate: np.ndarray, inverse: np.float32) -> tuple[np.ndarray, np.ndarray]:
+        """The items of the history that may be named, each once, and what the pointer gives them."""
+        place = np.flatnonzero(said.items >= FIRST_NEW)
+        ids, last = np.unique(said.items[place][::-1], return_index=True)
+        latest = place[len(place) - 1 - last]  # the pointer is at the latest event of an item
+        if len(self.retired):
+            kept = ~np.isin(ids, self.retired + self.first)
+            ids, latest = ids[kept], latest[kept]
+        return ids, np.exp((said.pointer[:, latest] + gate[:, GATE_REPEAT, None]) * inverse)
+
+    def _paths(
+        self,
+        generated: np.ndarray,
+        trend: np.ndarray | None,
+        columns: np.ndarray,
+        boost: np.ndarray,
+        counted: np.ndarray,
+        gate: np.ndarray,
+    ) -> Paths:
+        all_boost, all_counted = np.zeros(generated.shape[1], np.float32), np.zeros(generated.shape[1], np.float32)
+        if trend is not None:
+            all_boost[: self.size] = trend[self.first :]
+        all_boost[columns] += boost
+        all_counted[columns] = counted
+        alone = log_sum_exp(generated)
+        log_generated = np.minimum(alone - log_sum_exp(generated + all_boost), 0) + np.log(max(1 - counted.sum(), TINY))
+        return Paths(generated, alone, log_generated, all_boost, all_counted, np.exp(gate))
+
+    def buffer(self, name: str, rows: int) -> np.ndarray:
+        """(rows, N) float32 of any content, the same memory for the same name."""
+        buffer = self._buffers.get(name)
+        if buffer is None or len(buffer) < rows:
+            buffer = self._buffers[name] = np.empty((rows, self.width), np.float32)
+        return buffer[:rows]
 
 
-@compiled
-def exact_sum(row: Any, query: Any, maxima: Any, fixed: Any, said: Any, is_named: Any, shift: float) -> float:
-    """`sum_of_exponentials` over the temperature, what counts in it multiplied again."""
-    total = sum_of_exponentials(row, shift, fixed.inverse)
-    return total + make_exact(row, query, maxima, fixed, said, is_named, shift, fixed.inverse, total)
+def tempered(shares: np.ndarray, logits: np.ndarray, inverse: np.float32) -> np.ndarray:
+    """(..., N): shares, the exponentials of logits, to the power `inverse`; logits are changed in place."""
+    if inverse == 1:
+        return shares
+    logits *= inverse
+    return np.exp(logits, out=logits)
 
 
-@compiled
-def log_add(one: float, other: float) -> float:
-    """log(exp(one) + exp(other))"""
-    most = max(one, other)
-    return most + np.log1p(np.exp(min(one, other) - most))
+def added(
+    shares: np.ndarray, ratio: np.ndarray, columns: np.ndarray, counted: np.ndarray, inverse: np.float32
+) -> np.ndarray:
+    """(Q, N): what the network gives, shares (Q, N) times ratio (Q,), and what the memory alone gives to some columns;
+    their sum to the power `inverse`."""
+    both = shares * ratio[:, None]
+    both[:, columns] += counted
+    return np.maximum(both, TINY) ** inverse
 
 
-@compiled
-def take_out(row: Any, columns: Any, shift: float, inverse: float) -> float:
-    """Puts columns at -inf; the sum of their exponentials."""
-    total = 0.0
-    for column in columns:
-        total += np.exp((row[column] - shift) * inverse)
-        row[column] = NEVER
-    return total
+def log_sum_exp(values: np.ndarray) -> np.ndarray:
+    """(Q,) for (Q, N)."""
+    peak = values.max(axis=1)
+    return peak + np.log(np.exp(values - peak[:, None]).sum(axis=1))
 
 
-@compiled
-def keep_alone(row: Any, columns: Any, maxima: Any) -> None:
-    """Puts all others at -inf."""
-    kept = row[columns]
-    row[:] = NEVER
-    row[columns] = kept
-    find_maxima(row, maxima)
+def log_softmax(values: np.ndarray) -> np.ndarray:
+    """(Q, n) for a few columns."""
+    return values - log_sum_exp(values)[:, None]
 
 
-@compiled
-def repeats_of(said: Any, fixed: Any, gate: Any) -> Any:
-    """(Q, T): what the pointer gives to the events that stand for their items; and (T,) whether one does."""
-    width, length = said.pointer.shape
-    repeats, is_place = np.zeros((width, length)), np.zeros(length, np.bool_)
-    for place in range(length):
-        column = said.items[place] - fixed.first
-        if column >= 0 and fixed.is_retired[column]:
-            continue
-        for row in range(width):
-            if said.pointer[row, place] > MASKED:
-                is_place[place] = True
-        if is_place[place]:
-            for row in range(width):
-                repeats[row, place] = np.exp((said.pointer[row, place] + gate[row, GATE_REPEAT]) * fixed.inverse)
-    return repeats, is_place
-
-
-@compiled
-def sum_over_actions(logits: Any, weights: Any, shifts: Any, inverse: float, out: Any) -> None:
-    """(N,) sums of weights (Q,) times exponentials of logits (Q, N); -inf where no item is a candidate."""
-    times = np.float32(inverse)
-    for row in range(len(logits)):
-        weight, by = np.float32(weights[row]), np.float32(shifts[row])
-        for column in range(len(out)):
-            added = weight * exponential((logits[row, column] - by) * times)
-            out[column] = added if row == 0 else out[column] + added
-    for column in range(len(out)):
-        if logits[0, column] == NEVER:
-            out[column] = NEVER
-
-
-@compiled
-def ranked(logits: Any, fixed: Any, said: Any, asked: Any, scratch: Any, ids: Any, rows: Any, values: Any) -> Any:
-    """Writes the best answers: ids (k,), rows of actions (k,), -1 over all actions, and probabilities (k,).
+def ranked(
+    joint: Joint,
+    first: int,
+    of: str,
+    top_k: int,
+    exclude: np.ndarray | None,
+    allowed: np.ndarray | None,
+    without: list[int],
+    limit: float | None = None,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The best answers: ids (k,), rows of actions (k,), -1 where items are ranked over all of them, and probabilities.
 
     Args:
-        logits: (Q, N) float32 products, which are changed.
-
-    Returns:
-        How many answers there are; (Q,) norms and (Q,) factors, for the shares of paths.
+        first: the id of column 0.
+        of: "pair", or "item" over all rows of `joint`.
+        exclude: ids that are left out, the history's among them; None keeps them.
+        allowed: the only ids that are ranked; None for all.
+        without: rows of actions that may come without an item.
+        limit: of the prediction set that is asked for, in place of `top_k`; None for no set.
     """
-    width, inverse = len(logits), fixed.inverse
-    maxima, gate = scratch.maxima[:width], np.zeros((width, 3))
-    for row in range(width):
-        most = said.gate[row].max()
-        gate[row] = said.gate[row] - (most + np.log(np.exp(said.gate[row] - most).sum()))
-    repeats, is_place = repeats_of(said, fixed, gate)
-    nones = np.exp(gate[:, GATE_NONE] * inverse)
-    scratch.is_named[said.named] = True
-    new = new_items(logits, maxima, fixed, said, asked, scratch.is_named, gate, repeats, is_place)
-    factors = factors_of(said.actions, new.scales * new.sums, repeats, nones)
-    weights = new.scales * factors
-    over_actions = asked.over_actions and width > 1
-    if over_actions:
-        sum_over_actions(logits, weights, new.shifts, inverse, scratch.summed[0])
-        find_maxima(scratch.summed[0], scratch.summed_maxima[0])
-        offsets, factor = np.zeros(1, np.float32), np.exp(-(said.slack * inverse + ROUNDING))
-        at, columns = near_best(scratch.summed, offsets, scratch.summed_maxima, asked.top_k, 0.0, factor)
-    else:
-        offsets = (np.log(np.maximum(weights, LEAST_WEIGHT)) / inverse - new.shifts).astype(np.float32)
-        at, columns = near_best(logits, offsets, maxima, asked.top_k, said.slack + ROUNDING, 1.0)
-    candidates = np.zeros(len(at))
-    for place in range(len(at)):
-        column = columns[place]
-        for row in range(width):
-            if over_actions or at[place] == row:
-                if fixed.rounded and not scratch.is_named[column]:
-                    logits[row, column] = product(fixed.rows[column], said.queries[row]) + fixed.bias[column]
-                power = np.exp((logits[row, column] - new.shifts[row]) * inverse)
-                if power >= TINY:  # else it is zero in the sum
-                    candidates[place] += weights[row] * power
-    scratch.is_named[said.named] = False
-    total = (weights * new.kept).sum()
-    columns += fixed.first
-    found = best_of_all(
-        candidates, columns, at, repeats, is_place, nones, factors, total, fixed, said, asked, ids, rows, values
-    )
-    return found, new.norms, factors
+    if limit is not None:
+        top_k = joint.new.shape[1] + joint.repeated.size + len(without)  # all there are
+    new, sums = joint.new, joint.new_sums
+    ids_of_columns: np.ndarray | None = None
+    if allowed is not None:
+        ids_of_columns = allowed
+        new = new[:, allowed - first]
+        if exclude is not None:
+            new[:, np.isin(allowed, exclude)] = -1
+        sums = joint.weights * np.maximum(new, 0).sum(axis=1)
+    elif exclude is not None:
+        outside = exclude[exclude >= first] - first
+        left = sums - joint.weights * np.maximum(new[:, outside], 0).sum(axis=1)
+        new[:, outside] = -1
+        # A small difference of two sums is not exact.
+        exact = (left >= LEAST_KEPT * sums).all()
+        sums = left if exact else joint.weights * np.maximum(new, 0).sum(axis=1)
+    repeated_ids, repeated = joint.repeated_ids, joint.repeated
+    if exclude is not None or allowed is not None:
+        kept = np.full(len(repeated_ids), exclude is None)
+        if allowed is not None:
+            kept &= np.isin(repeated_ids, allowed)
+        repeated_ids, repeated = repeated_ids[kept], repeated[:, kept]
+    weights = joint.weights
+    total = float(sums.sum() + repeated.sum())
+    if of == "item":
+        if len(new) > 1:
+            together = weights[None] @ new
+            together[new[:1] < 0] = -1
+            new, weights = together, np.ones(1, np.float32)
+        repeated = repeated.sum(axis=0, keepdims=True)
+        without = []
+    total += float(joint.none[without].sum())
+    ids, rows, values = [], [], []
+    for row, (scores, weight) in enumerate(zip(new, weights, strict=True)):
+        best = top(scores, min(top_k, len(scores)))
+        best = best[scores[best] >= 0]
+        ids.append(best + first if ids_of_columns is None else ids_of_columns[best])
+        rows.append(np.full(len(best), row))
+        values.append(scores[best] * weight)
+    ids += [np.tile(repeated_ids, len(repeated)), np.full(len(without), NONE)]
+    rows += [np.repeat(np.arange(len(repeated)), len(repeated_ids)), np.array(without, np.int64)]
+    values += [repeated.reshape(-1), joint.none[without]]
+    value, item, action = np.concatenate(values), np.concatenate(ids), np.concatenate(rows)
+    order = np.argsort(-value, kind="stable")[:top_k]
+    probabilities = value[order] / np.float32(max(total, TINY))
+    if limit is not None:
+        order = order[: set_sizes(probabilities[None], limit)[0]]
+        probabilities = probabilities[: len(order)]
+    return item[order], np.full(len(order), -1) if of == "item" else action[order], probabilities
 
 
-class New(NamedTuple):
-    """New items of each action, (Q,) each: probabilities are scales * exp((logit - shift) * inverse), their sums and
-    those of the candidates scales * sums and scales * kept; norms as in `new_logits`."""
+def shares_of_paths(joint: Joint, said: Said, first: int, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:
+    """(k, 4) float32: how the probability of answers is made up of the paths none, generate, repeat and associate.
 
-    shifts: np.ndarray
-    norms: np.ndarray
-    scales: np.ndarray
-    sums: np.ndarray
-    kept: np.ndarray
-
-
-@compiled
-def new_items(
-    logits: Any, maxima: Any, fixed: Any, said: Any, asked: Any, is_named: Any, gate: Any, repeats: Any, is_place: Any
-) -> Any:
-    """Makes products (Q, N) logits, -inf where an item is no candidate, and sums them up."""
-    width, inverse = len(logits), fixed.inverse
-    new = New(np.zeros(width), np.zeros(width), np.zeros(width), np.zeros(width), np.zeros(width))
-    left = max(1.0 - said.counted.sum(), TINY)
-    for row in range(width):
-        query, most = said.queries[row], maxima[row]
-        shift, norm = new_logits(logits[row], query, most, fixed, said, left, is_named)
-        scale = np.exp((gate[row, GATE_NEW] + np.log(left) - norm + shift) * inverse)
-        for column in fixed.retired:
-            logits[row, column] = NEVER
-        if said.all_seen:  # then an item of the history is named as a new one, too
-            for place in range(len(is_place)):
-                column = said.items[place] - fixed.first
-                if is_place[place] and column >= 0:
-                    repeats[row, place] += scale * np.exp((logits[row, column] - shift) * inverse)
-            logits[row] = NEVER
-        out = take_out(logits[row], asked.excluded, shift, inverse)
-        kept = exact_sum(logits[row], query, most, fixed, said, is_named, shift)
-        new.sums[row] = kept + out
-        if asked.restricted:
-            keep_alone(logits[row], asked.allowed, most)
-            kept = exact_sum(logits[row], query, most, fixed, said, is_named, shift)
-        new.shifts[row], new.norms[row], new.scales[row], new.kept[row] = shift, norm, scale, kept
-    return new
-
-
-@compiled
-def best_of_all(
-    candidates: Any,
-    new_ids: Any,
-    at: Any,
-    repeats: Any,
-    is_place: Any,
-    nones: Any,
-    factors: Any,
-    total: float,
-    fixed: Any,
-    said: Any,
-    asked: Any,
-    ids: Any,
-    rows: Any,
-    values: Any,
-) -> Any:
-    """Writes the best among new items, those of the history, and none; see `ranked`."""
-    width, length = repeats.shape
-    count, room = len(at), len(at) + width * length + width
-    all_ids, all_rows, all_values = np.empty(room, np.int64), np.full(room, -1), np.empty(room)
-    all_ids[:count], all_values[:count] = new_ids, candidates
-    if not asked.over_actions:
-        all_rows[:count] = at
-    for row in range(1 if asked.over_actions else width):
-        for place in range(length):
-            if is_place[place] and not asked.exclude and is_allowed(said.items[place] - fixed.first, asked):
-                value = repeats[row, place] * factors[row]
-                if asked.over_actions:
-                    value = (repeats[:, place] * factors).sum()
-                else:
-                    all_rows[count] = row
-                all_ids[count], all_values[count] = said.items[place], value
-                total += value
-                count += 1
-    for row in range(width):
-        if asked.without[row]:
-            all_ids[count], all_rows[count], all_values[count] = NONE, row, nones[row] * factors[row]
-            total += all_values[count]
-            count += 1
-    found = min(count, asked.top_k)
-    order = np.argsort(-all_values[:count], kind="mergesort")[:found]
-    for place in range(found):
-        ids[place], rows[place] = all_ids[order[place]], all_rows[order[place]]
-        values[place] = all_values[order[place]] / max(total, TINY)
-    if not np.isfinite(total):
-        values[:] = np.nan
-    return found
-
-
-@compiled
-def factors_of(actions: Any, news: Any, repeats: Any, nones: Any) -> Any:
-    """(Q,): what each action counts over the sum of its paths."""
-    factors = np.zeros(len(actions))
-    for row in range(len(actions)):
-        factors[row] = actions[row] / max(news[row] + repeats[row].sum() + nones[row], TINY)
-    return factors
-
-
-@compiled
-def is_allowed(column: Any, asked: Any) -> bool:
-    if not asked.restricted:
-        return True
-    place = np.searchsorted(asked.allowed, column)
-    return place < len(asked.allowed) and asked.allowed[place] == column
+    Args:
+        ids: (k,) items; rows: (k,) rows of actions, -1 for all of them.
+    """
+    paths = joint.paths
+    assert paths is not None, "asked for with the distribution"
+    column = np.clip(ids - first, 0, None)
+    is_item, is_none = ids >= first, ids == NONE
+    generated = np.exp(paths.generated[:, column] - paths.normalizer[:, None] + paths.log_generated[:, None])
+    associated = generated * np.expm1(paths.boost[column]) + paths.counted[column]
+    pointed = np.exp(said.pointer) @ (said.items[:, None] == ids).astype(np.float32)  # (Q, k)
+    none, repeat, new = (paths.gate[:, part, None] for part in (GATE_NONE, GATE_REPEAT, GATE_NEW))
+    parts = np.stack([none * is_none, new * generated * is_item, repeat * pointed, new * associated * is_item], axis=-1)
+    place = {int(item): at for at, item in enumerate(joint.repeated_ids)}
+    weight = np.maximum(joint.new[:, column], 0) * joint.weights[:, None] * is_item
+    for at, item in enumerate(ids.tolist()):
+        if item in place:
+            weight[:, at] = joint.repeated[:, place[item]]
+        elif item == NONE:
+            weight[:, at] = joint.none
+    weight = weight * ((rows == -1) | (np.arange(len(weight))[:, None] == rows))
+    shares = (weight[..., None] * parts / np.maximum(parts.sum(axis=-1, keepdims=True), TINY)).sum(axis=0)  # (k, 4)
+    return shares / np.maximum(shares.sum(axis=-1, keepdims=True), TINY)

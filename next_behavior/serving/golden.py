@@ -13,8 +13,6 @@ from typing import Any
 
 # A probability may differ by this much from the model's, and a median time in relation.
 TOLERANCE, MEDIAN_TOLERANCE = 1e-5, 1e-3
-# Of less probable answers, the model's float32 does not know the shares of the paths.
-LEAST_WITH_PATHS = 1e-30
 
 Answers = list[list[dict[str, Any]]]
 
@@ -58,7 +56,6 @@ def difference_between(found: list[dict[str, Any]], wanted: list[dict[str, Any]]
         if (
             same is not None
             and one.get("paths")
-            and same["probability"] > LEAST_WITH_PATHS
             and any(abs(share - same["paths"][path]) > MEDIAN_TOLERANCE for path, share in one["paths"].items())
         ):
             return f"answer {place} has the paths {one['paths']}, expected {same['paths']}"

@@ -2,7 +2,7 @@
 
 It holds the counts of `model/associative_memory.py` and gives the scores of `model/neighbor_lists.py`, by the same
 rules, but makes the lists of items when they are asked for. Counting an event changes a few rows and notes which lists
-no longer hold, so it takes no time that grows with the catalog. This file imports numpy and numba alone.
+no longer hold, so it takes no time that grows with the catalog. This file imports numpy alone.
 
     memory = LiveMemory(bundle.constants, bundle.memory)
     learned = memory.count([8, 5, 9])              # the last of these runs of items is new
@@ -14,13 +14,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 
 from next_behavior.serving.bundle import Constants
-from next_behavior.serving.compiled import compiled
 from next_behavior.serving.text_links import TextLinks
 from next_behavior.serving.top import best
 
@@ -131,16 +130,23 @@ class LiveMemory:
     # -- scoring -------------------------------------------------------------------------------------------------------
 
     def scores(self, recent: Sequence[int]) -> tuple[np.ndarray, np.ndarray]:
-        """ids (n,) and scores (n,) float32 of all items that stand in a list of the recent ones.
+        """ids (n,) ascending and scores (n,) float32 of all items that stand in a list of the recent ones.
 
         Args:
             recent: known items, the newest first; `memory_history` of them count.
         """
+        scratch, decay = self._scratch, self.constants.memory_history_decay
         lists = [self.neighbors(item) for item in recent[: self.constants.memory_history]]
-        ids = np.concatenate([NO_IDS, *(ids for ids, _ in lists)])
-        values = np.concatenate([NO_VALUES, *(values for _, values in lists)])
-        lengths = np.array([len(ids) for ids, _ in lists], np.int64)
-        return summed_lists(ids, values, lengths, self.constants.memory_history_decay, self._scratch)
+        for steps, (ids, values) in enumerate(lists):
+            scratch[ids] += values * np.float32(decay**steps)
+        ids = np.concatenate([ids for ids, _ in lists]) if lists else NO_IDS
+        if len(ids) * 8 > len(scratch):
+            ids = np.flatnonzero(scratch)
+        elif len(lists) > 1:
+            ids = np.unique(ids)
+        scores = scratch[ids]
+        scratch[ids] = 0
+        return ids, scores
 
     def trend(self) -> np.ndarray | None:
         """(V,) float32: the logarithm of how many times as probable recent popularity makes every item; None if it does
@@ -286,30 +292,6 @@ def read_state(path: Path) -> dict[str, np.ndarray]:
             return {name: tables[name] for name in tables.files}
     except (EOFError, OSError, ValueError, RuntimeError, BadZipFile) as error:  # NotImplementedError is one
         raise ValueError(f"{path} is damaged: delete it, and the memory is learned again from the events.") from error
-
-
-@compiled
-def summed_lists(ids: Any, values: Any, lengths: Any, decay: float, scratch: Any) -> Any:
-    """Distinct ids and their sums of values, list after list, each counting `decay` times as much as the one before.
-
-    Args:
-        scratch: (V,) float32 zeros, and zeros again afterwards.
-    """
-    weight, end, count = np.float32(1), 0, 0
-    distinct = np.empty(len(ids), np.int64)
-    for length in lengths:
-        for place in range(end, end + length):
-            if scratch[ids[place]] == 0 and values[place] != 0:
-                distinct[count] = ids[place]
-                count += 1
-            scratch[ids[place]] += values[place] * weight
-        end, weight = end + length, np.float32(weight * decay)
-    scores = np.empty(count, np.float32)
-    for place in range(count):
-        scores[place] = scratch[distinct[place]]
-    for place in range(count):
-        scratch[distinct[place]] = 0
-    return distinct[:count], scores
 
 
 def added_pairs(constants: Constants, items: Sequence[int]) -> list[Pair]:

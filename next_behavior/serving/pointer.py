@@ -1,94 +1,36 @@
 """The pointer over a user's own events, but for its dot products: by the rules of `model/repeat_path.py`.
 
-This file imports numpy and numba alone.
+This file imports numpy alone.
 """
 
 from __future__ import annotations
-
-from typing import Any, NamedTuple
 
 import numpy as np
 
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW
 from next_behavior.serving.bundle import POINTER_ARRAYS, Constants
-from next_behavior.serving.compiled import compiled
 
 MASKED = np.float32(-1e4)
 # As in the model: exact recencies, then three buckets an octave; counts 0, 1, 2, 3-4, 5-8, 9 and more.
 EXACT_RECENCIES = 16
 
 
-class Biases(NamedTuple):
-    """(Q, n) float32 by an event's action, its recency, how often its item occurred and had the action, and the time
-    since; and which column of the second a number of events has (n,), and of the next two (n,)."""
-
-    action: np.ndarray
-    recency: np.ndarray
-    occurrence: np.ndarray
-    done: np.ndarray
-    gap: np.ndarray
-    recencies: np.ndarray
-    counts: np.ndarray
-
-
-@compiled
-def add_biases(scores: Any, items: Any, actions: Any, time_gaps: Any, mask: Any, biases: Any) -> None:
-    """Makes scores (Q, T) of one history (T,) logarithms of probabilities; MASKED where an event is not the latest of
-    its item, or has none."""
-    width, length = scores.shape
-    elapsed, done = np.zeros(width, np.float32), np.zeros(width, np.int64)
-    more_recent = 0
-    for place in range(length - 1, -1, -1):
-        count, is_latest = 0, items[place] >= FIRST_NEW and mask[place] != 0
-        done[:] = 0
-        if is_latest:
-            for other in range(length):
-                if items[other] == items[place]:
-                    is_latest = is_latest and other <= place
-                    count += 1
-                    if actions[other] >= FIRST_ACTION:
-                        done[actions[other] - FIRST_ACTION] += 1
-        for row in range(width):
-            if is_latest:
-                scores[row, place] += (
-                    biases.action[row, actions[place]]
-                    + biases.recency[row, biases.recencies[more_recent]]
-                    + biases.occurrence[row, biases.counts[count]]
-                    + biases.done[row, biases.counts[done[row]]]
-                    + elapsed[row]
-                )
-            else:
-                scores[row, place] = MASKED
-            elapsed[row] += biases.gap[row, time_gaps[place]]
-        more_recent += is_latest
-    for row in range(width):
-        if more_recent:
-            most = scores[row].max()
-            norm = most + np.log(np.exp(scores[row] - most).sum())
-            for place in range(length):
-                if scores[row, place] > MASKED:
-                    scores[row, place] -= norm
-
-
-@compiled
-def add_all_biases(scores: Any, items: Any, actions: Any, time_gaps: Any, mask: Any, biases: Any) -> None:
-    for row in range(len(scores)):
-        add_biases(scores[row], items[row], actions[row], time_gaps[row], mask[row], biases)
-
-
 class Pointer:
     """Biases by an event's action, its recency, how often its item occurred and had the action, and the time since."""
 
     def __init__(self, constants: Constants, arrays: dict[str, np.ndarray]) -> None:
-        action, recency, occurrence, done, gap = (arrays[name] for name in POINTER_ARRAYS)
+        self.action_bias, self.recency_bias, self.count_bias, self.done_bias, self.gap_bias = (
+            arrays[name] for name in POINTER_ARRAYS
+        )
         events = np.arange(constants.max_events + 1)
         with np.errstate(divide="ignore"):
             rare = EXACT_RECENCIES + 3 * np.log2(np.maximum(events, 1).astype(np.float32) / EXACT_RECENCIES)
             often = np.ceil(np.log2(np.maximum(events.astype(np.float32), 0.5)))
-        last_recency, last_count = recency.shape[1] - 1, occurrence.shape[1] - 1
-        recencies = np.clip(np.where(events < EXACT_RECENCIES, events, rare.astype(np.int64)), 0, last_recency)
-        counts = np.clip(often, -1, last_count - 1).astype(np.int64) + 1
-        self._biases = Biases(action, recency, occurrence, done, gap, recencies, counts)
+        last_recency, last_count = self.recency_bias.shape[1] - 1, self.count_bias.shape[1] - 1
+        self._recencies = np.clip(np.where(events < EXACT_RECENCIES, events, rare.astype(np.int64)), 0, last_recency)
+        self._counts = np.clip(often, -1, last_count - 1).astype(np.int64) + 1
+        self._next_actions = np.arange(FIRST_ACTION, constants.num_actions)
+        self._later = np.triu(np.ones((constants.max_events, constants.max_events), bool), 1)
 
     def log_probabilities(
         self, scores: np.ndarray, items: np.ndarray, actions: np.ndarray, time_gaps: np.ndarray, mask: np.ndarray
@@ -96,7 +38,27 @@ class Pointer:
         """(B, Q, T) float32 log p(event is repeated), MASKED where no item can be named again.
 
         Args:
-            scores: (B, Q, T) float32 of the network, which are changed; the others (B, T) int64.
+            scores: (B, Q, T) float32 of the network; the others (B, T) int64.
         """
-        add_all_biases(scores, items, actions, time_gaps, mask, self._biases)
-        return scores
+        length = items.shape[1]
+        same = items[:, :, None] == items[:, None, :]  # (B, T, T)
+        comes_again = (same & self._later[:length, :length]).any(axis=2)
+        latest = (items >= FIRST_NEW) & (mask != 0) & ~comes_again  # (B, T)
+        more_recent = np.cumsum(latest[:, ::-1], axis=1)[:, ::-1] - 1  # (B, T): distinct items after an event
+        numbers = same.astype(np.float32)
+        count = numbers.sum(axis=1).astype(np.int64)  # (B, T)
+        with_action = actions[:, None, :] == self._next_actions[:, None]  # (B, Q, T)
+        done = (with_action.astype(np.float32) @ numbers).astype(np.int64)  # (B, Q, T)
+        elapsed = np.cumsum(self.gap_bias[:, time_gaps], axis=2)  # (Q, B, T)
+        bias = self.action_bias[:, actions] + self.recency_bias[:, self._recencies[np.maximum(more_recent, 0)]]
+        bias += self.count_bias[:, self._counts[count]]
+        bias += elapsed[:, :, -1:] - elapsed
+        bias = bias.transpose(1, 0, 2)  # (B, Q, T)
+        row = np.arange(len(self._next_actions))[:, None]
+        values = scores + bias + self.done_bias[row, self._counts[done]]
+        hidden = ~latest[:, None, :]  # (B, 1, T)
+        np.copyto(values, MASKED, where=hidden)
+        values -= values.max(axis=2, keepdims=True)
+        values -= np.log(np.exp(values).sum(axis=2, keepdims=True))
+        np.copyto(values, MASKED, where=hidden)
+        return values

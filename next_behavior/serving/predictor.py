@@ -26,12 +26,9 @@ from next_behavior.model.histories import as_arrays
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NONE, PATHS
 from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, known_item, plain_item
 from next_behavior.serving.bundle import GOLDEN, NETWORK, Bundle, Constants, open_bundle
-from next_behavior.serving.catalog import Catalog
-from next_behavior.serving.compiled import compiled
-from next_behavior.serving.distribution import GATE_NONE, GATE_REPEAT, MASKED, Question, Said
+from next_behavior.serving.distribution import GATE_NONE, GATE_REPEAT, MASKED, Catalog, Said, ranked, shares_of_paths
 from next_behavior.serving.golden import check_golden
 from next_behavior.serving.live_memory import LiveMemory, read_state
-from next_behavior.serving.path_shares import shares_of_paths
 from next_behavior.serving.pointer import Pointer
 from next_behavior.serving.questions import Asked, Questions
 
@@ -39,7 +36,6 @@ from next_behavior.serving.questions import Asked, Questions
 MAX_SCORES = 2**22
 # Items whose name and title are kept.
 MOST_SHOWN = 65_536
-NO_COLUMNS = np.zeros(0, np.int64)
 
 
 @dataclass(frozen=True)
@@ -101,14 +97,14 @@ class Predictor:
         path = str(bundle.folder / NETWORK)
         self._network = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         self._table = bundle.item_table
-        self.catalog = Catalog(constants, bundle.item_table, bundle.item_integers, bundle.item_scales)
+        self.catalog = Catalog(constants, bundle.item_columns)
         self.memory = LiveMemory(constants, bundle.memory)
         self._pointer = Pointer(constants, bundle.pointer)
         self._causal = np.triu(np.full((constants.max_events, constants.max_events), MASKED), 1)
         self._without_item = np.isin(np.arange(FIRST_ACTION, constants.num_actions), constants.actions_without_item)
         width = constants.num_actions
         self._action_bias = np.array(constants.action_bias or np.zeros((width, width)), np.float32)
-        self._time_bias = np.array([constants.time_bias or [0.0]], np.float32)
+        self._time_bias = np.array(constants.time_bias or 0.0, np.float32)
         self._until_next = TimeUntilNext(constants.time_edges) if constants.has_time else None
         self._shown = lru_cache(MOST_SHOWN)(self._item_and_title)
         self._lock = threading.Lock()
@@ -171,14 +167,14 @@ class Predictor:
                 chosen = [self._rows_of(asked[row]) for row in part]
                 asking = [queries[row, actions] for row, actions in zip(part, chosen, strict=True)]
                 together = np.concatenate(asking) if len(asking) > 1 else asking[0]
-                products = self.catalog.products(together)
+                logits, limit = self.catalog.logits(together), self.catalog.limit(together)
                 end = 0
-                for row, actions, wanted in zip(part, chosen, asking, strict=True):
-                    one, begin_of, end = asked[row], end, end + len(wanted)
-                    width = len(one.ids.items)
+                for row, actions in zip(part, chosen, strict=True):
+                    one, width = asked[row], len(asked[row].ids.items)
+                    begin_of, end = end, end + len(queries[row, actions])
                     counts = by_action[row, actions] if one.action is None else np.ones(1, np.float32)
-                    said = self._said(one, wanted, pointer[row, actions, -width:], gate[row, actions], counts)
-                    answered[row] = self._ranked_items(one, said, products[begin_of:end])
+                    said = Said(np.array(one.ids.items), pointer[row, actions, -width:], gate[row, actions], counts)
+                    answered[row] = self._ranked_items(one, said, logits[begin_of:end], limit)
         for row, (one, found) in enumerate(zip(asked, answered, strict=True)):
             when = None if self._until_next is None else self._until_next(times[row])
             for each in found:
@@ -203,10 +199,9 @@ class Predictor:
         pointer = self._pointer.log_probabilities(scores, items, actions, time_gaps, mask)
         gate[:, ~self._without_item, GATE_NONE] = MASKED
         gate[pointer.max(axis=2) <= MASKED, GATE_REPEAT] = MASKED
-        by_action = calibrated(
-            action_logits, self._action_bias[actions[:, -1]], FIRST_ACTION, constants.action_temperature
-        )
-        times = calibrated(time_logits, self._time_bias, FIRST_GAP, constants.time_temperature)
+        action_logits = action_logits / np.float32(constants.action_temperature) + self._action_bias[actions[:, -1]]
+        time_logits = time_logits / np.float32(constants.time_temperature) + self._time_bias
+        by_action, times = softmax(action_logits[:, FIRST_ACTION:]), softmax(time_logits[:, FIRST_GAP:])
         return NetworkAnswer(by_action, times, queries, pointer, gate)
 
     def _attention_bias(self, mask: np.ndarray) -> np.ndarray:
@@ -222,38 +217,20 @@ class Predictor:
     def _rows_of(self, one: Asked) -> slice:
         return slice(None) if one.action is None else slice(one.action - FIRST_ACTION, one.action - FIRST_ACTION + 1)
 
-    def _said(self, one: Asked, queries: np.ndarray, pointer: np.ndarray, gate: np.ndarray, counts: np.ndarray) -> Said:
-        catalog, items = self.catalog, np.array(one.ids.items, np.int64)
-        seen = items[items >= catalog.first] - catalog.first
-        named = catalog.named(self.memory, one.runs[::-1][: self.constants.memory_history], seen)
-        pointer, gate = np.ascontiguousarray(pointer), np.ascontiguousarray(gate)
-        slack = catalog.slack(queries)
-        return Said(items, seen, catalog.is_whole(seen), queries, slack, pointer, gate, counts, *named)
-
-    def _ranked_items(self, one: Asked, said: Said, products: np.ndarray) -> list[dict[str, Any]]:
+    def _ranked_items(self, one: Asked, said: Said, logits: np.ndarray, limit: float) -> list[dict[str, Any]]:
         first, over_actions = self.first_item_id, one.of == "item" and one.action is None
-        without = np.zeros(len(products), bool)
+        recent = one.runs[::-1][: self.constants.memory_history]
+        joint = self.catalog.joint(said, logits, limit, self.memory, recent, one.paths)
+        without: list[int] = []
         if one.of == "pair":
-            given = range(len(products)) if one.action is None else [one.action - FIRST_ACTION]
+            given = range(len(said.actions)) if one.action is None else [one.action - FIRST_ACTION]
             can = {action - FIRST_ACTION for action in self.constants.actions_without_item}
-            without[:] = [action in can for action in given]
-        most = len(products) * (self.catalog.width + len(said.items) + 1)
-        excluded = NO_COLUMNS if one.exclude is None else one.exclude[one.exclude >= first] - first
-        allowed = NO_COLUMNS if one.allowed is None else one.allowed - first
-        wanted = Question(
-            min(one.top_k, most) if one.limit is None else most,
-            over_actions,
-            without,
-            one.exclude is not None,
-            excluded,
-            one.allowed is not None,
-            allowed,
-        )
-        best = self.catalog.best(products, self.memory, said, wanted, one.limit)
-        ids, rows, probabilities = best.ids, best.rows, best.probabilities
+            without = [row for row, action in enumerate(given) if action in can]
+        of = "item" if over_actions else "pair"
+        ids, rows, probabilities = ranked(joint, first, of, one.top_k, one.exclude, one.allowed, without, one.limit)
         if not np.isfinite(probabilities).all():
             raise ValueError("got a probability that is not finite: the model or its memory is damaged.")
-        shares = shares_of_paths(self.catalog, self.memory, said, best) if one.paths else None
+        shares = shares_of_paths(joint, said, first, ids, rows) if one.paths else None
         offset = 0 if one.action is None else one.action - FIRST_ACTION
         answers = []
         for place, (item_id, row, probability) in enumerate(
@@ -348,19 +325,7 @@ def info_of(constants: Constants) -> Info:
     )
 
 
-@compiled
-def calibrated(logits: Any, biases: Any, first: int, temperature: float) -> Any:
-    """(B, n) probabilities for logits (B, first + n) over a temperature and with biases, without the first ones.
-
-    Args:
-        biases: (B, first + n), or one row or one column for all.
-    """
-    probabilities = np.empty((len(logits), logits.shape[1] - first), np.float32)
-    for row in range(len(logits)):
-        some = probabilities[row]
-        for place in range(len(some)):
-            bias = biases[row % len(biases), (first + place) % biases.shape[1]]
-            some[place] = logits[row, first + place] / np.float32(temperature) + bias
-        shares = np.exp(some - some.max())
-        probabilities[row] = shares / shares.sum()
-    return probabilities
+def softmax(logits: np.ndarray) -> np.ndarray:
+    """(B, n) for (B, n) logits."""
+    shares = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return shares / shares.sum(axis=1, keepdims=True)

@@ -52,7 +52,7 @@ class TorchPredictor:
     ) -> None:
         self.vocabulary = vocabulary
         # The model compares queries with its table itself: the longest row is not looked for.
-        self.constants = constants_of(model.config, tokenizer, revision, training_actions)
+        self.constants = constants_of(model.config, tokenizer, revision, training_actions, longest_row=0.0)
         self.questions = Questions(self.constants, tokenizer.backend_tokenizer.token_to_id)
         self._tokenizer = tokenizer
         self._pipeline = NextBehaviorPipeline(model=model, tokenizer=tokenizer, device=model.device)

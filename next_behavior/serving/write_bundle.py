@@ -34,8 +34,7 @@ from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.model.vocabulary import VOCABULARY_FILE
 from next_behavior.serving.bundle import (
     GOLDEN,
-    ITEM_INTEGERS,
-    ITEM_SCALES,
+    ITEM_COLUMNS,
     ITEM_TABLE,
     NETWORK,
     POINTER_ARRAYS,
@@ -44,10 +43,10 @@ from next_behavior.serving.bundle import (
     write_constants,
     write_manifest,
 )
-from next_behavior.serving.catalog import rounded
 from next_behavior.serving.golden import check_golden
 from next_behavior.serving.network import INPUTS, OUTPUTS, ServedNetwork
 from next_behavior.serving.predictor import Predictor
+from next_behavior.serving.top import BLOCK
 from next_behavior.serving.training_record import training_record
 
 # Counts below this are stored in 32 bits.
@@ -88,10 +87,11 @@ def write_tables(
 ) -> None:
     """Writes what is no network and no file of the model's folder."""
     table = item_table(model)
-    integers, scales = rounded(table[model.config.first_item_id :])
-    write_constants(folder, constants_of(model.config, tokenizer, revision, training_actions))
-    for name, rows in ((ITEM_TABLE, table), (ITEM_INTEGERS, integers), (ITEM_SCALES, scales)):
-        np.save(folder / name, rows)
+    items = table[model.config.first_item_id :]
+    longest_row = float(np.linalg.norm(items, axis=1).max())
+    write_constants(folder, constants_of(model.config, tokenizer, revision, training_actions, longest_row))
+    np.save(folder / ITEM_TABLE, table)
+    np.save(folder / ITEM_COLUMNS, filled_columns(items))
     for name, table in {**memory_arrays(model.associate_path), **pointer_arrays(model)}.items():
         np.save(folder / f"{name}.npy", table)
 
@@ -101,6 +101,7 @@ def constants_of(
     tokenizer: BehaviorTokenizer,
     revision: str,
     training_actions: dict[str, int] | None,
+    longest_row: float,
 ) -> Constants:
     values: dict[str, Any] = {
         "revision": revision,
@@ -108,6 +109,7 @@ def constants_of(
         "actions": tokenizer.action_vocabulary,
         "time_edges": tokenizer.time_edges,
         "has_time": tokenizer.has_time,
+        "longest_row": longest_row,
         "training_actions": training_actions,
     }
     if len(tokenizer) != config.vocab_size:
@@ -147,6 +149,11 @@ def item_table(model: BertForNextBehavior) -> np.ndarray:
     """(V, H) float32: the rows of all tokens, item text included."""
     ids = torch.arange(model.config.vocab_size, device=model.device)
     return model.bert.embeddings.item_rows(ids).float().cpu().numpy()
+
+
+def filled_columns(rows: np.ndarray) -> np.ndarray:
+    """(H, N) float32: rows as columns, and columns of zeros up to a whole number of blocks."""
+    return np.ascontiguousarray(np.pad(rows, ((0, -len(rows) % BLOCK), (0, 0))).T)
 
 
 def memory_arrays(memory: AssociativeMemory) -> dict[str, np.ndarray]:
