@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from processes import reset_accelerate
 from tiny import Event, sequences_of, write_events
 
 from next_behavior.commands.train import main as train
@@ -169,6 +170,7 @@ def test_a_training_whose_evaluation_would_stop_does_not_begin(tmp_path: Path) -
         (f"u{user}", f"i{step}", "view", 1_700_000_000 + 60 * step + user) for user in range(3) for step in range(4)
     ]
     events = write_events(tmp_path / "events.csv", [*rows, rows[3]])
+    reset_accelerate()
     with pytest.raises(Leak, match="--duplicates drop"):
         train(["--events", str(events), "--output_dir", str(tmp_path / "out"), "--split", "leave_one_out"])
     assert not (tmp_path / "out" / "config.json").exists()

@@ -45,7 +45,7 @@ SMALL_SHARDS = "4KB"
 
 def tokenizer_of(items: list[str], actions: list[str] = ACTIONS, edges: list[float] = EDGES) -> BehaviorTokenizer:
     tokenizer = assemble(items, actions, edges, num_new_items=3, max_length=6)
-    tokenizer.describe_items([1] * len(items), [f"Title of {item}" for item in items])
+    tokenizer.describe_items([None] * len(items), [f"Title of {item}" for item in items])
     return tokenizer
 
 
@@ -473,7 +473,13 @@ def test_what_is_pushed_while_saving_holds_its_code_and_its_manifest(
     assert {WEIGHTS_MANIFEST, "pipeline_behavior.py"} <= set(pushed)
 
 
-def test_adding_items_in_place_and_evaluating_take_the_folder(shop: Path, events: Path, tmp_path: Path) -> None:
+def test_adding_items_in_place_and_evaluating_take_the_folder(shop: Path, tmp_path: Path) -> None:
+    rows: list[tuple[str, str | None, str, int]] = [  # the memory has counted the first four of each user
+        (f"u{user}", f"item {(user * 5 + step) % 12}", ACTIONS[0], 1_700_000_000 + 600 * step)
+        for user in range(12)
+        for step in range(6)
+    ]
+    events = write_events(tmp_path / "events.csv", rows)
     (tmp_path / "new.csv").write_text("item_id\nfresh\n")
     main(["add-items", "--model", str(shop), "--items", str(tmp_path / "new.csv"), "--output_dir", str(shop)])
     check_folder(shop)

@@ -59,8 +59,8 @@ def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRA
         "accuracy": float(correct.mean()),
         "ece": expected_calibration_error(confidence, correct, bins),
         "bins": [
-            {"confidence": given[bin] / count, "accuracy": right[bin] / count, "count": int(count)}
-            for bin, count in enumerate(counts.tolist())
+            {"confidence": total / count, "accuracy": hits / count, "count": count}
+            for total, hits, count in zip(given.tolist(), right.tolist(), counts.tolist(), strict=True)
             if count
         ],
     }
