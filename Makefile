@@ -80,7 +80,7 @@ test-slow: $(STAMP)  ## run the slower tests, which `make test` leaves out
 
 test-browser: $(STAMP)  ## run the tests of the Space and of the service's page in a browser (needs Chromium)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt playwright
-	$(BIN)/python -m pytest -q -m browser tests/test_space.py tests/test_service_page.py
+	$(BIN)/python -m pytest -q -m browser $(shell grep -l mark.browser tests/*.py)
 
 test-spark: $(STAMP)  ## run the tests of Spark (needs Java 17 or 21)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt pyspark
