@@ -180,7 +180,9 @@ class _Supervisor:
             except subprocess.TimeoutExpired:
                 process.kill()
                 process.wait()
-        return max((abs(process.returncode) for process in self.processes.values()), default=0)
+        # A worker that was still starting has no handler yet, and ends by the signal itself.
+        statuses = [process.returncode for process in self.processes.values() if process.returncode != -sign]
+        return max(map(abs, statuses), default=0)
 
     def _stop(self, sign: int, frame: FrameType | None) -> None:
         self.signal = sign
