@@ -13,7 +13,7 @@ import polars as pl
 import pytest
 import torch
 from processes import run_training
-from tiny import load, save_bert, sequences_of, write_events
+from tiny import load, save_bert, sequences_of, tiny_model, write_events
 
 from next_behavior.commands.evaluate import main as evaluate
 from next_behavior.commands.train import main
@@ -21,9 +21,11 @@ from next_behavior.data.batches import TrainingCollator, training_windows
 from next_behavior.data.sequences import TEST, TRAIN, VALIDATION, Sequences
 from next_behavior.data.splits import Split
 from next_behavior.model.special_ids import IGNORED
-from next_behavior.training.continuing import with_rows
+from next_behavior.training.continuing import with_new_actions, with_rows
+from next_behavior.training.start import Start
 from next_behavior.training.state import BatchStream
 from next_behavior.training.tokenized_log import TokenizedLog
+from next_behavior.training.vocabulary import assemble
 
 START = 1_700_000_000
 DAY = 86_400
@@ -257,6 +259,24 @@ def test_rows_of_a_new_action_are_the_mean_of_those_there_are() -> None:
     assert grown[5].tolist() == [2.0, 3.0]
     square = torch.arange(25.0).reshape(5, 5)
     assert torch.equal(with_rows(square, torch.Size([7, 7]))[:5, 5], square[:, 3:].mean(dim=1))
+
+
+def test_a_calibrated_model_answers_with_a_new_action() -> None:
+    tokenizer = assemble([str(number) for number in range(9)], ["view", "buy"], [60.0], num_new_items=2, max_length=8)
+    bias = np.random.default_rng(0).normal(size=(5, 5)).tolist()
+    model = tiny_model(tokenizer, action_weights=[0.0, 0.0, 0.0, 1.0, -1.0], action_bias=bias)
+    history = [{"item": "3", "action": "buy"}, {"item": "4", "action": "view"}]
+    before = model.predict(**tokenizer(history, return_tensors="pt"), of="action").probabilities[0].tolist()
+    events = pl.DataFrame({"action": ["view", "share"]})
+    grown = with_new_actions(Start("shop", behavior=model), tokenizer, events).behavior
+    assert grown is not None
+    ranked = grown.predict(**tokenizer(history, return_tensors="pt"), of="action", balanced=True)
+    after = dict(zip(ranked.action_ids[0].tolist(), ranked.probabilities[0].tolist(), strict=True))
+    assert set(after) == {3, 4, 5}
+    # The old actions keep their proportion.
+    assert after[3] / after[4] == pytest.approx(before[0] / before[1]) or after[4] / after[3] == pytest.approx(
+        before[0] / before[1]
+    )
 
 
 def test_the_command_names_its_flag(capsys: pytest.CaptureFixture[str]) -> None:

@@ -177,6 +177,9 @@ def with_new_actions(start: Start, tokenizer: BehaviorTokenizer, events: pl.Data
     config.id2label = {index: name for name, index in config.label2id.items()}
     if any(config.action_weights):
         config.action_weights = [*config.action_weights, *[0.0] * len(actions)]
+    if config.action_bias:
+        square = torch.Size([config.num_actions, config.num_actions])
+        config.action_bias = with_rows(torch.tensor(config.action_bias), square).tolist()
     config.vocabulary_digest = tokenizer.vocabulary_digest
     grown = BertForNextBehavior(config)
     before = dict(model.named_parameters())
