@@ -266,12 +266,14 @@ def test_a_calibrated_model_answers_with_a_new_action() -> None:
     bias = np.random.default_rng(0).normal(size=(5, 5)).tolist()
     model = tiny_model(tokenizer, action_weights=[0.0, 0.0, 0.0, 1.0, -1.0], action_bias=bias)
     history = [{"item": "3", "action": "buy"}, {"item": "4", "action": "view"}]
-    before = model.predict(**tokenizer(history, return_tensors="pt"), of="action").probabilities[0].tolist()
+    _, _, first = model.predict(**tokenizer(history, return_tensors="pt"), of="action").to_tuple()
+    before = first[0].tolist()
     events = pl.DataFrame({"action": ["view", "share"]})
     grown = with_new_actions(Start("shop", behavior=model), tokenizer, events).behavior
     assert grown is not None
     ranked = grown.predict(**tokenizer(history, return_tensors="pt"), of="action", balanced=True)
-    after = dict(zip(ranked.action_ids[0].tolist(), ranked.probabilities[0].tolist(), strict=True))
+    _, action_ids, probabilities = ranked.to_tuple()
+    after = dict(zip(action_ids[0].tolist(), probabilities[0].tolist(), strict=True))
     assert set(after) == {3, 4, 5}
     # The old actions keep their proportion.
     assert after[3] / after[4] == pytest.approx(before[0] / before[1]) or after[4] / after[3] == pytest.approx(
