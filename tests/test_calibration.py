@@ -20,7 +20,14 @@ from next_behavior.evaluation.reliability import FirstAnswers, first_answers, ra
 from next_behavior.evaluation.time_metrics import time_metrics
 from next_behavior.model.coverage import PERCENT, limit_for, limits_of, score_of, set_sizes
 from next_behavior.model.special_ids import FIRST_ACTION
-from next_behavior.training.head_calibration import BY_CLASS, BY_LAST_ACTION, TEMPERATURE, best_scaling, fit_scaling
+from next_behavior.training.head_calibration import (
+    BY_CLASS,
+    BY_LAST_ACTION,
+    TEMPERATURE,
+    best_scaling,
+    fit_scaling,
+    logits_of_heads,
+)
 from next_behavior.training.probability_calibration import fit_probabilities
 from next_behavior.training.repeat_calibration import gate_logits, repeat_probability
 from next_behavior.training.tokenized_log import TokenizedLog
@@ -224,7 +231,7 @@ def test_the_fit_measures_itself_and_repeats_become_as_frequent_as_they_are() ->
     log = TokenizedLog(sequences, Split("none"), 10)
     positions = np.flatnonzero(sequences.parts == VALIDATION)
     record = fit_probabilities(model, log, positions)
-    said = gate_logits(model, log, positions)
+    said = gate_logits(model, logits_of_heads(model, log, positions))
     given = float(repeat_probability(said.gate, said.by_action).mean())
     assert given == pytest.approx(float(said.is_repeat.double().mean()), abs=0.03)
     assert record["action"]["before"]["count"] == len(positions)

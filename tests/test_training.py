@@ -41,6 +41,7 @@ from next_behavior.training import loop, run, time_limit
 from next_behavior.training.checkpoints import last_checkpoint
 from next_behavior.training.phases import Phases
 from next_behavior.training.prepared_log import hold_out_last_events, prepare_log
+from next_behavior.training.probability_calibration import FEWEST_HURRIED, head_positions
 from next_behavior.training.settings import RunSettings
 from next_behavior.training.sizes import choose_sizes
 from next_behavior.training.state import AveragedWeights, RunState, learning_rate
@@ -254,6 +255,9 @@ def test_temperatures_are_fitted_on_what_the_time_is_enough_for_and_never_on_not
     assert calibrated(math.inf) == 1000
     assert calibrated(20.0) == 500
     assert calibrated(-1.0) == FEWEST_CALIBRATED
+    log = TokenizedLog(sequences, Split("leave_one_out"), 4)
+    heads = [len(head_positions(log, 50, most_encoded)) for most_encoded in (math.inf, 500.0, -1.0)]
+    assert heads == [1000, 500, FEWEST_HURRIED]
 
 
 @pytest.fixture

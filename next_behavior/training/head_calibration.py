@@ -19,16 +19,15 @@ import numpy as np
 import torch
 from torch.nn import functional as F
 
-from next_behavior.data.batches import evaluation_batches
 from next_behavior.data.sequences import VALIDATION
-from next_behavior.evaluation.rankers import ModelRanker
-from next_behavior.evaluation.ranking import ACTION_ROWS
 from next_behavior.evaluation.reliability import reliability
-from next_behavior.model.encoder import last_hidden
 from next_behavior.model.modeling_behavior import BertForNextBehavior
-from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP
+from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NONE
+from next_behavior.training.encoded import encode_targets
 from next_behavior.training.tokenized_log import TokenizedLog
 
+# Events whose histories are held at once.
+ENCODED_EVENTS = 4096
 # The squared log-temperature and log-weights cost as much as so many nats of all events together.
 PRIOR = 10.0
 # The ways to scale, from the simplest.
@@ -37,20 +36,26 @@ TEMPERATURE, BY_CLASS, BY_LAST_ACTION = "temperature", "class", "last action"
 
 @dataclass(frozen=True)
 class HeadLogits:
-    """What the heads say of N held-out events, as they were trained.
+    """What the encoder and the heads say of N held-out events, as they were trained.
 
     Attributes:
+        order: (N,) int64, that of the events in time.
+        state: (N, H) float32 of each history's last event.
         action_logits: (N, A) and time_logits: (N, G) float64, special ids included.
         action, gap, last_action: (N,) int64 ids, of the event and of the one before it.
-        order: (N,) int64, that of the events in time.
+        names_item, can_repeat, is_repeat: (N,) bool: the event names an item; its history does; it is one of those.
     """
 
+    order: np.ndarray
+    state: torch.Tensor
     action_logits: torch.Tensor
     time_logits: torch.Tensor
     action: torch.Tensor
     gap: torch.Tensor
     last_action: torch.Tensor
-    order: np.ndarray
+    names_item: torch.Tensor
+    can_repeat: torch.Tensor
+    is_repeat: torch.Tensor
 
 
 @dataclass(frozen=True)
@@ -89,16 +94,39 @@ class ScalingFit:
 def logits_of_heads(model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarray) -> HeadLogits:
     """At the validation events at `positions`, at least one. Runs the encoder alone, so it costs a small part of a
     ranking."""
-    ranker, parts = ModelRanker(model), []
-    for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, ACTION_ROWS, positions=positions):
-        events = ranker.events(batch)
-        last = last_hidden(model.bert(*events), events.mask)
-        said = (model.action_logits(last).double().cpu(), model.time_logits(last).double().cpu())
-        ids = (batch.target_action, batch.target_time_gap, batch.token_type_ids[:, -1])
-        parts.append((*said, *(torch.from_numpy(each) for each in ids), torch.from_numpy(batch.position)))
-    actions, times, action, gap, last_action, place = (torch.cat(each) for each in zip(*parts, strict=True))
-    order = np.lexsort((place.numpy(), log.sequences.timestamps[place.numpy()]))
-    return HeadLogits(actions, times, action, gap, last_action, order)
+    sequences, parts, places = log.sequences, [], []
+    positions = np.sort(positions)
+    for begin in range(0, len(positions), ENCODED_EVENTS):
+        some = positions[begin : begin + ENCODED_EVENTS]
+        for encoded in encode_targets(model, sequences, VALIDATION, log.max_length, some):
+            batch, items = encoded.batch, encoded.events.items.cpu()
+            target = torch.from_numpy(batch.target_item)
+            is_item = (items >= FIRST_NEW) & (encoded.events.mask.cpu() != 0)
+            parts.append(
+                (
+                    encoded.state.cpu(),
+                    model.action_logits(encoded.state).double().cpu(),
+                    model.time_logits(encoded.state).double().cpu(),
+                    torch.from_numpy(batch.target_action),
+                    torch.from_numpy(batch.target_time_gap),
+                    torch.from_numpy(batch.token_type_ids[:, -1]),
+                    torch.from_numpy(sequences.items[batch.position] != NONE),
+                    is_item.any(dim=1),
+                    (is_item & (items == target[:, None])).any(dim=1),
+                )
+            )
+            places.append(batch.position)
+    place = np.concatenate(places)
+    order = np.lexsort((place, sequences.timestamps[place]))
+    return HeadLogits(order, *(torch.cat(each) for each in zip(*parts, strict=True)))
+
+
+def calibrated_actions(model: BertForNextBehavior, heads: HeadLogits) -> np.ndarray:
+    """(N, A) float64 probabilities of the actions."""
+    logits = heads.action_logits / model.config.action_temperature
+    if model.config.action_bias:
+        logits = logits + torch.tensor(model.config.action_bias, dtype=torch.float64)[heads.last_action]
+    return logits.softmax(dim=-1).numpy()
 
 
 def fit_scaling(logits: torch.Tensor, target: torch.Tensor, rows: torch.Tensor, num_rows: int) -> Scaling:

@@ -13,6 +13,7 @@ How it is measured and what was tried is in docs/calibration.md.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -29,15 +30,15 @@ from next_behavior.model.coverage import limits_of, score_of
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.repeat_path import MASKED
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW, NONE, PAD
-from next_behavior.training.head_calibration import HeadLogits, fit_action_head, fit_time_head, logits_of_heads
+from next_behavior.training.head_calibration import calibrated_actions, fit_action_head, fit_time_head, logits_of_heads
 from next_behavior.training.repeat_calibration import fit_repeats
 from next_behavior.training.tokenized_log import TokenizedLog
 
 # The fit takes as long as so many rankings of its targets, about, and as one more for each action.
 PROBABILITY_RANKINGS = 4
 # The heads need no pass over the catalog: they are fitted on so many times as many events, and on no fewer than there
-# are up to the second number.
-HEAD_EVENTS, FEWEST_HEAD_EVENTS = 5, 2000
+# are up to the second number; where the time is limited, on as many as it allows, and no fewer than the third.
+HEAD_EVENTS, FEWEST_HEAD_EVENTS, FEWEST_HURRIED = 5, 2000, 200
 # Events that the weights of balanced answers are fitted on, at most.
 BALANCED_EVENTS = 4000
 TEMPERATURES = np.geomspace(0.6, 1 / 0.6, 21)
@@ -45,8 +46,13 @@ TEMPERATURES = np.geomspace(0.6, 1 / 0.6, 21)
 PRIOR = 10.0
 
 
-def fit_probabilities(model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarray) -> dict[str, Any]:
+def fit_probabilities(
+    model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarray, most_encoded: float = math.inf
+) -> dict[str, Any]:
     """Calibrates a model on the validation events at `positions`, at least one, and its heads on more of them.
+
+    Args:
+        most_encoded: events that there is time to encode for the heads.
 
     Returns:
         A record: of each head the way that was chosen, and `reliability` before and after. That of the items is of the
@@ -55,7 +61,7 @@ def fit_probabilities(model: BertForNextBehavior, log: TokenizedLog, positions: 
     config = model.config
     config.action_temperature = config.item_temperature = config.time_temperature = 1.0
     config.action_bias, config.time_bias = [], []
-    more = head_positions(log, len(positions))
+    more = head_positions(log, len(positions), most_encoded)
     heads = logits_of_heads(model, log, more)
     record: dict[str, Any] = {"events": len(heads.action), "item_events": len(positions)}
     record["action"], record["time"] = fit_action_head(model, heads), fit_time_head(model, heads)
@@ -69,7 +75,7 @@ def fit_probabilities(model: BertForNextBehavior, log: TokenizedLog, positions: 
         config.item_set_limits = []
         return record
     before = item_probabilities(model, log.sequences, VALIDATION, log.max_length, positions, {})
-    fit_repeats(model, log, more)
+    fit_repeats(model, heads)
     config.item_temperature = item_temperature(model, log, positions)
     after = item_probabilities(model, log.sequences, VALIDATION, log.max_length, positions, {})
     config.item_set_limits = limits_of(after.score[after.is_nameable])
@@ -77,26 +83,19 @@ def fit_probabilities(model: BertForNextBehavior, log: TokenizedLog, positions: 
     return record
 
 
-def head_positions(log: TokenizedLog, ranked: int) -> np.ndarray:
+def head_positions(log: TokenizedLog, ranked: int, most_encoded: float) -> np.ndarray:
     """The validation events that the heads are fitted on, ascending: all, or a random part of them. Not whole users: a
     few users may have most of the events.
 
     Args:
         ranked: events that the items are fitted on.
+        most_encoded: events that there is time for.
     """
     positions = target_positions(log.sequences, VALIDATION)
-    most = max(HEAD_EVENTS * ranked, FEWEST_HEAD_EVENTS)
+    most = int(max(FEWEST_HURRIED, min(max(HEAD_EVENTS * ranked, FEWEST_HEAD_EVENTS), most_encoded)))
     if len(positions) <= most:
         return positions
     return np.sort(np.random.default_rng(0).permutation(positions)[:most])
-
-
-def calibrated_actions(model: BertForNextBehavior, heads: HeadLogits) -> np.ndarray:
-    """(N, A) float64 probabilities of the actions."""
-    logits = heads.action_logits / model.config.action_temperature
-    if model.config.action_bias:
-        logits = logits + torch.tensor(model.config.action_bias, dtype=torch.float64)[heads.last_action]
-    return logits.softmax(dim=-1).numpy()
 
 
 @torch.inference_mode()

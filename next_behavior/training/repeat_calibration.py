@@ -1,31 +1,25 @@
 """The fit of the gate between repeated and new items to all held-out events, after the other fits.
 
-    fit_repeats(model, log, positions)
+    fit_repeats(model, heads)
 
 `fit_gate` (calibration.py) leaves out the events whose items the model cannot name, and asks about the action that
 comes. An item that the vocabulary lacks is new to its user all the same, and the next action is not known when the
 model is asked. So the gate took repeats for more frequent than they are. Here two numbers are fitted to how often the
 next item is one of the history: how sharply the gate tells the two apart, and an offset. They become part of its
-weights. The encoder and the gate alone run, no pass over the catalog.
+weights. The gate alone runs, on states that are there already (`logits_of_heads`).
 """
 
 from __future__ import annotations
 
 from typing import NamedTuple
 
-import numpy as np
 import torch
 
-from next_behavior.data.batches import evaluation_batches
-from next_behavior.data.sequences import VALIDATION
-from next_behavior.evaluation.rankers import ModelRanker
-from next_behavior.evaluation.ranking import ACTION_ROWS
-from next_behavior.model.encoder import last_hidden
 from next_behavior.model.mixture import GATE_NEW, GATE_REPEAT
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.ranking import real_actions
-from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW, NONE
-from next_behavior.training.tokenized_log import TokenizedLog
+from next_behavior.model.special_ids import FIRST_ACTION
+from next_behavior.training.head_calibration import HeadLogits, calibrated_actions
 
 # The squared logarithm of the sharpness and the squared offset cost as much as so many nats of all events together.
 PRIOR = 2.0
@@ -49,27 +43,17 @@ class GateLogits(NamedTuple):
 
 
 @torch.no_grad()
-def gate_logits(model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarray) -> GateLogits:
-    """At those of the validation events at `positions` that have both."""
-    ranker, actions = ModelRanker(model), real_actions(model.config, model.device)
-    tables, parts = model.answer_tables(model.device), list[tuple[torch.Tensor, ...]]()
-    positions = positions[log.sequences.items[positions] != NONE]
-    for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, ACTION_ROWS, positions=positions):
-        events = ranker.events(batch)
-        last = last_hidden(model.bert(*events), events.mask)  # (B, H)
-        query = model.item_query(last[:, None].expand(-1, len(actions), -1), actions.expand(len(last), -1))
-        can_repeat = ((events.items >= FIRST_NEW) & (events.mask != 0)).any(dim=1)
-        width = (len(last), len(actions))
-        without = tables.without_item[actions].expand(width)
-        gate = model.item_head.gate_logits(query, without, can_repeat[:, None].expand(width))
-        by_action = model.calibrated_actions(last, events).softmax(dim=-1)[:, FIRST_ACTION:]
-        item = torch.from_numpy(batch.target_item).to(model.device)
-        is_repeat = ((events.items == item[:, None]) & (item >= FIRST_NEW)[:, None]).any(dim=1)
-        parts.append(tuple(each[can_repeat].cpu() for each in (gate.double(), by_action.double(), is_repeat)))
-    if not parts:
-        empty = torch.zeros(0, len(actions), dtype=torch.float64)
-        return GateLogits(empty[..., None].expand(-1, -1, 3), empty, torch.zeros(0, dtype=torch.bool))
-    return GateLogits(*(torch.cat(each) for each in zip(*parts, strict=True)))
+def gate_logits(model: BertForNextBehavior, heads: HeadLogits) -> GateLogits:
+    """At those of the events that have both."""
+    chosen = heads.names_item & heads.can_repeat
+    actions, tables = real_actions(model.config, model.device), model.answer_tables(model.device)
+    state = heads.state[chosen].to(model.device)
+    width = (len(state), len(actions))
+    query = model.item_query(state[:, None].expand(-1, len(actions), -1), actions.expand(width))
+    can_repeat = torch.ones(width, dtype=torch.bool, device=model.device)
+    gate = model.item_head.gate_logits(query, tables.without_item[actions].expand(width), can_repeat)
+    by_action = torch.from_numpy(calibrated_actions(model, heads))[chosen, FIRST_ACTION:]
+    return GateLogits(gate.double().cpu(), by_action, heads.is_repeat[chosen])
 
 
 def sharpened(gate: torch.Tensor, sharpness: torch.Tensor, offset: torch.Tensor) -> torch.Tensor:
@@ -86,9 +70,9 @@ def repeat_probability(gate: torch.Tensor, by_action: torch.Tensor) -> torch.Ten
     return repeat / (repeat + new)
 
 
-def fit_repeats(model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarray) -> None:
+def fit_repeats(model: BertForNextBehavior, heads: HeadLogits) -> None:
     """Changes the gate's weights; see above. Where there are too few events of a kind, they stay."""
-    said = gate_logits(model, log, positions)
+    said = gate_logits(model, heads)
     repeats = int(said.is_repeat.sum())
     if len(said.is_repeat) < FEWEST_EVENTS or min(repeats, len(said.is_repeat) - repeats) < FEWEST_OF_A_KIND:
         return

@@ -94,6 +94,7 @@ def run_alone(
 ) -> FinishedRun | None:
     """`run`, while nobody else writes to the output folder."""
     output, limit = Path(settings.output_dir), TimeLimit(started, settings.max_minutes)
+    imports = limit.seconds_spent()
     folder = None if settings.prepared is None else PreparedFolder.open(settings.prepared)
     if folder is not None:
         settings, options = replace(settings, split=folder.split.how), folder.options
@@ -107,7 +108,9 @@ def run_alone(
             prepared = prepare_log(settings, options, accelerator, phases)
     sizes = choose_sizes(settings, prepared.log.sequences, on_gpu)
     identity = RunIdentity(asdict(settings), asdict(options), prepared.log.sequences.digest())
-    budget = TrainingTime(limit, begin=limit.seconds_spent())
+    # What follows reads and writes the model and counts for the baselines, for half the time of choosing how to
+    # count; the process ends in half the time that its imports took.
+    budget = TrainingTime(limit, limit.seconds_spent(), fixed_seconds=(phases.seconds[COUNTING] + imports) / 2)
     trained = train_within_memory(settings, sizes, prepared, identity, accelerator, budget, phases)
     finished = None
     if accelerator.is_main_process:
@@ -210,8 +213,7 @@ def train(
     checkpoints = Checkpoints(
         accelerator, Path(settings.output_dir), identity, micro_batch * settings.gradient_accumulation_steps
     )
-    # What follows reads and writes the model and counts for the baselines, for half the time of choosing how to count.
-    budget.begin, budget.fixed_seconds = budget.limit.seconds_spent(), phases.seconds[COUNTING] / 2
+    budget.begin = budget.limit.seconds_spent()
     training = Training(settings, accelerator, budget, phases.line, prepared.log, stream, model, with_lora, checkpoints)
     if settings.resume:
         training.resume()
@@ -250,8 +252,9 @@ def calibrate(
         left = budget.limit.seconds_left() - budget.fixed_seconds
         calibrated = fitted if len(fitted) else trained.positions
         calibrated = affordable_calibration(log.sequences, calibrated, model.config.num_actions, each, left, seed)
+        most_encoded = left / 8 / max(1e-9, budget.seconds_per_encoding)
         with phases(f"Fitting probabilities on {len(calibrated):,} validation events"):
-            record = fit_probabilities(model, log, calibrated)
+            record = fit_probabilities(model, log, calibrated, most_encoded)
     if settings.split == "none":
         # Nothing is evaluated any more: the memory learns the held-out events, too.
         fill_memory(model, log.sequences, VALIDATION)

@@ -27,7 +27,7 @@ from next_behavior.model.special_ids import NONE
 from next_behavior.training.calibration import MEMORY_RANKINGS
 from next_behavior.training.encoded import encode_targets
 from next_behavior.training.phases import clock
-from next_behavior.training.probability_calibration import PROBABILITY_RANKINGS
+from next_behavior.training.probability_calibration import FEWEST_HURRIED, PROBABILITY_RANKINGS
 from next_behavior.training.tokenized_log import TokenizedLog
 from next_behavior.training.validation import validation_ndcg
 
@@ -94,7 +94,8 @@ class TrainingTime:
 
     Attributes:
         begin: when training begins, in seconds after the start of the process.
-        fixed_seconds: what follows takes so long at least, whatever it ranks: counts, reading and writing the model.
+        fixed_seconds: what follows takes so long at least, whatever it ranks: counts, reading and writing the model,
+            the end of the process.
         seconds_per_target: of encoding the history of one target and ranking its items.
         seconds_per_ranking: of the latter alone.
         step_seconds, validation_seconds: of the last step and the last validation.
@@ -117,6 +118,11 @@ class TrainingTime:
         return targets * (self.seconds_per_target + (VALIDATION_RANKINGS - 1) * self.seconds_per_ranking)
 
     @property
+    def seconds_per_encoding(self) -> float:
+        """Of encoding the history of one target."""
+        return self.seconds_per_target - self.seconds_per_ranking
+
+    @property
     def seconds_per_fitted(self) -> float:
         """A `MEMORY_RANKINGS`-th of what fitting the memory takes for one target, whose history is encoded once."""
         return self.seconds_per_ranking + self.seconds_per_target / MEMORY_RANKINGS
@@ -127,9 +133,9 @@ class TrainingTime:
 
     def seconds_after(self) -> float:
         """What follows a last step takes at least."""
-        ranked = VALIDATION_RANKINGS * FEWEST_CALIBRATED + 2 * FEWEST_TEST_TARGETS
-        least = self.validation_seconds + self.fixed_seconds + self.seconds_per_target * ranked
-        return self.step_seconds + RESERVE * least
+        ranked = PROBABILITY_RANKINGS * FEWEST_CALIBRATED + 2 * FEWEST_TEST_TARGETS
+        least = self.seconds_per_target * ranked + self.seconds_per_encoding * FEWEST_HURRIED
+        return self.step_seconds + RESERVE * (self.validation_seconds + self.fixed_seconds + least)
 
     def end(self) -> float:
         """When training has to stop, in seconds after the start of the process; infinite without a limit."""
@@ -223,7 +229,8 @@ def affordable_calibration(
     seed: int,
 ) -> np.ndarray:
     """The validation targets that probabilities are fitted on: those at `positions`, or as many as a quarter of the
-    time that is left is enough for, and never none. They are drawn event by event: one user may have most of them."""
+    time that is left is enough for, and never none. They are drawn event by event: one user may have most of them.
+    Another eighth of the time is for the heads."""
     affordable = seconds_left / 4 / max(1e-9, (PROBABILITY_RANKINGS + num_actions) * seconds_per_target)
     if affordable >= len(positions):
         return positions
