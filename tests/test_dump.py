@@ -313,14 +313,38 @@ def test_every_interval_is_computed_again(dumped: Dumped) -> None:
 
         return value
 
+    def macro_f1(name: str) -> np.ndarray:
+        names, counts = dumped.result["actions"], dict[str, dict[str, list[int]]]()
+        rows = [row for row in dumped.of(name) if row["probabilities"] is not None]
+        for action in {row["action"] for row in rows}:
+            counts[action] = {user: [0, 0] for user in everyone}  # hits; targets and guesses
+            for row in rows:
+                is_target, is_guess = row["action"] == action, names[int(np.argmax(row["probabilities"]))] == action
+                counts[action][row["user_id"]][0] += is_target and is_guess
+                counts[action][row["user_id"]][1] += is_target + is_guess
+        found = []
+        targets = [{row["action"] for row in rows if row["user_id"] == user} for user in everyone]
+        for users in drawn:
+            came = set().union(*(targets[user] for user in users))
+            sums = [np.sum([counts[action][everyone[user]] for user in users], axis=0) for action in came]
+            found.append(np.mean([2 * hits / both for hits, both in sums]) if came else np.nan)
+        return np.array(found)
+
     for name in item_rankers(dumped):
         for group in ("all", "novel"):
             for metric in ("recall@10", "ndcg@10"):
                 row = dumped.result[name]["kept"]["items"][group]
                 assert same(ends(means(name, of_row("kept", group, metric))), row[f"{metric}_interval"])
     compared = [row for row in dumped.result["comparison"] if row["difference_interval"] is not None]
-    assert {row["metric"] for row in compared} == {"recall@10", "ndcg@10", "accuracy", "log_loss"}
+    assert {row["metric"] for row in compared} == {"recall@10", "ndcg@10", "accuracy", "macro_f1", "log_loss"}
+    by_action = {name: macro_f1(name) for name in ("model, balanced", "last_action_markov")}
+    for name, found in by_action.items():
+        assert same(ends(found), dumped.result[name]["actions"]["macro_f1_interval"]), name
     for row in compared:
+        if row["metric"] == "macro_f1":
+            found = by_action[row["ranker"]] - macro_f1(row["best_baseline"])
+            assert same(ends(found), row["difference_interval"]), row
+            continue
         value = of_row(row["where"], row["group"], row["metric"])
         sign = -1 if row["metric"] == "log_loss" else 1
         difference = sign * (means(row["ranker"], value) - means(row["best_baseline"], value))

@@ -12,6 +12,7 @@ from sklearn.metrics import ndcg_score
 from next_behavior.evaluation.metrics import (
     action_metrics,
     balancing_weights,
+    bootstrap_macro_f1,
     bootstrap_means,
     expected_calibration_error,
     interval,
@@ -219,6 +220,19 @@ def test_the_bootstrap_pairs_its_columns_and_repeats_itself() -> None:
     assert interval(means[:, 1] - means[:, 0]) == pytest.approx([0.01, 0.01])
     assert (means == bootstrap_means(sums, counts, seed=1)).all()
     assert (means != bootstrap_means(sums, counts, seed=2)).any()
+
+
+def test_macro_f1_is_resampled_over_the_actions_that_are_drawn() -> None:
+    counts = np.zeros((2, 3, 2))  # hits, targets, guesses of two actions
+    counts[0, :, 0] = 2, 4, 2  # the first user: half of the first action's targets
+    counts[1, :, 1] = 1, 1, 2  # the second user: the other action, guessed once too often
+    drawn = np.random.default_rng(3).integers(2, size=(40, 2))
+    f1 = {(0, 0): 2 / 3, (1, 1): 2 / 3, (0, 1): 2 / 3, (1, 0): 2 / 3}
+    assert bootstrap_macro_f1(counts, 40, seed=3) == pytest.approx([f1[tuple(users)] for users in drawn.tolist()])
+    counts[1, 0, 1] = 0
+    f1 = {(0, 0): 2 / 3, (1, 1): 0.0, (0, 1): 1 / 3, (1, 0): 1 / 3}
+    assert bootstrap_macro_f1(counts, 40, seed=3) == pytest.approx([f1[tuple(users)] for users in drawn.tolist()])
+    assert np.isnan(bootstrap_macro_f1(counts * 0, 5)).all()
 
 
 def test_the_interval_of_a_mean_has_the_width_of_its_standard_error() -> None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from next_behavior.evaluation.metrics import bootstrap_means, interval
+from next_behavior.evaluation.metrics import bootstrap_macro_f1, bootstrap_means, interval
 from next_behavior.evaluation.rankers import MODEL, UPDATED, UPDATED_SUFFIX, balanced
 
 # An evaluation as it is saved: plain dicts, lists, numbers and strings.
@@ -40,6 +40,8 @@ COMPARED = [
     (ACTIONS, None, "macro_f1"),
     (ACTIONS, None, "log_loss"),
 ]
+# Macro-F1 has an interval for up to so many actions that occur: it needs three numbers of each for every user.
+MOST_ACTIONS = 50
 # What is said in words of two models, and how.
 TOLD = {
     ("kept", "all", "recall@10"): ("Next item", "among the first ten"),
@@ -59,6 +61,7 @@ class UserSums:
         self._sums: list[np.ndarray] = []
         self._counts: list[np.ndarray] = []
         self._columns: list[Column] = []
+        self._by_action: dict[Column, np.ndarray] = {}
 
     def add(self, column: Column, users: np.ndarray, values: np.ndarray) -> None:
         """Adds a metric by its values on some targets, (N,) each, and their users."""
@@ -67,12 +70,29 @@ class UserSums:
         self._sums.append(np.bincount(index, weights=values, minlength=len(self._users)))
         self._counts.append(np.bincount(index, minlength=len(self._users)))
 
+    def add_macro_f1(self, column: Column, users: np.ndarray, targets: np.ndarray, predicted: np.ndarray) -> None:
+        """Adds the macro-F1 of some targets, by their users, actions and predicted actions, (N,) each; nothing where
+        more than `MOST_ACTIONS` occur."""
+        occurring = np.unique(targets)
+        if not 0 < len(occurring) <= MOST_ACTIONS:
+            return
+        index = np.searchsorted(self._users, users)
+        counts = np.zeros((len(self._users), 3, len(occurring)))
+        for kind, actions, chosen in (
+            (0, targets, targets == predicted),
+            (1, targets, np.ones(len(targets), dtype=bool)),
+            (2, predicted, np.isin(predicted, occurring)),
+        ):
+            np.add.at(counts, (index[chosen], kind, np.searchsorted(occurring, actions[chosen])), 1)
+        self._by_action[column] = counts
+
     def resampled(self, seed: int) -> dict[Column, np.ndarray]:
         """The (R,) resampled means of every column."""
         if not self._columns:
             return {}
         means = bootstrap_means(np.stack(self._sums, axis=1), np.stack(self._counts, axis=1), seed=seed)
-        return {column: means[:, index] for index, column in enumerate(self._columns)}
+        by_action = {column: bootstrap_macro_f1(counts, seed=seed) for column, counts in self._by_action.items()}
+        return {column: means[:, index] for index, column in enumerate(self._columns)} | by_action
 
 
 def value_of(row: Result, way: str, group: str | None, metric: str) -> float | None:

@@ -226,8 +226,9 @@ def add_action_metrics(rows: Result, sums: UserSums, predicted: PredictedActions
         changed = action_metrics(target[change], probabilities[change], names)
         metrics["changes"] = {key: changed[key] for key in ("count", "accuracy")}
         rows[name][ACTIONS] = metrics
-        correct = (probabilities.argmax(axis=1) == target).astype(np.float64)
-        sums.add(Column(name, ACTIONS, None, "accuracy"), predicted.user, correct)
+        named = probabilities.argmax(axis=1)
+        sums.add(Column(name, ACTIONS, None, "accuracy"), predicted.user, (named == target).astype(np.float64))
+        sums.add_macro_f1(Column(name, ACTIONS, None, "macro_f1"), predicted.user, target, named)
         known = np.isin(target, list(names))
         losses = log_losses(target[known], probabilities[known][:, list(names)], list(names))
         sums.add(Column(name, ACTIONS, None, "log_loss"), predicted.user[known], losses)

@@ -299,18 +299,42 @@ def bootstrap_means(
     Returns:
         (resamples, M) float64; NaN where no drawn user has a target.
     """
-    users = len(sums)
+    totals = bootstrap_totals(np.concatenate([sums, counts], axis=1), resamples, seed)
+    total, count = np.split(totals, 2, axis=1)
+    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+
+
+def bootstrap_totals(values: np.ndarray, resamples: int = BOOTSTRAP_RESAMPLES, seed: int = 0) -> np.ndarray:
+    """(resamples, M) float64: sums of values (U, M) over users drawn with replacement, the same draws for a seed."""
+    users = len(values)
     generator = np.random.default_rng(seed)
-    stacked = np.concatenate([sums, counts], axis=1).astype(np.float64)
-    totals = np.zeros((resamples, stacked.shape[1]))
+    totals = np.zeros((resamples, values.shape[1]))
     step = max(1, RESAMPLING_CHUNK // max(1, users))
     for begin in range(0, resamples if users else 0, step):
         rows = min(step, resamples - begin)
         drawn = generator.integers(users, size=(rows, users)) + np.arange(rows)[:, None] * users
         times = np.bincount(drawn.ravel(), minlength=rows * users).reshape(rows, users)
-        totals[begin : begin + rows] = times.astype(np.float64) @ stacked
-    total, count = np.split(totals, 2, axis=1)
-    return np.divide(total, count, out=np.full_like(total, np.nan), where=count > 0)
+        totals[begin : begin + rows] = times.astype(np.float64) @ values.astype(np.float64)
+    return totals
+
+
+def bootstrap_macro_f1(counts: np.ndarray, resamples: int = BOOTSTRAP_RESAMPLES, seed: int = 0) -> np.ndarray:
+    """Macro-F1 of the targets of users drawn with replacement, over the actions that occur among those targets; the
+    draws are those of `bootstrap_means`.
+
+    Args:
+        counts: (U, 3, A): for each user and action its targets that are predicted rightly, its targets, and how often
+            it is predicted.
+
+    Returns:
+        (resamples,) float64; NaN where no drawn user has a target.
+    """
+    totals = bootstrap_totals(counts.reshape(len(counts), -1), resamples, seed)  # (R, 3 * A)
+    hits, targets, predicted = totals.reshape(resamples, *counts.shape[1:]).transpose(1, 0, 2)
+    occurs = targets > 0
+    f1 = np.where(occurs, 2 * hits / np.maximum(targets + predicted, 1), 0.0)
+    number = occurs.sum(axis=1)
+    return np.divide(f1.sum(axis=1), number, out=np.full(resamples, np.nan), where=number > 0)
 
 
 def interval(means: np.ndarray, confidence: float = CONFIDENCE) -> list[float] | None:

@@ -150,8 +150,9 @@ def actions_table(result: Result) -> str:
     metrics = [result[name][ACTIONS] for name in names]
     columns = [
         ("accuracy", marked([row["accuracy"] for row in metrics])),
-        ("95 %", [with_interval(row, "accuracy") for row in metrics]),
+        ("accuracy, 95 %", [with_interval(row, "accuracy") for row in metrics]),
         ("macro-F1", marked([row["macro_f1"] for row in metrics])),
+        ("macro-F1, 95 %", [with_interval(row, "macro_f1") for row in metrics]),
         ("log-loss", marked([row["log_loss"] for row in metrics], lower=True)),
         ("ECE", marked([row["ece"] for row in metrics], lower=True)),
         ("accuracy at changes", marked([row["changes"]["accuracy"] for row in metrics])),

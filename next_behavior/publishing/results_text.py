@@ -65,6 +65,7 @@ def action_table(result: Mapping[str, Any]) -> dict[str, str] | None:
         ("accuracy", marked([row["accuracy"] for row in rows])),
         ("accuracy, 95 %", [with_interval(row, "accuracy") for row in rows]),
         ("macro-F1", marked([row["macro_f1"] for row in rows])),
+        ("macro-F1, 95 %", [with_interval(row, "macro_f1") for row in rows]),
         ("log-loss", marked([row["log_loss"] for row in rows], lower=True)),
         ("ECE", marked([row["ece"] for row in rows], lower=True)),
     ]
