@@ -70,6 +70,8 @@ class Answering(Protocol):
         exclude_seen: bool = False,
         allowed_items: Sequence[str] | None = None,
         balanced: bool = False,
+        coverage: float | None = None,
+        largest_set: int | None = None,
         paths: bool = False,
     ) -> Any:
         """A `Question`, for `answers`. ValueError: an event or an option is not what is documented."""

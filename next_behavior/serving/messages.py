@@ -13,6 +13,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from next_behavior.model.coverage import HIGHEST, LOWEST
+
 # Bytes of an id in UTF-8. `Meta` counts characters; `within_bytes` counts the rest.
 MOST_ID_BYTES = 256
 # Events of a history in a request, and events in a batch to store.
@@ -20,6 +22,8 @@ MOST_HISTORY = 512
 MOST_EVENTS = 1000
 MOST_ANSWERS = 100
 MOST_ALLOWED = 10_000
+# Answers in a prediction set: one of a large catalog may hold nearly all of it.
+MOST_IN_SET = 10_000
 # The predictor's own limit is wider: this is the first whole number that JavaScript cannot hold.
 LARGEST_TIME = 2**53
 
@@ -28,6 +32,15 @@ Id = Annotated[str, Meta(min_length=1, max_length=MOST_ID_BYTES, description="at
 Seconds = Annotated[float, Meta(ge=0, lt=LARGEST_TIME, description="seconds since 1970 UTC")]
 TopK = Annotated[int, Meta(ge=1, le=MOST_ANSWERS, description="answers; fewer come if there are fewer candidates")]
 Allowed = Annotated[list[Id], Meta(min_length=1, max_length=MOST_ALLOWED, description="only these items are ranked")]
+Coverage = Annotated[
+    float,
+    Meta(
+        ge=LOWEST,
+        le=HIGHEST,
+        description="instead of `top_k` answers those that hold the next item, or action, with this probability; with "
+        "`of` item or action, for a model that has limits of such sets",
+    ),
+]
 Limit = Annotated[int, Meta(ge=1, le=MOST_ANSWERS)]
 Question = Literal["pair", "item", "action"]
 
@@ -62,6 +75,7 @@ class Options(Struct, forbid_unknown_fields=True, kw_only=True):
     exclude_seen: bool = False
     allowed_items: Allowed | None = None
     balanced: bool = False
+    coverage: Coverage | None = None
     paths: bool = False
 
     def as_keywords(self) -> dict[str, Any]:

@@ -228,6 +228,8 @@ class Predictor:
             without = [row for row, action in enumerate(given) if action in can]
         of = "item" if over_actions else "pair"
         ids, rows, probabilities = ranked(joint, first, of, one.top_k, one.exclude, one.allowed, without, one.limit)
+        if one.most_answers is not None:
+            ids, rows, probabilities = (column[: one.most_answers] for column in (ids, rows, probabilities))
         if not np.isfinite(probabilities).all():
             raise ValueError("got a probability that is not finite: the model or its memory is damaged.")
         shares = shares_of_paths(joint, said, first, ids, rows) if one.paths else None

@@ -32,6 +32,7 @@ class Asked:
         runs: known items of the history, equal neighbors as one, the oldest first.
         top_k, of, action (an id), balanced, paths: as the pipeline's.
         limit: of the prediction set that is asked for, in place of `top_k`; None for no set.
+        largest_set: of a larger set, one answer more than this is given; None for every size.
         exclude: ids (n,) that are left out; None for none. allowed: the only ones (n,); None for all.
         events: how many the history has; unknown_items: how many of those read have an item that the vocabulary lacks.
         truncated: whether the history is longer than is read.
@@ -46,6 +47,7 @@ class Asked:
     action: int | None
     balanced: bool
     limit: float | None
+    largest_set: int | None
     paths: bool
     exclude: np.ndarray | None
     allowed: np.ndarray | None
@@ -53,6 +55,11 @@ class Asked:
     unknown_items: int
     truncated: bool
     cold_start: bool
+
+    @property
+    def most_answers(self) -> int | None:
+        """How many are given of a prediction set; None for all."""
+        return None if self.limit is None or self.largest_set is None else self.largest_set + 1
 
 
 class Questions:
@@ -82,9 +89,10 @@ class Questions:
         allowed_items: Sequence[str] | None = None,
         balanced: bool = False,
         coverage: float | None = None,
+        largest_set: int | None = None,
         paths: bool = False,
     ) -> Asked:
-        """Reads and checks a question; events and options as for the pipeline.
+        """Reads and checks a question; events and options as for the pipeline, and `largest_set` of `Asked`.
 
         Raises:
             ValueError: an event or an option is not what is documented.
@@ -113,6 +121,7 @@ class Questions:
             action=None if action is None else known_action(self._action_ids, action),
             balanced=balanced,
             limit=limit,
+            largest_set=largest_set,
             paths=paths,
             exclude=exclude,
             allowed=None if allowed_items is None else self._allowed(allowed_items),

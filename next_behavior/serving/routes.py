@@ -112,7 +112,7 @@ class Routes:
         live = self._serving()
         metrics = self.metrics_of
         try:
-            asked = live.predictor.ask(events, **options)
+            asked = live.predictor.ask(events, largest_set=messages.MOST_IN_SET, **options)
         except ValueError as error:
             raise Problem(422, str(error)) from error
         metrics.history_events.observe(asked.events)
@@ -133,6 +133,11 @@ class Routes:
             raise ClientDisconnect from error
         except Failed as error:
             raise Problem(500, "the model failed on this question; the log has the request id") from error
+        if options["coverage"] is not None and len(answers) > messages.MOST_IN_SET:
+            raise Problem(
+                422,
+                f"the set has more than {messages.MOST_IN_SET} answers, which is not sent: ask for a lower coverage",
+            )
         return json_response(
             {
                 "answers": answers,
@@ -265,7 +270,8 @@ class Routes:
             limits={
                 "body_bytes": MOST_BODY_BYTES, "history_events": messages.MOST_HISTORY,
                 "events_in_a_batch": messages.MOST_EVENTS, "id_bytes": messages.MOST_ID_BYTES,
-                "top_k": messages.MOST_ANSWERS, "waiting": settings.most_waiting, "deadline_seconds": settings.deadline,
+                "top_k": messages.MOST_ANSWERS, "answers_in_a_set": messages.MOST_IN_SET,
+                "waiting": settings.most_waiting, "deadline_seconds": settings.deadline,
             },
         ))  # fmt: skip
 

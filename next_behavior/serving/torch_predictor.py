@@ -87,7 +87,8 @@ class TorchPredictor:
         """Reads and checks a question; see `Questions.ask`."""
         asked = self.questions.ask(events, **options)
         values = {each.name: getattr(asked, each.name) for each in fields(Asked)}
-        return AskedOfModel(**values, history=list(events), options=options)
+        of_model = {name: value for name, value in options.items() if name != "largest_set"}
+        return AskedOfModel(**values, history=list(events), options=of_model)
 
     def answer(self, events: Sequence[Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
         """The answers to one history."""
@@ -106,7 +107,7 @@ class TorchPredictor:
                     [{"events": asked[row].history} for row in together], batch_size=len(together), **options
                 )
                 for row, answer in zip(together, answers, strict=True):
-                    found[row] = answer
+                    found[row] = answer[: asked[row].most_answers]
         return found
 
     def count(self, history: Sequence[Mapping[str, Any]]) -> Learned:
