@@ -77,14 +77,15 @@ class UserSums:
         if not 0 < len(occurring) <= MOST_ACTIONS:
             return
         index = np.searchsorted(self._users, users)
-        counts = np.zeros((len(self._users), 3, len(occurring)))
-        for kind, actions, chosen in (
-            (0, targets, targets == predicted),
-            (1, targets, np.ones(len(targets), dtype=bool)),
-            (2, predicted, np.isin(predicted, occurring)),
-        ):
-            np.add.at(counts, (index[chosen], kind, np.searchsorted(occurring, actions[chosen])), 1)
-        self._by_action[column] = counts
+        size = (len(self._users), len(occurring))
+
+        def counted(actions: np.ndarray, chosen: np.ndarray) -> np.ndarray:
+            place = index[chosen] * size[1] + np.searchsorted(occurring, actions[chosen])
+            return np.bincount(place, minlength=size[0] * size[1]).reshape(size)
+
+        known = np.isin(predicted, occurring)
+        kinds = [(targets, targets == predicted), (targets, np.ones_like(known)), (predicted, known)]
+        self._by_action[column] = np.stack([counted(*kind) for kind in kinds], axis=1)
 
     def resampled(self, seed: int) -> dict[Column, np.ndarray]:
         """The (R,) resampled means of every column."""
