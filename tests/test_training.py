@@ -10,7 +10,9 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
+from contextlib import closing
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -38,6 +40,7 @@ from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
 from next_behavior.preparation.prepare import PrepareSettings, prepare
 from next_behavior.training import loop, run, time_limit
+from next_behavior.training.ahead import THREAD, made_ahead
 from next_behavior.training.checkpoints import last_checkpoint
 from next_behavior.training.phases import Phases
 from next_behavior.training.prepared_log import hold_out_last_events, prepare_log
@@ -126,6 +129,7 @@ def test_the_output_folder_holds_the_model_and_how_it_came_to_be(trained: Path) 
     run = json.loads((trained / "run.json").read_text())
     assert run["settings"]["max_epochs"] == 8
     assert run["sizes"]["hidden_size"] == 24
+    assert 0 < run["waiting_for_data"] < 1
     assert json.loads((trained / "split.json").read_text())["how"] == "time"
     config = json.loads((trained / "config.json").read_text())
     assert config["id2label"]["3"] == "view"
@@ -672,6 +676,50 @@ def test_a_killed_run_resumes_to_the_weights_of_an_uninterrupted_one(events: Pat
     assert (killed / "config.json").read_bytes() == (whole / "config.json").read_bytes()
     first, second = (json.loads((folder / "evaluation.json").read_text()) for folder in (whole, killed))
     assert first["model"] == second["model"]
+
+
+def threads_of_batches() -> int:
+    return sum(thread.name.startswith(THREAD) for thread in threading.enumerate())
+
+
+@pytest.mark.parametrize("ahead", [0, 2])
+def test_results_made_ahead_come_in_order_and_failures_in_their_place(ahead: int) -> None:
+    made: list[int] = []
+
+    def make(number: int) -> int:
+        made.append(number)
+        return 10 // (4 - number)
+
+    results = made_ahead(make, range(9), ahead)
+    assert [next(results) for _ in range(4)] == [2, 3, 5, 10]
+    assert len(made) <= 4 + ahead
+    with pytest.raises(ZeroDivisionError):
+        next(results)
+    assert not threads_of_batches()
+    with closing(made_ahead(make, range(4), ahead)) as results:
+        assert next(results) == 2
+    assert not threads_of_batches()
+
+
+def test_batches_made_ahead_train_the_same_weights_also_after_an_interruption(
+    trained: Path, events: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(loop.STEPS_AHEAD, "cpu", 2)
+    learned = AveragedWeights.update
+
+    def interrupted(self: AveragedWeights, model: BertForNextBehavior, step: int) -> None:
+        assert threads_of_batches() == 1
+        if step == 9:
+            raise KeyboardInterrupt
+        learned(self, model, step)
+
+    monkeypatch.setattr(AveragedWeights, "update", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="continue with --resume"):
+        train(events, tmp_path, "--max_epochs", "8")
+    monkeypatch.setattr(AveragedWeights, "update", learned)
+    assert not threads_of_batches()
+    train(events, tmp_path, "--max_epochs", "8", "--resume")
+    assert weights(tmp_path) == weights(trained)
 
 
 def test_a_finished_run_resumes_to_itself(trained: Path, events: Path, tmp_path: Path) -> None:

@@ -119,7 +119,8 @@ def run_alone(
             model = model.to(accelerator.device).eval()
         calibration = calibrate(model, settings, sizes, prepared, trained, budget, phases)
         model.config.learned_until = learned_until(prepared.log.sequences, prepared.log.split)
-        record = run_record(settings, sizes, options, trained.passes, trained.seconds_before + limit.seconds_spent())
+        seconds = trained.seconds_before + limit.seconds_spent()
+        record = run_record(settings, sizes, options, trained.passes, seconds, trained.waiting_share)
         record["calibration"] = calibration
         with phases(f"Saving the model in {output}"):
             save_model(output, model, prepared.tokenizer, prepared.log.split, record)

@@ -25,9 +25,10 @@ from next_behavior.training.sizes import Sizes
 
 
 def run_record(
-    settings: RunSettings, sizes: Sizes, options: ReadOptions, passes: float, seconds: float
+    settings: RunSettings, sizes: Sizes, options: ReadOptions, passes: float, seconds: float, waiting_share: float
 ) -> dict[str, Any]:
-    """What `run.json` holds; `passes` over the training events made the saved weights."""
+    """What `run.json` holds; `passes` over the training events made the saved weights, and
+    `waiting_share` of the steps' time was spent waiting for their batches."""
     _, encoder = split_mark(settings.text_encoder or "")
     names = {
         "events": settings.events,
@@ -41,6 +42,7 @@ def run_record(
         "read_options": asdict(options),
         "passes": round(passes, 4),
         "seconds": round(seconds, 1),
+        "waiting_for_data": round(waiting_share, 4),
         # These named files here, and nothing on the Hub, whatever lies here when the run is read again.
         "files": [name for name, value in names.items() if value and are_files_here(value)],
         **provenance(settings.events, options.format),

@@ -65,12 +65,12 @@ class BatchStream:
             self._epoch = epoch
         return self._batches
 
-    def batch(self, epoch: int, index: int, device: torch.device) -> dict[str, torch.Tensor]:
+    def batch(self, epoch: int, index: int) -> dict[str, torch.Tensor]:
         """Batch number `index` of the epoch; numbers past the end begin again, so that all processes have work."""
         batches = self.batches(epoch)
         generator = np.random.default_rng((self.seed, epoch, index))
         arrays = self.collator(batches[index % len(batches)], generator)
-        return {name: torch.from_numpy(array).to(device, non_blocking=True) for name, array in arrays.items()}
+        return {name: torch.from_numpy(array) for name, array in arrays.items()}
 
 
 @dataclass
