@@ -59,6 +59,7 @@ NOT_EXECUTED = {
     ". .venv/bin/activate": "changes the shell",
     "accelerate launch train_accelerate.py": "starts processes; test_training.py trains with two",
     "from pyspark.sql import SparkSession": "starts Java; test_spark.py prepares a table",
+    "from next_behavior.serving.score import Options": "starts Java; test_spark.py scores a table",
     "next-behavior prepare": "needs a log of its own; test_prepare.py runs it",
     "next-behavior train": "the same function as train_accelerate.py, which is executed",
     "next-behavior average": "needs two models; test_several_models.py runs it",

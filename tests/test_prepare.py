@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import sys
 from collections.abc import Callable
 from datetime import datetime, timezone
 from pathlib import Path
@@ -27,6 +28,7 @@ from next_behavior.data.times import AskedTimes, ParsedTimes
 from next_behavior.preparation import one_machine, ordered_times
 from next_behavior.preparation.ordered_times import CountedTimes, histogram_of, latest_before
 from next_behavior.preparation.prepare import PrepareSettings, prepare
+from next_behavior.preparation.spark_source import start_session
 from next_behavior.training.prepared_log import default_length, hold_out_last_events
 from next_behavior.training.vocabulary import build_tokenizer
 
@@ -335,3 +337,9 @@ def test_a_user_with_more_events_than_a_shard_has_one_alone(tmp_path: Path) -> N
     writer.close()
     shards = [pl.DataFrame(pl.read_ipc_stream(path))["user_id"].to_list() for path in sorted(tmp_path.glob("*.arrow"))]
     assert shards == [["a"], ["b"], ["c", "d"], ["e"]]
+
+
+def test_a_missing_pyspark_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "pyspark.errors", None)
+    with pytest.raises(ValueError, match=r"pip install '\.\[spark\]'"):
+        start_session(None)

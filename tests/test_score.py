@@ -36,15 +36,19 @@ def options_of(**given: Any) -> Options:
     return Options(**{**defaults, **given})
 
 
-@pytest.fixture(scope="module")
-def events(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+def write_events(folder: Path) -> Path:
     """The golden log, some of its items under names that the model does not know, and one user with many events."""
-    path, _ = write_log(tmp_path_factory.mktemp("log"))
+    path, _ = write_log(folder)
     lines = path.read_text().splitlines()
     lines += [f"long,i{number % 9},view,{1_700_000_000 + 60 * number}" for number in range(40)]
-    lines += [f"u{number},new {number % 3},view,{1_800_000_000 + place}" for number in range(9) for place in range(2)]
+    lines += [f"u{number},new {number % 3},view,{1_750_000_000 + place}" for number in range(9) for place in range(2)]
     path.write_text("\n".join(lines) + "\n")
-    return read_events(str(path)).events
+    return path
+
+
+@pytest.fixture(scope="module")
+def events(tmp_path_factory: pytest.TempPathFactory) -> pl.DataFrame:
+    return read_events(str(write_events(tmp_path_factory.mktemp("log")))).events
 
 
 @pytest.fixture(scope="module")

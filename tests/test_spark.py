@@ -1,5 +1,5 @@
 """Spark prepares a log as one machine does, byte for byte: with two executors of their own processes, one of which is
-killed on the way, and from a table without an order of its rows."""
+killed on the way, and from a table without an order of its rows. Its executors score users as one process does."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,11 +17,15 @@ import polars as pl
 import psutil
 import pytest
 from test_prepare import files_of, made_up_rows, quiet, write_parquet
+from test_score import write_events
 
+from next_behavior.commands import score as score_command
 from next_behavior.data import prepared_folder
 from next_behavior.data.prepared_folder import SEQUENCES, TOKENIZER
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.preparation.prepare import PrepareSettings, prepare
+from next_behavior.serving.score import Options
+from next_behavior.serving.spark_scoring import score_with_spark
 
 pytestmark = [
     pytest.mark.spark,
@@ -42,6 +47,8 @@ def session() -> Iterator[Any]:
         patch.setenv("PYSPARK_PYTHON", sys.executable)
         patch.setenv("PYTHONPATH", str(ROOT))
         patch.setenv("SPARK_LOCAL_IP", "127.0.0.1")
+        # Runs are too short to win back what the second compiler and parallel collectors take.
+        patch.setenv("JDK_JAVA_OPTIONS", "-XX:+UseSerialGC -XX:TieredStopAtLevel=1")
         settings = {
             "spark.ui.enabled": "false",
             "spark.driver.bindAddress": "127.0.0.1",
@@ -115,3 +122,43 @@ def test_spark_says_what_it_does_not_read(session: Any, tmp_path: Path) -> None:
         table = session.createDataFrame([("u", "a", "1700000000")], ["user_id", "item_id", "timestamp"])
         with pytest.raises(ValueError, match=message):
             prepare(table, tmp_path / "out", PrepareSettings(), options, say=quiet)
+
+
+def scored_in_one_process(model: Path, events: Path, folder: Path, *question: str) -> pl.DataFrame:
+    score_command.main(["--model", str(model), "--events", str(events), "--output", str(folder), *question])
+    return pl.read_parquet(folder / "*.parquet")
+
+
+def assert_same_answers(found: pl.DataFrame, expected: pl.DataFrame) -> None:
+    """The same rows in any order of the users; probabilities to rounding, because other users share a batch."""
+    found, expected = found.sort("user_id", "rank"), expected.sort("user_id", "rank")
+    assert found.schema == expected.schema
+    assert found.drop("probability").equals(expected.drop("probability"))
+    assert found["probability"].to_list() == pytest.approx(expected["probability"].to_list(), abs=1e-6)
+
+
+def test_executors_score_a_table_as_one_process_does(session: Any, exported: Path, tmp_path: Path) -> None:
+    log = write_events(tmp_path)
+    expected = scored_in_one_process(exported, log, tmp_path / "top", "--top_k", "4")
+    table = session.createDataFrame(pl.read_csv(log).sample(fraction=1, shuffle=True, seed=0).to_arrow())
+    answers = score_with_spark(exported, table, Options(top_k=4), partitions=3, say=quiet)
+    assert_same_answers(pl.DataFrame(answers.toArrow()), expected)
+
+
+def test_the_command_scores_files_on_executors(session: Any, exported: Path, tmp_path: Path) -> None:
+    pl.read_csv(write_events(tmp_path)).write_parquet(tmp_path / "log.parquet")
+    question = ["--of", "item", "--action", "buy", "--exclude_seen", "--top_k", "3"]
+    expected = scored_in_one_process(exported, tmp_path / "log.parquet", tmp_path / "top", *question)
+    question += ["--engine", "spark", "--partitions", "2"]
+    found = scored_in_one_process(exported, tmp_path / "log.parquet", tmp_path / "by spark", *question)
+    assert_same_answers(found, expected)
+    with pytest.raises(ValueError, match="is there already"):
+        scored_in_one_process(exported, tmp_path / "log.parquet", tmp_path / "by spark", *question)
+
+
+def test_a_missing_java_is_named(tmp_path: Path) -> None:
+    code = "from next_behavior.preparation.spark_source import start_session; start_session(None)"
+    environment = {name: value for name, value in os.environ.items() if name != "JAVA_HOME"}
+    environment |= {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
+    assert "expected Java 17 or 21" in done.stderr

@@ -15,6 +15,7 @@ from next_behavior.data.shown import shown
 
 # Below this share of events with a known item, or action, the log is likely to be another one, or wrongly read.
 FEW = 0.2
+EVENTS = "events"
 
 
 def check_known(events: pl.DataFrame, items: Sequence[str], actions: Sequence[str]) -> None:
@@ -27,18 +28,29 @@ def check_known(events: pl.DataFrame, items: Sequence[str], actions: Sequence[st
     Raises:
         ValueError: it knows none.
     """
-    for role, what, known in ((ITEM, "item", items), (ACTION, "action", actions)):
-        named = events[role].drop_nulls()
-        share = float(named.is_in(pl.Series(known, dtype=pl.String).implode()).mean() or 0.0)  # type: ignore[arg-type]
-        if share >= FEW or not len(named):
+    item_counts, action_counts = (events[role].drop_nulls().value_counts(name=EVENTS) for role in (ITEM, ACTION))
+    check_counted(item_counts, action_counts, items, actions)
+
+
+def check_counted(
+    item_counts: pl.DataFrame, action_counts: pl.DataFrame, items: Sequence[str], actions: Sequence[str]
+) -> None:
+    """`check_known` of counted events: item_id and events, action and events."""
+    for role, what, counts, known in (
+        (ITEM, "item", item_counts, items),
+        (ACTION, "action", action_counts, actions),
+    ):
+        is_known = pl.col(role).is_in(pl.Series(known, dtype=pl.String).implode())
+        total, ours_of_it = int(counts[EVENTS].sum()), int(counts.filter(is_known)[EVENTS].sum())
+        if not total or ours_of_it >= FEW * total:
             continue
+        most = counts.sort(EVENTS, role, descending=[True, False])[role][0]
         ours = f"'{shown(known[0], most=40)}'" if known else "none"
-        theirs = f"e.g. '{shown(str(named[0]), most=40)}' in the log, {ours} in the model"
+        theirs = f"e.g. '{shown(str(most), most=40)}' in the log, {ours} in the model"
         remedy = f"expected a log of the same {what}s: check --{FLAGS[role]}, and that it is this model's log"
-        if share == 0:
-            raise ValueError(
-                f"got a log of {len(named):,} events of which the model knows no {what} ({theirs}); {remedy}"
-            )
+        if not ours_of_it:
+            raise ValueError(f"got a log of {total:,} events of which the model knows no {what} ({theirs}); {remedy}")
         warnings.warn(
-            f"the model knows the {what} of {100 * share:.1f} % of the events only ({theirs}); {remedy}", stacklevel=2
+            f"the model knows the {what} of {100 * ours_of_it / total:.1f} % of the events only ({theirs}); {remedy}",
+            stacklevel=2,
         )

@@ -15,7 +15,7 @@ import json
 import os
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import timezone
 from pathlib import Path
@@ -23,28 +23,25 @@ from typing import Any
 
 import numpy as np
 import polars as pl
-import pyarrow.parquet as pq
 
-from next_behavior.data.cleaning import REJECT_SCHEMA
 from next_behavior.data.columns import ITEM
-from next_behavior.data.events import check_items, check_unusable, check_users, naming
-from next_behavior.data.files import only_writer, replace_directory, whole_file, write_whole
+from next_behavior.data.events import check_users, naming
+from next_behavior.data.files import only_writer, replace_directory, write_whole
 from next_behavior.data.held_out import drawn_users
 from next_behavior.data.log_files import are_files_here, find_files
 from next_behavior.data.log_statistics import LogStatistics
-from next_behavior.data.markers import marker_notes
 from next_behavior.data.prepared_folder import REJECTS, REPORT, SEQUENCES, TOKENIZER, PreparedFolder, ShardWriter
 from next_behavior.data.read_options import ReadOptions
-from next_behavior.data.report import CleaningReport, describe
 from next_behavior.data.sequences import Coding, item_codes, write_unknown
 from next_behavior.data.sources import LogSource, open_source
 from next_behavior.data.splits import Split, late_cut, split_of_times
 from next_behavior.model.tokenization_behavior import BehaviorTokenizer
-from next_behavior.preparation.engine import Engine, ReadRows
+from next_behavior.preparation.engine import Engine
 from next_behavior.preparation.one_machine import OneMachine, fresh_folder
+from next_behavior.preparation.outcome import check_read, counted_rejects, report_on, write_rejects
 from next_behavior.preparation.partition import PartitionCounts, Parts
-from next_behavior.preparation.spark import Spark, is_spark, open_spark, start_session
-from next_behavior.preparation.survey import Survey
+from next_behavior.preparation.spark import Spark
+from next_behavior.preparation.spark_source import is_spark, open_spark, start_session
 from next_behavior.training.prepared_log import FEWEST_NEW_ITEMS, LENGTH_QUANTILE, usual_length
 from next_behavior.training.vocabulary import NUM_TIME_BUCKETS, assemble, describe_items, empty_vocabulary, time_edges
 
@@ -157,7 +154,7 @@ def prepare_with(
         output: where rejects go if there are too many.
     """
     survey, rows = engine.survey, engine.read()
-    check_read(engine, rows, log, survey, options, output)
+    check_read(engine, rows, log, options, output / REJECTS)
     statistics = engine.clean()
     whole = sum(statistics, LogStatistics())
     if max(whole.lengths, default=0) < 2:
@@ -196,38 +193,6 @@ def prepare_with(
     )
 
 
-def check_read(
-    engine: Engine, rows: ReadRows, log: LogSource, survey: Survey, options: ReadOptions, output: Path
-) -> None:
-    """ValueError if a log has too many unusable rows, which are then written to `output`, or no items."""
-    path = output / REJECTS
-    try:
-        check_unusable(rows.removed(log.files), log, survey.rows, options, path)
-    except ValueError:
-        write_rejects(engine.unusable(), path)
-        raise
-    check_items(rows.events, rows.without_item, log.columns[ITEM])
-
-
-def write_rejects(pieces: Iterator[pl.DataFrame], path: Path) -> ReadRows:
-    """Writes the rows of `as_rejects`, piece by piece, and counts them."""
-    counts = ReadRows()
-    schema = pl.DataFrame(schema=REJECT_SCHEMA).to_arrow().schema
-    with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as file:
-        for piece in pieces:
-            counts.count_rejects(piece)
-            file.write_table(piece.to_arrow().cast(schema))
-    return counts
-
-
-def counted_rejects(pieces: Iterator[pl.DataFrame]) -> ReadRows:
-    """The counts of rows of `as_rejects`."""
-    counts = ReadRows()
-    for piece in pieces:
-        counts.count_rejects(piece)
-    return counts
-
-
 def parts_of(statistics: list[LogStatistics], split: Split, seed: int, cut: int | None) -> list[Parts]:
     """Which events of each partition are held out: with the split none, those after `cut` of the users that
     `hold_out_last_events` draws."""
@@ -239,35 +204,6 @@ def parts_of(statistics: list[LogStatistics], split: Split, seed: int, cut: int 
     return [
         Parts(split, drawn[(drawn >= start) & (drawn < end)] - start, cut) for start, end in itertools.pairwise(starts)
     ]
-
-
-def report_on(
-    rows: ReadRows,
-    whole: LogStatistics,
-    counts: PartitionCounts,
-    log: LogSource,
-    survey: Survey,
-    options: ReadOptions,
-    notes: list[str],
-    removed: ReadRows,
-) -> CleaningReport:
-    notes = [*notes, *rows.notes, *marker_notes({**survey.markers, **rows.markers}, log.columns)]
-    notes += survey.reading.notes if survey.reading is not None else ()
-    if options.duplicates == "drop" and not log.times:
-        notes.append("duplicates=drop has no effect: without times a copy of an event is a repeat")
-    return describe(
-        whole,
-        items=counts.items.height,
-        source=log.name,
-        files=log.files,
-        rows=survey.rows,
-        columns=log.columns,
-        notes=list(dict.fromkeys(notes)),
-        time_unit=survey.reading.unit if survey.reading is not None else None,
-        order=log.order,
-        unread=log.unread(),
-        removed=removed.removed(log.files),
-    )
 
 
 def vocabulary_of(

@@ -19,7 +19,6 @@ import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from typing import Any
-from urllib.parse import unquote, urlparse
 
 import numpy as np
 import polars as pl
@@ -28,12 +27,11 @@ import pyarrow as pa
 from next_behavior.data.cleaning import REJECT_SCHEMA
 from next_behavior.data.columns import ACTION, ITEM, TIME, USER
 from next_behavior.data.events import ORDER, as_rejects, as_roles
-from next_behavior.data.log_files import are_files_here, find_files
 from next_behavior.data.log_statistics import LogStatistics
 from next_behavior.data.markers import count_markers
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.data.sequences import FEATURES, Coding
-from next_behavior.data.sources import LogSource, choose_log_columns
+from next_behavior.data.sources import LogSource
 from next_behavior.data.splits import OrderedTimes
 from next_behavior.data.tables import Rows
 from next_behavior.data.times import TIMESTAMP
@@ -47,90 +45,35 @@ from next_behavior.preparation.partition import (
     count_partition,
     encode_partition,
 )
+from next_behavior.preparation.spark_rows import (
+    ABOUT,
+    BATCH_ROWS,
+    CLEANED,
+    COUNTED,
+    IDS,
+    MALFORMED_FIRST,
+    PARTITION,
+    PLACE,
+    REJECTED,
+    ROW,
+    TEXT,
+    USERS,
+    Batches,
+    arrow_batches,
+    as_table,
+    cleaned_events,
+    first_row,
+    joined_batches,
+    no_blocks,
+    order_field,
+    spark_schema,
+    text_batches,
+    usable_rows,
+)  # fmt: skip
 from next_behavior.preparation.survey import Survey, SurveyCounts, count_rows, decide, only_users_and_times
 
 PARTITION_ROWS = 1 << 21  # about; of a partition, which is sorted in an executor's memory
-TASK_ROWS = 1 << 17  # rows of a task that are worked on at once
-BATCH_ROWS = 1 << 16
-ROW, FILE, PLACE_IN_FILE = "row", "__file", "__place"
-PARTITION, PLACE, ABOUT = "partition", "place", "about"
-IDS = {USER: pa.string(), ITEM: pa.string(), ACTION: pa.string(), TIME: pa.int64()}
-TEXT = pa.schema({ABOUT: pa.string()})
-CLEANED = pa.schema({PARTITION: pa.int32(), PLACE: pa.int64(), **IDS})
-COUNTED = pa.schema({ITEM: pa.string(), "events": pa.int64(), "known": pa.int64(), ABOUT: pa.string()})
-USERS = pa.schema(
-    {PARTITION: pa.int32()}
-    | {
-        field.name: pa.string() if field.name == "user_id" else pa.list_(field.type.value_type)
-        for field in FEATURES.arrow_schema
-    }
-)
-REJECTED = pa.schema(
-    {SEQUENCE: pa.int32(), PLACE: pa.int64()}
-    | {name: pa.int64() if kind == pl.Int64 else pa.string() for name, kind in REJECT_SCHEMA.items()}
-)
-MALFORMED_FIRST = -1  # the sequence of rows that are no events
-
-Batches = Iterator[pa.RecordBatch]
 Say = Callable[[str], None]
-
-
-def is_spark(source: object) -> bool:
-    """Whether a source is a DataFrame of Spark."""
-    return type(source).__module__.split(".")[0] == "pyspark"
-
-
-def start_session(master: str | None) -> Any:
-    """The session there is, or a new one.
-
-    Raises:
-        ValueError: pyspark is not installed.
-    """
-    try:
-        from pyspark.sql import SparkSession
-    except ImportError as error:
-        raise ValueError("got --engine spark without pyspark; expected it: pip install '.[spark]'") from error
-    builder = SparkSession.builder.appName("next-behavior prepare")
-    return (builder.master(master) if master else builder).getOrCreate()
-
-
-def open_spark(
-    source: object, session: Any, options: ReadOptions, notes: list[str]
-) -> tuple[LogSource, Any, list[int]]:
-    """A table's name, Parquet files or a DataFrame -> the log, its rows (the columns and `row`), its files' ends."""
-    from pyspark.sql import functions as f
-
-    if options.column_names() is not None or options.format not in (None, "parquet"):
-        raise ValueError("got --columns or --format; expected neither: Spark reads Parquet files and tables")
-    files, ends, name = list[str](), [1 << 62], "DataFrame of Spark"
-    if is_spark(source):
-        frame = source
-    else:
-        name = str(source)
-        is_path = "/" in name or are_files_here(name)
-        frame = session.read.parquet(*[part.strip() for part in name.split(",")]) if is_path else session.table(name)
-        if is_path:
-            frame = frame.withColumn(FILE, f.col("_metadata.file_path"))
-            frame = frame.withColumn(PLACE_IN_FILE, f.col("_metadata.row_index"))
-    present = [column for column in frame.columns if column not in (FILE, PLACE_IN_FILE)]  # type: ignore[attr-defined]
-    columns, times, order = choose_log_columns(present, options, notes)
-    log = LogSource(name, files, present, columns, times, order, iter(()), lambda columns: iter(()))
-    wanted = [f.col(f"`{column}`") for column in log.read()]
-    if FILE not in frame.columns:  # type: ignore[attr-defined]
-        return log, frame.select(*wanted, f.monotonically_increasing_id().alias(ROW)), ends  # type: ignore[attr-defined]
-    counted = {row[FILE]: row["count"] for row in frame.groupBy(FILE).count().collect()}  # type: ignore[attr-defined]
-    paths = sorted(counted, key=lambda uri: unquote(urlparse(uri).path))
-    files = [unquote(urlparse(uri).path) for uri in paths]
-    if are_files_here(name):
-        found = find_files(name, options.format)
-        names = {str(path.absolute()): short for path, short in zip(found.paths, found.names, strict=True)}
-        paths = sorted(paths, key=lambda uri: [*names].index(unquote(urlparse(uri).path)))
-        files = [names[unquote(urlparse(uri).path)] for uri in paths]
-    ends = np.cumsum([counted[path] for path in paths]).tolist()
-    starts = [(path, end - counted[path]) for path, end in zip(paths, ends, strict=True)]
-    before = f.element_at(f.create_map(*[f.lit(value) for pair in starts for value in pair]), f.col(FILE))
-    rows = frame.select(*wanted, (f.col(PLACE_IN_FILE) + before).cast("long").alias(ROW))  # type: ignore[attr-defined]
-    return replace(log, files=files), rows, ends
 
 
 class Spark:
@@ -188,6 +131,10 @@ class Spark:
             return function(pl.DataFrame(rows), number).cast(schema)
 
         return frame.groupBy(PARTITION).applyInArrow(apply, spark_schema(schema))
+
+    def of_cleaned(self, function: Callable[[pl.DataFrame], pa.Table], schema: pa.Schema) -> Any:
+        """A DataFrame of what a function makes of each partition's cleaned events, which are in order."""
+        return self._applied(self._cleaned, lambda rows, number: function(cleaned_events(rows)), schema)
 
     # -- rows into partitions
 
@@ -350,87 +297,3 @@ class Spark:
             yield table.sort_by(USER).cast(FEATURES.arrow_schema)
         for frame in (users, self._cleaned, self._located):
             frame.unpersist()
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Rows between Spark, Arrow and Polars
-# ----------------------------------------------------------------------------------------------------------------------
-
-
-def no_blocks(columns: list[str]) -> Iterator[tuple[int, Rows]]:
-    return iter(())
-
-
-def first_row(counts: ReadRows) -> int:
-    """What orders the counts of tasks: the position of the first row that a rule removed."""
-    return min((int(row["row"]) for row in counts.first.values()), default=-1)
-
-
-def usable_rows(
-    table: pa.Table, log: LogSource, survey: Survey, missing: list[str], notes: list[str]
-) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
-    """`Survey.usable` of rows with their place in the whole log."""
-    frame = pl.DataFrame(table)
-    return survey.usable(Rows(frame.drop(ROW), frame[ROW].to_numpy(), []), log, 0, missing, notes)
-
-
-def cleaned_events(rows: pl.DataFrame) -> pl.DataFrame:
-    """Rows of CLEANED as events in order."""
-    return rows.sort(PLACE).select(USER, ITEM, ACTION, pl.col(TIME).cast(TIMESTAMP), pl.col(PLACE).alias(ROW))
-
-
-def joined_batches(batches: Batches) -> Iterator[pa.Table]:
-    """Spark's batches, several as one."""
-    held, rows = list[pa.RecordBatch](), 0
-    for batch in batches:
-        if batch.num_rows:
-            held.append(batch)
-        rows += batch.num_rows
-        if rows >= TASK_ROWS:
-            yield pa.Table.from_batches(held)
-            held, rows = [], 0
-    if held:
-        yield pa.Table.from_batches(held)
-
-
-def as_table(frame: pl.DataFrame, schema: pa.Schema) -> pa.Table:
-    return frame.select(schema.names).to_arrow(compat_level=pl.CompatLevel.oldest()).cast(schema)
-
-
-def arrow_batches(frame: pl.DataFrame, schema: pa.Schema) -> Batches:
-    yield from as_table(frame, schema).to_batches(max_chunksize=BATCH_ROWS)
-
-
-def text_batches(texts: list[str]) -> Batches:
-    yield pa.RecordBatch.from_pydict({ABOUT: texts}, schema=TEXT)
-
-
-def order_field(survey: Survey) -> pa.DataType:
-    """What the order column is while events are moved."""
-    kind = pl.Float64 if survey.numbers_order else survey.order_type
-    table = pl.DataFrame(schema={ORDER: kind}).to_arrow(compat_level=pl.CompatLevel.oldest())
-    field = table.schema.field(ORDER).type
-    return pa.string() if pa.types.is_large_string(field) else field
-
-
-def spark_schema(schema: pa.Schema) -> str:
-    """A schema as Spark writes it."""
-    return ", ".join(f"`{field.name}` {spark_type(field.type)}" for field in schema)
-
-
-SPARK_TYPES = {
-    pa.int8(): "tinyint", pa.int16(): "smallint", pa.int32(): "int", pa.int64(): "bigint", pa.string(): "string",
-    pa.float64(): "double", pa.float32(): "float", pa.bool_(): "boolean", pa.date32(): "date",
-}  # fmt: skip
-
-
-def spark_type(kind: pa.DataType) -> str:
-    if pa.types.is_list(kind):
-        return f"array<{spark_type(kind.value_type)}>"
-    if pa.types.is_timestamp(kind):
-        return "timestamp" if kind.tz else "timestamp_ntz"
-    if pa.types.is_decimal(kind):
-        return f"decimal({kind.precision},{kind.scale})"
-    if kind not in SPARK_TYPES:
-        raise ValueError(f"got an order column of the type {kind}; expected numbers, text or times: cast it")
-    return SPARK_TYPES[kind]

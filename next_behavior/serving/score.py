@@ -32,11 +32,11 @@ USERS_IN_FILE = 20_000
 class Options:
     """What every user is asked, in the user's own names; as the pipeline's options."""
 
-    top_k: int
-    of: str
-    action: str | None
-    exclude_seen: bool
-    allowed_items: list[str] | None
+    top_k: int = 10
+    of: str = "pair"
+    action: str | None = None
+    exclude_seen: bool = False
+    allowed_items: list[str] | None = None
 
 
 @dataclass(frozen=True)
@@ -89,8 +89,7 @@ def score_log(
     """
     log = log_of(predictor, events)
     sequences = log.sequences
-    asked = predictor.ask([], **asdict(options))
-    wanted = Wanted(asked.top_k, asked.of, asked.action, options.exclude_seen, asked.allowed)
+    wanted = wanted_of(predictor, options)
     record = {
         "revision": predictor.info.revision,
         "options": asdict(options),
@@ -117,9 +116,32 @@ def score_log(
                 done.append(scored(scorer, log, windows_of(sequences, users, predictor), wanted))
                 if step + 1 == len(batches) or batches[step + 1][0] != number:
                     with whole_file(paths[number]) as unfinished:
-                        pl.concat(done).sort("user_row", maintain_order=True).drop("user_row").write_parquet(unfinished)
+                        in_order_of_users(done).write_parquet(unfinished)
                     done = []
     return len(paths) - len(missing)
+
+
+def score_users(scorer: BatchScorer, events: pl.DataFrame, options: Options) -> pl.DataFrame:
+    """The rows of `score_log`, of whole users that are in memory."""
+    log, wanted = log_of(scorer.predictor, events), wanted_of(scorer.predictor, options)
+    batches = users_by_length(log.sequences, 0, log.sequences.num_users, scorer.rows_at_once(wanted))
+    answers = [scored(scorer, log, windows_of(log.sequences, users, scorer.predictor), wanted) for users in batches]
+    return in_order_of_users(answers)
+
+
+def in_order_of_users(answers: list[pl.DataFrame]) -> pl.DataFrame:
+    """Tables of `scored` as one, without the column that orders them."""
+    return pl.concat(answers).sort("user_row", maintain_order=True).drop("user_row")
+
+
+def wanted_of(predictor: Predictor, options: Options) -> Wanted:
+    """The question in ids.
+
+    Raises:
+        ValueError: an option is senseless.
+    """
+    asked = predictor.ask([], **asdict(options))
+    return Wanted(asked.top_k, asked.of, asked.action, options.exclude_seen, asked.allowed)
 
 
 def check_record(path: Path, record: dict[str, Any]) -> None:
