@@ -43,6 +43,12 @@ HISTORIES: dict[str, list[dict[str, Any]]] = {
     "long": [{"item": f"i{place % 15}", "action": "view", "timestamp": START + 60 * place} for place in range(28)],
 }
 
+SETS: list[dict[str, Any]] = [
+    {"of": "item", "coverage": 0.3},
+    {"of": "item", "coverage": 0.9, "paths": True, "top_k": 1},
+    {"of": "action", "coverage": 0.5},
+]
+
 
 class Shop:
     """The golden model (item text, three actions, times), some of its items retired, with limits of prediction sets."""
@@ -114,12 +120,7 @@ def detail(reply: Reply) -> str:
 @pytest.mark.parametrize("name", HISTORIES)
 def test_a_set_over_http_is_that_of_predict(predictor: Answering, predict: NextBehaviorPipeline, name: str) -> None:
     async def test(client: Client) -> None:
-        options: dict[str, Any]
-        for options in (
-            {"of": "item", "coverage": 0.3},
-            {"of": "item", "coverage": 0.9, "paths": True, "top_k": 1},
-            {"of": "action", "coverage": 0.5},
-        ):
+        for options in SETS:
             wanted = predict({"events": HISTORIES[name]}, **options)
             found = await asked(client, HISTORIES[name], **options)
             assert [answer["item"] for answer in found] == [answer["item"] for answer in wanted]
