@@ -6,7 +6,7 @@ import asyncio
 import json
 import socket
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +33,7 @@ class FakeInfo:
     max_events: int = 5
     has_time: bool = True
     training_actions: dict[str, int] | None = None
+    explained_events: int = 5
 
 
 @dataclass
@@ -59,6 +60,8 @@ class FakePredictor:
     batches: list[int] = field(default_factory=list)
     slow: float = 0.0
     vocabulary: VocabularyTable = VOCABULARY
+    explains_beside: bool = False
+    explaining: Callable[[], None] = lambda: None
 
     def vocabulary_line(self, item: str) -> int | None:
         known = {f"i{n}": n + 1 for n in range(self.info.items)}
@@ -108,6 +111,26 @@ class FakePredictor:
 
     def answer(self, events: Sequence[Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
         return self.answers([self.ask(events, **options)])[0]
+
+    def explain(self, asked: FakeAsked) -> Iterator[list[dict[str, Any]] | None]:
+        """In a step for each event; `explaining` is called in each."""
+        for item in asked.items:
+            if item == "explode":
+                raise RuntimeError("the secret item explode")
+            self.explaining()
+            yield None
+        numbers = [0.5] * len(asked.items)
+        first = {"event": 0, "item": "".join(asked.items[:1])}
+        because = {
+            "repeats": {"event": len(asked.items) - 1, "share": 0.25} if asked.items else None,
+            "counted": [{**first, "pairs": 43.0, "reverse_pairs": 3.5, "share": 1.0}] if asked.items else [],
+            "popularity": 1.7,
+            "similar_texts": [{**first, "similarity": 0.75}] if asked.items else [],
+        }
+        yield [
+            {**answer, "contributions": numbers, "importance": numbers, "because": because}
+            for answer in self._answers(asked)
+        ]
 
     def count(self, history: Sequence[Mapping[str, Any]]) -> FakeLesson:
         item = str(history[-1]["item"])

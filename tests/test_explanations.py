@@ -14,8 +14,8 @@ from golden import ARCHIVE
 from tiny import load
 
 from next_behavior.model.encoder import CHANNELS, Events
-from next_behavior.model.explaining import LEAST_PROBABILITY
 from next_behavior.model.explaining_counterfactuals import MOST_REMOVED
+from next_behavior.model.explaining_rules import LEAST_PROBABILITY
 from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
 from next_behavior.model.ranking import Question
 

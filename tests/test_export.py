@@ -30,6 +30,9 @@ heavy = [name for name in ("torch", "transformers", "polars", "datasets") if nam
 assert not heavy, heavy
 warnings.simplefilter("ignore")
 histories, questions = json.loads(sys.argv[1]), json.loads(sys.argv[2])
+explained = [predictor.answer(history, explain=True, top_k=3) for history in histories]
+assert all(len(each["contributions"]) == len(history) for history, one in zip(histories, explained) for each in one)
+assert "torch" not in sys.modules
 print("ANSWERS", json.dumps([[predictor.answer(history, **each) for history in histories] for each in questions]))
 """
 

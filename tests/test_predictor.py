@@ -14,7 +14,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from served import predictor_in_memory
+from served import check_explained, predictor_in_memory
 from tiny import tiny_model
 
 from next_behavior.model.histories import as_arrays
@@ -206,6 +206,42 @@ def test_counting_an_event_changes_the_next_answer_as_update_memory_does(
             model.update_memory(**tokenizer(ordered, return_tensors="pt"))
             wanted = pipeline({"events": history}, top_k=40, of="item")
             assert difference_between(predictor.answer(history, top_k=40, of="item"), wanted) is None
+
+
+@settings(max_examples=20, deadline=None)
+@given(
+    seed=st.integers(0, 1000),
+    text=st.booleans(),
+    retired=st.lists(st.sampled_from(ITEMS), unique=True, max_size=8),
+    share=st.sampled_from([0.0, 0.3]),
+    history=st.lists(event, max_size=LONGEST + 3),
+    learned=st.lists(event, min_size=1, max_size=LONGEST),
+    options=question | about_actions,
+)
+def test_a_predictor_explains_as_the_pipeline_does(
+    folder: Path,
+    seed: int,
+    text: bool,
+    retired: list[str],
+    share: float,
+    history: list[dict[str, Any]],
+    learned: list[dict[str, Any]],
+    options: dict[str, Any],
+) -> None:
+    tokenizer = tokenizer_of_items()
+    model = random_model(
+        tokenizer, seed, text, item_temperature=1.2, memory_share=share, memory_trend=0.4, memory_half_life=3,
+        action_weights=[0.0, 0.0, 0.0, 0.1, 0.9, -0.2],
+    )  # fmt: skip
+    model.retire_items(tokenizer, retired)
+    predictor = predictor_in_memory(model, tokenizer, folder)
+    pipeline = NextBehaviorPipeline(model=model, tokenizer=tokenizer, device="cpu")
+    options = options | {"top_k": min(options["top_k"], 10), "explain": True}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        predictor.count(learned)
+        model.update_memory(**tokenizer(tokenizer.in_time_order([learned]), return_tensors="pt"))
+        check_explained(predictor.answer(history, **options), pipeline({"events": history}, **options))
 
 
 @pytest.fixture(scope="module")

@@ -1,10 +1,12 @@
-"""Prediction sets over HTTP are those of `predict`, whichever engine answers."""
+"""Prediction sets and explanations over HTTP are those of `predict`, whichever engine answers."""
 
 from __future__ import annotations
 
 import asyncio
 import json
 import tarfile
+import threading
+import time
 from collections.abc import Callable, Coroutine, Iterator
 from pathlib import Path
 from typing import Any
@@ -13,13 +15,13 @@ from urllib.parse import quote, urlencode
 import numpy as np
 import pytest
 from golden import ARCHIVE
-from served import predictor_in_memory
-from service_parts import Client, Reply, fake_service, started
+from served import check_explained, predictor_in_memory
+from service_parts import Client, FakePredictor, Reply, fake_service, started
 from tiny import load
 
 from next_behavior.model.pipeline_behavior import NextBehaviorPipeline
 from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable
-from next_behavior.serving import messages
+from next_behavior.serving import explaining_queue, messages, questions
 from next_behavior.serving.answering import Answering
 from next_behavior.serving.golden import difference_between
 from next_behavior.serving.metrics import Metrics
@@ -48,6 +50,15 @@ SETS: list[dict[str, Any]] = [
     {"of": "item", "coverage": 0.9, "paths": True, "top_k": 1},
     {"of": "action", "coverage": 0.5},
 ]
+QUESTIONS: list[dict[str, Any]] = [
+    {},
+    {"of": "item", "exclude_seen": True},
+    {"of": "item", "action": "buy"},
+    {"of": "item", "allowed_items": ["i1", "i2", "i5", "i7"]},
+    {"of": "action"},
+]
+# Beside `QUESTIONS` and `HISTORIES`, with what the memory has learned in between.
+LEARNED = [HISTORIES["long"][:5], HISTORIES["mixed"][:4], HISTORIES["long"][4:9]]
 
 
 class Shop:
@@ -200,3 +211,165 @@ def test_a_coverage_in_a_query_is_read_as_in_a_body(tmp_path: Path) -> None:
             assert (coverage["schema"]["minimum"], coverage["schema"]["maximum"]) == (0.01, 0.99)
 
     asyncio.run(whole())
+
+
+# -- explanations ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", HISTORIES)
+def test_an_explanation_over_http_is_that_of_predict(
+    predictor: Answering, predict: NextBehaviorPipeline, name: str
+) -> None:
+    async def test(client: Client) -> None:
+        for question in QUESTIONS:
+            wanted = predict({"events": HISTORIES[name]}, explain=True, top_k=5, **question)
+            check_explained(await asked(client, HISTORIES[name], explain=True, top_k=5, **question), wanted)
+
+    run(predictor, test)
+
+
+@pytest.mark.parametrize("engine", ["onnx", "torch"])
+def test_an_explanation_follows_what_the_memory_has_learned(shop: Shop, tmp_path: Path, engine: str) -> None:
+    predictor, (model, tokenizer) = shop.predictor(engine, tmp_path / "bundle"), shop.loaded()
+    pipeline = NextBehaviorPipeline(model=model, tokenizer=tokenizer, device="cpu")
+    history = LEARNED[0]
+    before = predictor.answer(history, of="item", explain=True)
+    for learned in LEARNED * 3:
+        predictor.count(learned)
+        model.update_memory(**tokenizer([learned], return_tensors="pt"))
+    after = predictor.answer(history, of="item", explain=True)
+    check_explained(after, pipeline({"events": history}, of="item", explain=True))
+    assert [answer["contributions"] for answer in after] != [answer["contributions"] for answer in before]
+
+
+def test_the_explanation_of_a_stored_user_is_that_of_the_history(shop: Shop, tmp_path: Path) -> None:
+    history = HISTORIES["long"][:6]
+
+    async def test(client: Client) -> None:
+        events = [{"event_id": f"e{place}", "user_id": "ann", **event} for place, event in enumerate(history)]
+        await client.post("/v1/events", {"events": events, "learned": True})
+        reply = await client.get("/v1/users/ann/next?explain=true&top_k=4")
+        assert reply.json()["answers"] == await asked(client, history, explain=True, top_k=4)
+
+    run(shop.predictor("onnx", tmp_path / "bundle"), test, store=str(tmp_path / "events.sqlite"))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"explain": "integrated_gradients"}, "gradients and counterfactuals are computed by `predict` in Python"),
+        ({"explain": True, "top_k": 21}, "`top_k` of at most 20"),
+        ({"explain": True, "of": "item", "coverage": 0.9}, "ask again with explain and top_k"),
+        ({"explain": 1}, "got `int`"),
+    ],
+    ids=str,
+)
+def test_an_explanation_that_there_is_not_is_refused(
+    predictor: Answering, options: dict[str, Any], message: str
+) -> None:
+    async def test(client: Client) -> None:
+        assert message in detail(await client.post("/v1/predict", {"events": [], **options}))
+
+    run(predictor, test)
+
+
+def test_a_history_that_is_too_long_to_explain_is_refused_with_the_length_that_is_not(
+    predictor: Answering, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test(client: Client) -> None:
+        limits = (await client.get("/info")).json()["limits"]
+        assert (limits["explained_answers"], limits["explained_events"]) == (20, 24)
+        scores = len(predictor.info.actions) * predictor.info.items
+        monkeypatch.setattr(questions, "MOST_SCORES", 7 * scores)  # of three events
+        reply = await client.post("/v1/predict", {"events": HISTORIES["long"][:4], "explain": True})
+        assert "a history of 4 events, expected at most 3" in detail(reply)
+        assert await asked(client, HISTORIES["long"][:3], explain=True)
+
+    run(predictor, test)
+
+
+def test_a_predictor_says_that_gradients_are_for_the_pipeline(predictor: Answering) -> None:
+    with pytest.raises(ValueError, match="a predictor takes explain=True"):
+        predictor.ask([], explain="integrated_gradients")  # type: ignore[arg-type]
+
+
+# -- what an explanation may cost --------------------------------------------------------------------------------------
+
+
+EXPLAINED = {"events": [{"item": f"i{place}"} for place in range(5)], "explain": True}
+
+
+def with_fake(test: Callable[[Client, FakePredictor], Coroutine[Any, Any, None]], **settings: Any) -> None:
+    """Runs a test on a service of a small predictor."""
+
+    async def whole() -> None:
+        async with started(fake_service(**settings)) as client:
+            assert client.service.live is not None
+            assert isinstance(client.service.live.predictor, FakePredictor)
+            await test(client, client.service.live.predictor)
+
+    asyncio.run(whole())
+
+
+def test_others_are_answered_between_two_steps_and_nothing_is_counted(tmp_path: Path) -> None:
+    async def test(client: Client, predictor: FakePredictor) -> None:
+        done: list[str] = []
+
+        async def note(name: str, call: Coroutine[Any, Any, Reply]) -> None:
+            assert (await call).status == 200
+            done.append(name)
+
+        event = {"event_id": "e1", "user_id": "ann", "item": "i3", "timestamp": 1000}
+        counted: list[int] = []
+        predictor.explaining = lambda: counted.append(sum(predictor.counts.values())) or time.sleep(0.02)  # type: ignore[func-returns-value]
+        explanation = asyncio.ensure_future(note("explained", client.post("/v1/predict", EXPLAINED)))
+        await asyncio.sleep(0)
+        await asyncio.gather(
+            explanation,
+            note("plain", client.post("/v1/predict", {"events": []})),
+            note("learned", client.post("/v1/events", {"events": [event], "learned": True})),
+        )
+        assert done == ["plain", "explained", "learned"]
+        assert counted == [0] * 5
+        assert predictor.counts == {"i3": 1}
+
+    with_fake(test, store=str(tmp_path / "events.sqlite"))
+
+
+def test_a_step_that_may_run_beside_answers_is_left_to_a_thread() -> None:
+    async def test(client: Client, predictor: FakePredictor) -> None:
+        threads: set[str] = set()
+        predictor.explains_beside = True
+        predictor.explaining = lambda: threads.add(threading.current_thread().name)
+        assert (await client.post("/v1/predict", EXPLAINED)).status == 200
+        assert threading.current_thread().name not in threads
+
+    with_fake(test)
+
+
+def test_more_explanations_than_may_wait_are_refused_and_late_ones_are_not_begun() -> None:
+    async def test(client: Client, predictor: FakePredictor) -> None:
+        asking = [client.post("/v1/predict", EXPLAINED) for _ in range(explaining_queue.MOST_WAITING + 2)]
+        statuses = [reply.status for reply in await asyncio.gather(*asking)]
+        assert sorted(statuses) == [200] * explaining_queue.MOST_WAITING + [429] * 2
+        steps: list[int] = []
+        predictor.explaining = lambda: steps.append(1) or time.sleep(0.005)  # type: ignore[func-returns-value]
+        late = client.post("/v1/predict", EXPLAINED, headers={"x-timeout-ms": "1"})
+        first, second = await asyncio.gather(client.post("/v1/predict", EXPLAINED), late)
+        assert (first.status, second.status, len(steps)) == (200, 504, 5)
+
+    with_fake(test)
+
+
+def test_an_explanation_for_a_client_that_left_is_not_begun_and_one_that_fails_is_a_fault() -> None:
+    async def test(client: Client, predictor: FakePredictor) -> None:
+        steps: list[int] = []
+        predictor.explaining = lambda: steps.append(1)
+        await client.post("/v1/predict", EXPLAINED, gone=True)
+        assert steps == []
+        reply = await client.post("/v1/predict", {"events": [{"item": "explode"}], "explain": True})
+        assert reply.status == 500
+        assert b"explode" not in reply.body
+        assert (await client.post("/v1/predict", EXPLAINED)).status == 200
+
+    with_fake(test)

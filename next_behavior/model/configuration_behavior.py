@@ -25,7 +25,7 @@ CODE_FILES = (
     *("integrity.py", "saved_model.py", "item_text.py", "encoder.py"),
     *("repeat_path.py", "pair_tables.py", "neighbor_lists.py", "associative_memory.py", "mixture.py", "losses.py"),
     *("answer_tables.py", "coverage.py", "ranking.py", "predicting.py", "catalog.py"),
-    *("explaining.py", "explaining_answers.py", "explaining_counterfactuals.py"),
+    *("explaining.py", "explaining_answers.py", "explaining_counterfactuals.py", "explaining_rules.py"),
 )
 AUTO_MAP = {
     "AutoConfig": "modeling_behavior.BehaviorConfig",

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 
 from .answer_tables import AnswerTables
 from .encoder import Events, last_index
+from .explaining_rules import LEAST_PROBABILITY
 from .mixture import GATE_REPEAT
 from .neighbor_lists import COUNT_UNIT
 from .pair_tables import find
@@ -28,9 +29,6 @@ from .ranking import TINY, ItemAnswers, Question, chunks, probabilities_of, real
 from .repeat_path import MASKED
 from .special_ids import FIRST_NEW, NO_GAP, PAD, UNK, UNKNOWN_ACTION
 
-# A probability below this counts as this, so that leaving out an event that an answer is impossible without has a
-# finite value.
-LEAST_PROBABILITY = 1e-12
 # Points of the Gauss-Legendre rule that gradients are integrated with.
 GRADIENT_STEPS = 32
 

@@ -1,18 +1,11 @@
 """The explanations of a pipeline's answers: `predict({"events": history}, explain=True)`.
 
-A contribution of an event to an answer is how far the answer's log-probability falls when the event is left out of the
-user's list: log p(answer | the list) - log p(answer | the list without the event). The shorter list is read as any list
-is: gaps, unknown items, the window and what the memory looks up are those of the shorter list. Which items may be
-answered stays as it was for the whole list. Probabilities below LEAST_PROBABILITY count as that.
-
-Events that say the same hide each other: without one of two views, the other is still there. The importance of an event
-is the mean of its contribution and of how far the event by itself raises the log-probability above that for an empty
-list, the last and the first term of its Shapley value. It ranks events more faithfully (benchmarks/README.md).
+What the numbers mean is in explaining_rules.py; here a model is asked about the changed lists, in batches.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -21,46 +14,16 @@ import torch
 
 from .answer_tables import AnswerTables
 from .encoder import Events
-from .explaining import LEAST_PROBABILITY, Parts
-from .histories import Event, HistoryIds, HistoryReader, as_arrays, time_order
+from .explaining import Parts
+from .explaining_rules import ReadHistory, Said, because, effects_of, lists_to_ask, places_to_leave_out
+from .histories import Event, HistoryReader, as_arrays
 from .ranking import Question, RankedBehaviors, filled
 from .special_ids import FIRST_NEW, PAD
 
-LEAVE_ONE_OUT, INTEGRATED_GRADIENTS, COUNTERFACTUAL = True, "integrated_gradients", "counterfactual"
 # Events that the encoder reads at once, padding included.
 MAX_EVENTS_AT_ONCE = 2**14
 # Short histories are read together though one is longer by so many events.
 ALIKE_LENGTHS = 8
-# Of the events that the memory or a text speaks of, so many are named; and texts at least so similar.
-MOST_NAMED = 3
-LEAST_SIMILARITY = 0.5
-
-
-def check_explain(explain: Any, target: Any, of: str) -> None:
-    """ValueError unless the options ask for an explanation that there is, or for none."""
-    if not isinstance(explain, bool) and explain not in (INTEGRATED_GRADIENTS, COUNTERFACTUAL):
-        raise ValueError(
-            f'explain is {explain!r:.80}, expected True, "{INTEGRATED_GRADIENTS}", "{COUNTERFACTUAL}" or False.'
-        )
-    if target is not None and explain != COUNTERFACTUAL:
-        raise ValueError(f'target is {target!r:.80}, expected explain="{COUNTERFACTUAL}" beside it.')
-    if target is not None and of == "action":
-        raise ValueError(f'target is {target!r:.80}, an item, and of="action" ranks actions: use of="item" or "pair".')
-
-
-@dataclass(frozen=True)
-class ReadHistory:
-    """A list of events as the model reads it.
-
-    Attributes:
-        ids: of the newest events that fit.
-        places: where in the user's list each of them stands.
-        seen: the id of each item in it, by the user's id.
-    """
-
-    ids: HistoryIds
-    places: list[int]
-    seen: dict[str, int]
 
 
 @dataclass(frozen=True)
@@ -109,10 +72,7 @@ class Explainer:
         )
 
     def read(self, events: Sequence[Event]) -> ReadHistory:
-        order = time_order(events)
-        seen: dict[str, int] = {}
-        ids = self.reader.ids([events[place] for place in order], self.length, seen=seen)
-        return ReadHistory(ids, list(order[-self.length :]), seen)
+        return ReadHistory.of(events, self.reader, self.length)
 
     # -- contributions -------------------------------------------------------------------------------------------------
 
@@ -121,21 +81,14 @@ class Explainer:
     ) -> list[tuple[np.ndarray, np.ndarray]]:
         """Contributions and importance, (k, n) float64 each, for each history of n events: of every event for each of
         the answers, whose probabilities (k,) are known."""
-        pairs = [(row, at) for row, one in enumerate(given) for at in places_to_leave_out(one.events, self.length)]
-        shorter = [without(given[row].events, place) for row, place in pairs]
-        single: list[list[Event]] = [[given[row].events[place]] for row, place in pairs]
-        lists = [*shorter, *single, *([] for _ in given)]
-        owners = [*(given[row] for row, _ in pairs), *(given[row] for row, _ in pairs), *given]
-        found = [logarithms(one) for one in self.probabilities(lists, owners)]
-        left, alone, empty = found[: len(pairs)], found[len(pairs) : 2 * len(pairs)], found[2 * len(pairs) :]
-        shapes = [(len(one.item_ids), len(one.events)) for one in given]
-        explained = [(np.zeros(shape), np.zeros(shape)) for shape in shapes]
-        whole = [logarithms(np.array(one)) for one in probabilities]
-        for (row, place), less, by_itself in zip(pairs, left, alone, strict=True):
-            contributions, importance = explained[row]
-            contributions[:, place] = whole[row] - less
-            importance[:, place] = (contributions[:, place] + by_itself - empty[row]) / 2
-        return explained
+        places = [places_to_leave_out(one.events, self.length) for one in given]
+        lists = [lists_to_ask(one.events, at) for one, at in zip(given, places, strict=True)]
+        owners = [one for one, of_one in zip(given, lists, strict=True) for _ in of_one]
+        found = iter(self.probabilities([each for of_one in lists for each in of_one], owners))
+        return [
+            effects_of(np.array(whole), [next(found) for _ in of_one], at, len(one.events))
+            for one, whole, at, of_one in zip(given, probabilities, places, lists, strict=True)
+        ]
 
     def probabilities(self, lists: Sequence[Sequence[Event]], given: Sequence[Given]) -> list[np.ndarray]:
         """(k,) for each list of events: the probabilities of the answers that are given for it."""
@@ -232,53 +185,19 @@ class Explainer:
         item_ids, action_ids = (torch.tensor([ids], device=self.device) for ids in (given.item_ids, given.action_ids))
         parts = self.model.parts_of_answers(self.events_of([read]), item_ids, action_ids, self.tables)
         return [
-            because(parts, place, read.places, lambda at: given.events[at].get("item")) if index >= FIRST_NEW else None
+            because(said_of(parts, place), read.places, lambda at: given.events[at].get("item"))
+            if index >= FIRST_NEW
+            else None
             for place, index in enumerate(given.item_ids)
         ]
 
 
-def because(parts: Parts, answer: int, places: list[int], item_of: Callable[[int], Any]) -> dict[str, Any]:
-    """The parts of one answer to the first history, in plain values.
-
-    Args:
-        places: where in the user's list the events stand that were read; item_of: what they name.
-    """
-    pointer = parts.pointer[0, answer].tolist()
-    latest = max(range(len(pointer)), key=pointer.__getitem__)
-    repeats = {"event": places[latest], "share": pointer[latest]} if pointer[latest] > 0 else None
-    counted = []
-    table = (parts.sources[0], parts.shares[0, answer], parts.forward[0, answer], parts.backward[0, answer])
-    for source, share, forward, backward in zip(*(column.tolist() for column in table), strict=True):
-        if source >= 0 and share > 0 and forward + backward > 0:
-            event = {"event": places[source], "item": str(item_of(places[source]))}
-            counted.append({**event, "pairs": forward, "reverse_pairs": backward, "share": share})
-    similar = []
-    if parts.similarity is not None:
-        best: dict[str, dict[str, Any]] = {}  # the latest event of each item
-        for at, similarity in zip(places, parts.similarity[0, answer].tolist(), strict=False):
-            if similarity >= LEAST_SIMILARITY:
-                best[str(item_of(at))] = {"event": at, "item": str(item_of(at)), "similarity": similarity}
-        similar = sorted(best.values(), key=lambda one: -one["similarity"])[:MOST_NAMED]
-    return {
-        "repeats": repeats,
-        "counted": sorted(counted, key=lambda one: -one["share"])[:MOST_NAMED],
-        "popularity": float(parts.trend[0, answer]),
-        "similar_texts": [] if repeats else similar,
-    }
-
-
-def places_to_leave_out(events: Sequence[Event], length: int) -> list[int]:
-    """The places of the events whose absence can change an answer: those that are read, and the one before them, which
-    tells the first gap and takes a place that is free. If one event alone has no timestamp, the list is sorted without
-    it."""
-    places = set(time_order(events)[-length - 1 :])
-    undated = [place for place, event in enumerate(events) if event.get("timestamp") is None]
-    return sorted(places | set(undated)) if len(undated) == 1 else sorted(places)
-
-
-def without(events: Sequence[Event], place: int) -> list[Event]:
-    return [*events[:place], *events[place + 1 :]]
-
-
-def logarithms(probabilities: np.ndarray) -> np.ndarray:
-    return np.log(np.maximum(probabilities.astype(np.float64), LEAST_PROBABILITY))
+def said_of(parts: Parts, answer: int) -> Said:
+    """The parts of one answer to the first history, in plain values."""
+    memory = (parts.sources[0], parts.shares[0, answer], parts.forward[0, answer], parts.backward[0, answer])
+    return Said(
+        parts.pointer[0, answer].tolist(),
+        zip(*(column.tolist() for column in memory), strict=True),
+        float(parts.trend[0, answer]),
+        None if parts.similarity is None else parts.similarity[0, answer].tolist(),
+    )

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 from torch.nn import functional as F
 
-from .explaining_answers import Explainer, Given, logarithms, places_to_leave_out, without
+from .explaining_answers import Explainer, Given
+from .explaining_rules import logarithms, places_to_leave_out, without
 from .histories import Event, as_seconds, time_order
 from .ranking import RankedBehaviors
 from .special_ids import FIRST_ACTION, FIRST_NEW, PAD

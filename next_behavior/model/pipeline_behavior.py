@@ -22,15 +22,9 @@ from transformers.pipelines import PIPELINE_REGISTRY
 from .answer_tables import TABLES_LOCK, AnswerTables
 from .answers import TimeUntilNext, allowed_ids, events_of
 from .encoder import CHANNELS
-from .explaining_answers import (
-    COUNTERFACTUAL,
-    INTEGRATED_GRADIENTS,
-    LEAVE_ONE_OUT,
-    Explainer,
-    Given,
-    check_explain,
-)
+from .explaining_answers import Explainer, Given
 from .explaining_counterfactuals import Counterfactuals
+from .explaining_rules import COUNTERFACTUAL, INTEGRATED_GRADIENTS, LEAVE_ONE_OUT, check_explain
 from .histories import HistoryReader, as_arrays, in_time_order, is_whole
 from .integrity import check_loaded
 from .ranking import Question
@@ -85,7 +79,7 @@ class NextBehaviorPipeline(Pipeline):
             holds the next item, or action, with this probability. It is fitted on validation events.
         paths: say which way each item was named.
         explain: True says what each event contributes to each answer; "integrated_gradients" by gradients;
-            "counterfactual" which events the first answer depends on (explaining_answers.py).
+            "counterfactual" which events the first answer depends on (explaining_rules.py).
         target: with explain="counterfactual", an item: which events would bring it among the answers.
         batch_size: histories per forward pass, default 32; it changes no answer.
 
@@ -202,9 +196,7 @@ class NextBehaviorPipeline(Pipeline):
         target: str | None = None,
     ) -> dict[str, Any]:
         """The model's `Answers`."""
-        check_explain(explain, target, of)
-        if explain and coverage is not None:
-            raise ValueError("coverage asks for a whole set, which is not explained: ask again with explain and top_k.")
+        check_explain(explain, target, of, coverage)
         beside: BesideIds = model_inputs["beside"]
         allowed = None if allowed_items is None else self._known_items(allowed_items)
         action_id = None if action is None else self.tokenizer.encode_action(action)

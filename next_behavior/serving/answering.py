@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -27,6 +27,8 @@ class About(Protocol):
     def has_time(self) -> bool: ...
     @property
     def training_actions(self) -> Mapping[str, int] | None: ...
+    @property
+    def explained_events(self) -> int: ...
 
 
 class Question(Protocol):
@@ -50,7 +52,13 @@ class Lesson(Protocol):
 
 
 class Answering(Protocol):
-    """A predictor."""
+    """A predictor.
+
+    Attributes:
+        explains_beside: whether a step of `explain` may run in a thread while others are answered. If not, it is short.
+    """
+
+    explains_beside: bool
 
     @property
     def info(self) -> About: ...
@@ -73,11 +81,15 @@ class Answering(Protocol):
         coverage: float | None = None,
         largest_set: int | None = None,
         paths: bool = False,
+        explain: bool = False,
     ) -> Any:
         """A `Question`, for `answers`. ValueError: an event or an option is not what is documented."""
 
     def answers(self, asked: Sequence[Any]) -> list[Answers]:
         """The answers to each question, in one pass."""
+
+    def explain(self, asked: Any) -> Iterator[Answers | None]:
+        """The explained answers to a question with `explain` come last; None before that, after each step."""
 
     def answer(self, events: Sequence[Event], **options: Any) -> Answers: ...
 

@@ -5,7 +5,7 @@
       constants.json        the model's constants and the tokenizer's vocabularies of actions and times
       item_table.npy        (V, H) float32, the rows of all tokens, item text included
       item_columns.npy      (H, N) float32, those of the items as columns, filled up with zeros: see `Catalog`
-      *.npy                 the tables of the memory and of the pointer: see `MEMORY_ARRAYS`, `POINTER_ARRAYS`
+      *.npy                 the tables of the memory, of the pointer and of item text: see `MEMORY_ARRAYS` and below
       tokenizer.json, vocabulary.tsv    as in the model's folder
       golden.json           histories, questions and what the model itself answers
       manifest.json         SHA-256 of each of these files; written last
@@ -41,6 +41,9 @@ MEMORY_ARRAYS = (
 
 # Biases of the pointer, (Q, n) float32 each, for the Q actions that may come next.
 POINTER_ARRAYS = ("action_bias", "recency_bias", "count_bias", "done_bias", "gap_bias")
+
+# The texts of the items, (V, D) int8 in units (D,) float32; D is 0 for a model without item text.
+TEXT_ARRAYS = ("text_vectors", "text_unit")
 
 
 @dataclass(frozen=True)
@@ -98,7 +101,7 @@ class Bundle:
         folder: where it lies.
         constants: of the model and its tokenizer.
         item_table: (V, H) float32; item_columns: (H, N) float32.
-        memory, pointer: the arrays of `MEMORY_ARRAYS` and of `POINTER_ARRAYS`.
+        memory, pointer, text: the arrays of `MEMORY_ARRAYS`, of `POINTER_ARRAYS` and of `TEXT_ARRAYS`.
     """
 
     folder: Path
@@ -107,6 +110,7 @@ class Bundle:
     item_columns: np.ndarray
     memory: dict[str, np.ndarray]
     pointer: dict[str, np.ndarray]
+    text: dict[str, np.ndarray]
 
 
 def write_constants(folder: Path, constants: Constants) -> None:
@@ -137,8 +141,9 @@ def open_bundle(folder: Path) -> Bundle:
             raise ValueError(f"{folder / CONSTANTS} was written by another version of this package: {remedy}.")
         memory = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in MEMORY_ARRAYS}
         pointer = {name: np.load(folder / f"{name}.npy") for name in POINTER_ARRAYS}
+        text = {name: np.load(folder / f"{name}.npy", mmap_mode="r") for name in TEXT_ARRAYS}
         table, columns = (np.load(folder / name, mmap_mode="r") for name in (ITEM_TABLE, ITEM_COLUMNS))
-        return Bundle(folder, Constants(**values), table, columns, memory, pointer)
+        return Bundle(folder, Constants(**values), table, columns, memory, pointer, text)
     except FileNotFoundError as error:
         raise ValueError(f"{error.filename} is missing, expected a whole bundle: {remedy}.") from error
 

@@ -254,6 +254,53 @@ def log_softmax(values: np.ndarray) -> np.ndarray:
     return values - log_sum_exp(values)[:, None]
 
 
+@dataclass(frozen=True)
+class Candidates:
+    """What may be answered to a question.
+
+    Attributes:
+        new: (Q, M) of the items that are new to the history, to be multiplied by the weights of `Joint`; -1 for none.
+        allowed: (M,) the ids of the columns; None for those of the catalog.
+        repeated_ids, repeated: (R,) and (Q, R), the items of the history.
+        total: the sum of all, which probabilities are divided by.
+    """
+
+    new: np.ndarray
+    allowed: np.ndarray | None
+    repeated_ids: np.ndarray
+    repeated: np.ndarray
+    total: np.float32
+
+
+def candidates_of(
+    joint: Joint, first: int, of: str, exclude: np.ndarray | None, allowed: np.ndarray | None, without: list[int]
+) -> Candidates:
+    """The candidates; arguments as for `ranked`. Columns of `joint.new` are changed in place."""
+    new, sums = joint.new, joint.new_sums
+    if allowed is not None:
+        new = new[:, allowed - first]
+        if exclude is not None:
+            new[:, np.isin(allowed, exclude)] = -1
+        sums = joint.weights * np.maximum(new, 0).sum(axis=1)
+    elif exclude is not None:
+        outside = exclude[exclude >= first] - first
+        left = sums - joint.weights * np.maximum(new[:, outside], 0).sum(axis=1)
+        new[:, outside] = -1
+        # A small difference of two sums is not exact.
+        exact = (left >= LEAST_KEPT * sums).all()
+        sums = left if exact else joint.weights * np.maximum(new, 0).sum(axis=1)
+    repeated_ids, repeated = joint.repeated_ids, joint.repeated
+    if exclude is not None or allowed is not None:
+        kept = np.full(len(repeated_ids), exclude is None)
+        if allowed is not None:
+            kept &= np.isin(repeated_ids, allowed)
+        repeated_ids, repeated = repeated_ids[kept], repeated[:, kept]
+    total = float(sums.sum() + repeated.sum())
+    if of == "pair":
+        total += float(joint.none[without].sum())
+    return Candidates(new, allowed, repeated_ids, repeated, np.float32(max(total, TINY)))
+
+
 def ranked(
     joint: Joint,
     first: int,
@@ -276,29 +323,8 @@ def ranked(
     """
     if limit is not None:
         top_k = joint.new.shape[1] + joint.repeated.size + len(without)  # all there are
-    new, sums = joint.new, joint.new_sums
-    ids_of_columns: np.ndarray | None = None
-    if allowed is not None:
-        ids_of_columns = allowed
-        new = new[:, allowed - first]
-        if exclude is not None:
-            new[:, np.isin(allowed, exclude)] = -1
-        sums = joint.weights * np.maximum(new, 0).sum(axis=1)
-    elif exclude is not None:
-        outside = exclude[exclude >= first] - first
-        left = sums - joint.weights * np.maximum(new[:, outside], 0).sum(axis=1)
-        new[:, outside] = -1
-        # A small difference of two sums is not exact.
-        exact = (left >= LEAST_KEPT * sums).all()
-        sums = left if exact else joint.weights * np.maximum(new, 0).sum(axis=1)
-    repeated_ids, repeated = joint.repeated_ids, joint.repeated
-    if exclude is not None or allowed is not None:
-        kept = np.full(len(repeated_ids), exclude is None)
-        if allowed is not None:
-            kept &= np.isin(repeated_ids, allowed)
-        repeated_ids, repeated = repeated_ids[kept], repeated[:, kept]
-    weights = joint.weights
-    total = float(sums.sum() + repeated.sum())
+    candidates = candidates_of(joint, first, of, exclude, allowed, without)
+    new, weights, repeated, repeated_ids = candidates.new, joint.weights, candidates.repeated, candidates.repeated_ids
     if of == "item":
         if len(new) > 1:
             together = weights[None] @ new
@@ -306,12 +332,11 @@ def ranked(
             new, weights = together, np.ones(1, np.float32)
         repeated = repeated.sum(axis=0, keepdims=True)
         without = []
-    total += float(joint.none[without].sum())
     ids, rows, values = [], [], []
     for row, (scores, weight) in enumerate(zip(new, weights, strict=True)):
         best = top(scores, min(top_k, len(scores)))
         best = best[scores[best] >= 0]
-        ids.append(best + first if ids_of_columns is None else ids_of_columns[best])
+        ids.append(best + first if allowed is None else allowed[best])
         rows.append(np.full(len(best), row))
         values.append(scores[best] * weight)
     ids += [np.tile(repeated_ids, len(repeated)), np.full(len(without), NONE)]
@@ -319,11 +344,39 @@ def ranked(
     values += [repeated.reshape(-1), joint.none[without]]
     value, item, action = np.concatenate(values), np.concatenate(ids), np.concatenate(rows)
     order = np.argsort(-value, kind="stable")[:top_k]
-    probabilities = value[order] / np.float32(max(total, TINY))
+    probabilities = value[order] / candidates.total
     if limit is not None:
         order = order[: set_sizes(probabilities[None], limit)[0]]
         probabilities = probabilities[: len(order)]
     return item[order], np.full(len(order), -1) if of == "item" else action[order], probabilities
+
+
+def probabilities_of(
+    joint: Joint,
+    first: int,
+    of: str,
+    exclude: np.ndarray | None,
+    allowed: np.ndarray | None,
+    without: list[int],
+    ids: np.ndarray,
+    rows: np.ndarray,
+) -> np.ndarray:
+    """(k,) float32: the probabilities of answers with ids (k,) and rows (k,), as `ranked` would give them; 0 for what
+    is no candidate. The other arguments are those of `ranked`."""
+    candidates = candidates_of(joint, first, of, exclude, allowed, without)
+    place = {int(item): at for at, item in enumerate(candidates.repeated_ids)}
+    columns = None if allowed is None else {int(item): at for at, item in enumerate(allowed)}
+    values = np.zeros(len(ids), np.float32)
+    for at, (item, row) in enumerate(zip(ids.tolist(), rows.tolist(), strict=True)):
+        chosen = slice(None) if row == -1 else slice(row, row + 1)
+        column = item - first if columns is None else columns.get(item, -1)
+        if item in place:
+            values[at] = candidates.repeated[chosen, place[item]].sum()
+        elif item == NONE and row in without:
+            values[at] = joint.none[row]
+        elif item >= first and column >= 0:
+            values[at] = joint.weights[chosen] @ np.maximum(candidates.new[chosen, column], 0)
+    return values / candidates.total
 
 
 def shares_of_paths(joint: Joint, said: Said, first: int, ids: np.ndarray, rows: np.ndarray) -> np.ndarray:

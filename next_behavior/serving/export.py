@@ -24,7 +24,7 @@ from next_behavior.serving.bundle import MANIFEST
 from next_behavior.serving.training_record import RECORD_FILES, training_record
 
 # Counts up when a bundle is written in another way.
-EXPORT_VERSION = 5
+EXPORT_VERSION = 6
 READ_FILES = ("config.json", "tokenizer.json", "tokenizer_config.json", "vocabulary.tsv")
 FOLDER = "serving"
 REVISION_LENGTH = 16

@@ -24,6 +24,8 @@ MOST_ANSWERS = 100
 MOST_ALLOWED = 10_000
 # Answers in a prediction set: one of a large catalog may hold nearly all of it.
 MOST_IN_SET = 10_000
+# Answers that are explained.
+MOST_EXPLAINED = 20
 # The predictor's own limit is wider: this is the first whole number that JavaScript cannot hold.
 LARGEST_TIME = 2**53
 
@@ -77,6 +79,13 @@ class Options(Struct, forbid_unknown_fields=True, kw_only=True):
     balanced: bool = False
     coverage: Coverage | None = None
     paths: bool = False
+    explain: Annotated[
+        bool, Meta(description="what each event contributes to each answer; the history and `top_k` are limited more")
+    ] = False
+
+    def __post_init__(self) -> None:
+        if self.explain and self.top_k > MOST_EXPLAINED:
+            raise ValueError(f"Expected `explain` with `top_k` of at most {MOST_EXPLAINED}")
 
     def as_keywords(self) -> dict[str, Any]:
         return {name: getattr(self, name) for name in Options.__struct_fields__}
@@ -106,6 +115,43 @@ class Paths(Struct):
     associate: float
 
 
+class Repeated(Struct):
+    """The latest event with the item, and how probable it is that this one is repeated, given that one is."""
+
+    event: int
+    share: float
+
+
+class Counted(Struct):
+    """An event whose item stands near the answer's in other histories; a pair counts more, the nearer it was."""
+
+    event: int
+    item: str
+    pairs: Annotated[float, Meta(description="of the event's item, then the answer's")]
+    reverse_pairs: float
+    share: Annotated[float, Meta(description="the part of the memory's score that comes from this event")]
+
+
+class Similar(Struct):
+    """An event whose item has a similar text, with the cosine of the texts."""
+
+    event: int
+    item: str
+    similarity: float
+
+
+class Because(Struct):
+    """What the parts of the model say of an item. `event` is a place in the history, from 0."""
+
+    repeats: Repeated | None
+    counted: list[Counted]
+    popularity: Annotated[float, Meta(description="how many times as probable recent popularity makes the item")]
+    similar_texts: list[Similar]
+
+
+Numbers = Annotated[list[float], Meta(description="one for each event of the history, in its order")]
+
+
 class Answer(Struct):
     action: str | None
     item: str | None
@@ -113,6 +159,9 @@ class Answer(Struct):
     probability: float
     when: When | None
     paths: Paths | UnsetType | None = UNSET
+    contributions: Numbers | UnsetType = UNSET
+    importance: Numbers | UnsetType = UNSET
+    because: Because | UnsetType | None = UNSET
 
 
 class Answers(Struct, kw_only=True):
@@ -274,7 +323,7 @@ def options_of_query(pairs: list[tuple[str, str]]) -> Options:
             values.setdefault(name, []).append(value)
         elif name in values:
             raise msgspec.ValidationError(f"The option comes twice - at `$.{name}`")
-        elif name in ("exclude_seen", "balanced", "paths") and value not in ("true", "false"):
+        elif name in ("exclude_seen", "balanced", "paths", "explain") and value not in ("true", "false"):
             raise msgspec.ValidationError(f"Expected `true` or `false`, got `{value:.20}` - at `$.{name}`")
         elif name == "top_k" and not (value.isascii() and value.isdigit()):
             raise msgspec.ValidationError(f"Expected a whole number, got `{value:.20}` - at `$.{name}`")

@@ -28,6 +28,7 @@ class Metrics:
         self.request_seconds = self._histogram("request_duration_seconds", "From headers to answer", TIMES, "route")
         self.queue_seconds = self._histogram("queue_duration_seconds", "Wait for a pass of the model", TIMES)
         self.inference_seconds = self._histogram("inference_duration_seconds", "One pass of the model", TIMES)
+        self.explanation_seconds = self._histogram("explanation_duration_seconds", "Work on one explanation", TIMES)
         self.batch_size = self._histogram("batch_size", "Questions in one pass", SIZES)
         self.history_events = self._histogram("history_events", "Events of a history", LENGTHS)
         self.queue_depth = self._gauge("queue_depth", "Questions that wait", "livesum")

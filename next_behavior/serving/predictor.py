@@ -10,7 +10,7 @@ Questions and answers are those of the pipeline (`model/pipeline_behavior.py`); 
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
@@ -26,11 +26,22 @@ from next_behavior.model.histories import as_arrays
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NONE, PATHS
 from next_behavior.model.vocabulary import VOCABULARY_FILE, VocabularyTable, known_item, plain_item
 from next_behavior.serving.bundle import GOLDEN, NETWORK, Bundle, Constants, open_bundle
-from next_behavior.serving.distribution import GATE_NONE, GATE_REPEAT, MASKED, Catalog, Said, ranked, shares_of_paths
+from next_behavior.serving.distribution import (
+    GATE_NONE,
+    GATE_REPEAT,
+    MASKED,
+    Catalog,
+    Joint,
+    Said,
+    probabilities_of,
+    ranked,
+    shares_of_paths,
+)
+from next_behavior.serving.explaining import ANY_ACTION, Named, Texts, explaining_steps
 from next_behavior.serving.golden import check_golden
 from next_behavior.serving.live_memory import LiveMemory, read_state
 from next_behavior.serving.pointer import Pointer
-from next_behavior.serving.questions import Asked, Questions
+from next_behavior.serving.questions import Asked, Questions, most_explained
 
 # Scores held at once, as in the model.
 MAX_SCORES = 2**22
@@ -48,6 +59,7 @@ class Info:
         max_events: of a history, the newest, that are read.
         has_time: whether answers say when.
         training_actions: events by action in the log of the training; None where that is not recorded.
+        explained_events: of the longest history whose answers are explained.
     """
 
     revision: str
@@ -56,6 +68,7 @@ class Info:
     max_events: int
     has_time: bool
     training_actions: dict[str, int] | None
+    explained_events: int
 
 
 class NetworkAnswer(NamedTuple):
@@ -83,6 +96,8 @@ class Learned:
 class Predictor:
     """Answers for histories; one process may use it from several threads, which take turns."""
 
+    explains_beside = False
+
     def __init__(self, bundle: Bundle, threads: int = 1) -> None:
         constants = bundle.constants
         self.constants = constants
@@ -99,6 +114,7 @@ class Predictor:
         self._table = bundle.item_table
         self.catalog = Catalog(constants, bundle.item_columns)
         self.memory = LiveMemory(constants, bundle.memory)
+        self._texts = Texts(bundle.text["text_vectors"], bundle.text["text_unit"])
         self._pointer = Pointer(constants, bundle.pointer)
         self._causal = np.triu(np.full((constants.max_events, constants.max_events), MASKED), 1)
         self._without_item = np.isin(np.arange(FIRST_ACTION, constants.num_actions), constants.actions_without_item)
@@ -149,39 +165,92 @@ class Predictor:
 
     def answers(self, asked: Sequence[Asked]) -> list[list[dict[str, Any]]]:
         """The answers to each question; an answer does not depend on the others."""
+        with self._lock:
+            answered = self._answers(asked)
+            for row, one in enumerate(asked):
+                if one.history is not None:
+                    for step in explaining_steps(self, self._texts, one, answered[row]):
+                        answered[row] = step or answered[row]
+        return answered
+
+    def explain(self, one: Asked) -> Iterator[list[dict[str, Any]] | None]:
+        """The explained answers to a question come last; None before that, after each step of some milliseconds.
+
+        Whoever counts events between two steps gets numbers from before and after.
+        """
+        with self._lock:
+            steps = explaining_steps(self, self._texts, one, self._answers([one])[0])
+        yield None
+        while True:
+            with self._lock:
+                step = next(steps)
+            yield step
+            if step is not None:
+                return
+
+    def _answers(self, asked: Sequence[Asked]) -> list[list[dict[str, Any]]]:
+        """The answers without their explanations."""
         if not asked:
             return []
-        histories = [one.ids for one in asked]
-        with self._lock:
-            by_action, times, queries, pointer, gate = self.network_answer(
-                *as_arrays(histories, max(len(ids.items) for ids in histories))
-            )
-            answered: list[list[dict[str, Any]]] = [[] for _ in asked]
-            for row, one in enumerate(asked):
-                if one.of == "action":
-                    answered[row] = self._ranked_actions(one, by_action[row])
-            waiting = [row for row, one in enumerate(asked) if one.of != "action"]
-            rows_at_once = max(1, MAX_SCORES // (self.catalog.width * queries.shape[1]))
-            for begin in range(0, len(waiting), rows_at_once):
-                part = waiting[begin : begin + rows_at_once]
-                chosen = [self._rows_of(asked[row]) for row in part]
-                asking = [queries[row, actions] for row, actions in zip(part, chosen, strict=True)]
-                together = np.concatenate(asking) if len(asking) > 1 else asking[0]
-                logits, limit = self.catalog.logits(together), self.catalog.limit(together)
-                end = 0
-                for row, actions in zip(part, chosen, strict=True):
-                    one, width = asked[row], len(asked[row].ids.items)
-                    begin_of, end = end, end + len(queries[row, actions])
-                    counts = by_action[row, actions] if one.action is None else np.ones(1, np.float32)
-                    said = Said(np.array(one.ids.items), pointer[row, actions, -width:], gate[row, actions], counts)
-                    answered[row] = self._ranked_items(one, said, logits[begin_of:end], limit)
+        answered: list[list[dict[str, Any]]] = [[] for _ in asked]
+        said = self._said_of_all(asked)
+        for row, one in enumerate(asked):
+            if one.of == "action":
+                answered[row] = self._ranked_actions(one, said.by_action[row])
+        for row, joint, of_items in self._joints(asked, said):
+            answered[row] = self._ranked_items(asked[row], joint, of_items)
         for row, (one, found) in enumerate(zip(asked, answered, strict=True)):
-            when = None if self._until_next is None else self._until_next(times[row])
+            when = None if self._until_next is None else self._until_next(said.times[row])
             for each in found:
                 each["when"] = when
                 if one.paths:
                     each["paths"] = each.pop("paths", None)
         return answered
+
+    def probabilities(self, asked: Sequence[Asked], named: Sequence[Named]) -> list[np.ndarray]:
+        """(k,) float32 for each question: the probabilities that its answers of some names would have."""
+        found: list[np.ndarray] = [np.zeros(0, np.float32) for _ in asked]
+        said = self._said_of_all(asked)
+        for row, (one, answers) in enumerate(zip(asked, named, strict=True)):
+            if one.of == "action":
+                found[row] = said.by_action[row][answers.rows]
+        for row, joint, _ in self._joints(asked, said):
+            one = asked[row]
+            offset = 0 if one.action is None else one.action - FIRST_ACTION
+            rows = np.where(named[row].rows == ANY_ACTION, ANY_ACTION, named[row].rows - offset)
+            limits = one.exclude, one.allowed, self._without(one, joint)
+            found[row] = probabilities_of(joint, self.first_item_id, ranked_of(one), *limits, named[row].items, rows)
+        return found
+
+    def said_of(self, one: Asked) -> NetworkAnswer:
+        """What the network says after one history, without the dimension of the histories."""
+        return NetworkAnswer(*(table[0] for table in self._said_of_all([one])))
+
+    def _said_of_all(self, asked: Sequence[Asked]) -> NetworkAnswer:
+        histories = [one.ids for one in asked]
+        return self.network_answer(*as_arrays(histories, max(len(ids.items) for ids in histories)))
+
+    def _joints(self, asked: Sequence[Asked], answer: NetworkAnswer) -> Iterator[tuple[int, Joint, Said]]:
+        """The distribution of each question about items, by its place; it holds until the next one is taken."""
+        waiting = [row for row, one in enumerate(asked) if one.of != "action"]
+        queries = answer.queries
+        rows_at_once = max(1, MAX_SCORES // (self.catalog.width * queries.shape[1]))
+        for begin in range(0, len(waiting), rows_at_once):
+            part = waiting[begin : begin + rows_at_once]
+            chosen = [self._rows_of(asked[row]) for row in part]
+            asking = [queries[row, actions] for row, actions in zip(part, chosen, strict=True)]
+            together = np.concatenate(asking) if len(asking) > 1 else asking[0]
+            logits, limit = self.catalog.logits(together), self.catalog.limit(together)
+            end = 0
+            for row, actions in zip(part, chosen, strict=True):
+                one, width = asked[row], len(asked[row].ids.items)
+                begin_of, end = end, end + len(queries[row, actions])
+                counts = answer.by_action[row, actions] if one.action is None else np.ones(1, np.float32)
+                items, pointer = np.array(one.ids.items), answer.pointer[row, actions, -width:]
+                said = Said(items, pointer, answer.gate[row, actions], counts)
+                recent = one.runs[::-1][: self.constants.memory_history]
+                joint = self.catalog.joint(said, logits[begin_of:end], limit, self.memory, recent, one.paths)
+                yield row, joint, said
 
     def network_answer(
         self, items: np.ndarray, actions: np.ndarray, time_gaps: np.ndarray, mask: np.ndarray
@@ -217,17 +286,19 @@ class Predictor:
     def _rows_of(self, one: Asked) -> slice:
         return slice(None) if one.action is None else slice(one.action - FIRST_ACTION, one.action - FIRST_ACTION + 1)
 
-    def _ranked_items(self, one: Asked, said: Said, logits: np.ndarray, limit: float) -> list[dict[str, Any]]:
-        first, over_actions = self.first_item_id, one.of == "item" and one.action is None
-        recent = one.runs[::-1][: self.constants.memory_history]
-        joint = self.catalog.joint(said, logits, limit, self.memory, recent, one.paths)
-        without: list[int] = []
-        if one.of == "pair":
-            given = range(len(said.actions)) if one.action is None else [one.action - FIRST_ACTION]
-            can = {action - FIRST_ACTION for action in self.constants.actions_without_item}
-            without = [row for row, action in enumerate(given) if action in can]
-        of = "item" if over_actions else "pair"
-        ids, rows, probabilities = ranked(joint, first, of, one.top_k, one.exclude, one.allowed, without, one.limit)
+    def _without(self, one: Asked, joint: Joint) -> list[int]:
+        """The rows of `joint` whose action may come without an item, if that is an answer."""
+        if one.of != "pair":
+            return []
+        given = range(len(joint.weights)) if one.action is None else [one.action - FIRST_ACTION]
+        can = {action - FIRST_ACTION for action in self.constants.actions_without_item}
+        return [row for row, action in enumerate(given) if action in can]
+
+    def _ranked_items(self, one: Asked, joint: Joint, said: Said) -> list[dict[str, Any]]:
+        first, without = self.first_item_id, self._without(one, joint)
+        ids, rows, probabilities = ranked(
+            joint, first, ranked_of(one), one.top_k, one.exclude, one.allowed, without, one.limit
+        )
         if one.most_answers is not None:
             ids, rows, probabilities = (column[: one.most_answers] for column in (ids, rows, probabilities))
         if not np.isfinite(probabilities).all():
@@ -324,7 +395,13 @@ def info_of(constants: Constants) -> Info:
         max_events=constants.max_events,
         has_time=constants.has_time,
         training_actions=constants.training_actions,
+        explained_events=most_explained(constants),
     )
+
+
+def ranked_of(one: Asked) -> str:
+    """What is ranked: items over all actions, or pairs."""
+    return "item" if one.of == "item" and one.action is None else "pair"
 
 
 def softmax(logits: np.ndarray) -> np.ndarray:

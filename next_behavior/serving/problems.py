@@ -19,6 +19,10 @@ from next_behavior.serving import messages
 CONTENT_TYPE = "application/problem+json"
 # `Expected ... - at `$.events[0].item`` of msgspec.
 PLACE = re.compile(r" - at (?:`key` in )?`(\$[^`]*)`$")
+# What helps where a value of another type is a likely wish.
+REMEDIES = {
+    "$.explain": ": true leaves events out; gradients and counterfactuals are computed by `predict` in Python alone"
+}
 KINDS = {
     400: "malformed", 401: "unauthorized", 404: "not-found", 405: "method-not-allowed", 409: "conflict",
     413: "too-large", 415: "unsupported-media-type", 422: "invalid", 429: "overloaded", 500: "internal",
@@ -67,5 +71,5 @@ def invalid(message: str) -> Problem:
     """422, with the place of the mistake apart if the message names one."""
     place = PLACE.search(message)
     loc = place.group(1) if place else "$"
-    text = PLACE.sub("", message).replace("Invalid enum value", "Unknown name")
+    text = PLACE.sub("", message).replace("Invalid enum value", "Unknown name") + REMEDIES.get(loc, "")
     return Problem(422, f"{text} (at {loc})" if place else text, errors=[messages.ProblemError(loc, text)])

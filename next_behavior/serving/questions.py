@@ -8,18 +8,24 @@ This file imports numpy alone.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from next_behavior.model.answers import allowed_ids, check_options
 from next_behavior.model.coverage import limit_for
+from next_behavior.model.explaining_rules import COUNTERFACTUAL, INTEGRATED_GRADIENTS, ReadHistory, check_explain
 from next_behavior.model.histories import HistoryIds, HistoryReader, as_text, in_time_order, known_action
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW, UNK
 from next_behavior.model.vocabulary import known_item
 from next_behavior.serving.bundle import Constants
+
+# An explanation asks about two lists for each event that is read. So much may be read in all: events, and scores of
+# items. It takes a second or two of one core.
+MOST_EVENTS_READ, MOST_SCORES = 2**16, 2**27
 
 
 @dataclass(frozen=True)
@@ -37,6 +43,7 @@ class Asked:
         events: how many the history has; unknown_items: how many of those read have an item that the vocabulary lacks.
         truncated: whether the history is longer than is read.
         cold_start: whether nothing known is in it: neither an item nor an action.
+        history: the user's list, of a question whose answers are explained; else None.
     """
 
     ids: HistoryIds
@@ -55,6 +62,7 @@ class Asked:
     unknown_items: int
     truncated: bool
     cold_start: bool
+    history: list[Mapping[str, Any]] | None
 
     @property
     def most_answers(self) -> int | None:
@@ -91,6 +99,7 @@ class Questions:
         coverage: float | None = None,
         largest_set: int | None = None,
         paths: bool = False,
+        explain: bool = False,
     ) -> Asked:
         """Reads and checks a question; events and options as for the pipeline, and `largest_set` of `Asked`.
 
@@ -98,6 +107,11 @@ class Questions:
             ValueError: an event or an option is not what is documented.
         """
         constants = self.constants
+        if explain in (INTEGRATED_GRADIENTS, COUNTERFACTUAL):
+            raise ValueError(
+                f'explain="{explain}" is for the pipeline: a predictor takes explain=True and leaves events out.'
+            )
+        check_explain(explain, None, of, coverage)
         restricted = action is not None or exclude_seen or allowed_items is not None
         check_options(top_k, of, restricted, balanced, bool(constants.action_weights))
         limit = None
@@ -105,6 +119,8 @@ class Questions:
             limits = constants.action_set_limits if of == "action" else constants.item_set_limits
             limit = limit_for(coverage, of, restricted or balanced, limits)
         history = in_time_order([list(events)])[0]
+        if explain:
+            check_cost(len(history), constants)
         names: dict[str, int] = {}
         ids = self._reader.ids(history, constants.max_events, seen=names)
         slots = range(FIRST_NEW, self.first_item_id)
@@ -122,14 +138,25 @@ class Questions:
             balanced=balanced,
             limit=limit,
             largest_set=largest_set,
-            paths=paths,
+            paths=paths or explain,
             exclude=exclude,
             allowed=None if allowed_items is None else self._allowed(allowed_items),
             events=len(history),
             unknown_items=sum(index == UNK or index in slots for index in ids.items),
             truncated=len(history) > constants.max_events,
             cold_start=max(ids.items) < self.first_item_id and max(ids.actions) < FIRST_ACTION,
+            history=list(events) if explain else None,
         )
+
+    def about(self, one: Asked, events: Sequence[Mapping[str, Any]]) -> tuple[Asked, ReadHistory]:
+        """The same question about another list of the user's. What may be answered stays as it is."""
+        read = ReadHistory.of(events, self._reader, self.constants.max_events)
+        return replace(one, ids=read.ids, runs=self._runs(read.ids.items), paths=False), read
+
+    def id_of(self, item: str, new_items: Sequence[str]) -> int:
+        """The id of an item in answers; `new_items` as of the question."""
+        index = self._item_id(item)
+        return FIRST_NEW + new_items.index(item) if index == UNK else index
 
     def _item_id(self, item: Any) -> int:
         index = known_item(self._token_to_id, as_text(item, "item"))
@@ -147,3 +174,19 @@ class Questions:
         items = self._reader.ids(in_time_order([list(history)])[0], self.constants.max_events).items
         runs = self._runs(items)
         return [] if items[-1] < self.first_item_id or runs == self._runs(items[:-1]) else runs
+
+
+def most_explained(constants: Constants) -> int:
+    """Events of the longest history whose answers are explained: less than are read, if there are many items."""
+    scores = len(constants.actions) * max(1, constants.vocab_size - FIRST_NEW - constants.num_new_items)
+    return min(constants.max_events, math.isqrt(MOST_EVENTS_READ), max(1, (MOST_SCORES // scores - 1) // 2))
+
+
+def check_cost(events: int, constants: Constants) -> None:
+    """ValueError if a history of so many events is too long to be explained."""
+    most = most_explained(constants)
+    if most < constants.max_events and events > most:
+        raise ValueError(
+            f"explain got a history of {events} events, expected at most {most} for a model of this size: it asks the "
+            f"model again without each event. Ask about the newest {most} events, or without explain."
+        )

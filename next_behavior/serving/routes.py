@@ -122,7 +122,8 @@ class Routes:
             metrics.cold_starts.inc()
         gone: Callable[[], bool] = request.scope.get("extensions", {}).get(GONE, {}).get("gone", stays)
         try:
-            answers = await self.service.batcher.answer(live.predictor, asked, deadline, gone)
+            queue = self.service.explanations if options["explain"] else self.service.batcher
+            answers = await queue.answer(live.predictor, asked, deadline, gone)
         except Full as error:
             raise self._overloaded() from error
         except Late as error:
@@ -271,6 +272,7 @@ class Routes:
                 "body_bytes": MOST_BODY_BYTES, "history_events": messages.MOST_HISTORY,
                 "events_in_a_batch": messages.MOST_EVENTS, "id_bytes": messages.MOST_ID_BYTES,
                 "top_k": messages.MOST_ANSWERS, "answers_in_a_set": messages.MOST_IN_SET,
+                "explained_answers": messages.MOST_EXPLAINED, "explained_events": info.explained_events,
                 "waiting": settings.most_waiting, "deadline_seconds": settings.deadline,
             },
         ))  # fmt: skip

@@ -26,6 +26,7 @@ import msgspec
 from next_behavior.serving.answering import Answering, Lesson
 from next_behavior.serving.batcher import Batcher
 from next_behavior.serving.event_store import EventStore, StoredEvent, StoreError, micros
+from next_behavior.serving.explaining_queue import ExplainingQueue
 from next_behavior.serving.live import Live, open_live
 from next_behavior.serving.metrics import Metrics
 from next_behavior.serving.open_store import open_store
@@ -129,6 +130,7 @@ class Service:
         self._tasks: list[asyncio.Task[None]] = []
         self._wake = asyncio.Event()
         self._counting = asyncio.Lock()
+        self.explanations = ExplainingQueue(metrics, self._counting, self.in_thread)
         self._reloading = asyncio.Lock()
         self._learners: dict[Key, list[asyncio.Future[Lesson | None]]] = {}
         self._control_seen = 0
@@ -251,25 +253,32 @@ class Service:
 
     async def follow(self) -> None:
         """Counts what is new in the journal, a little at a time."""
+        while await self._follow_some():
+            pass
+
+    async def _follow_some(self) -> bool:
+        """Counts the next events of the journal; whether there were any."""
         async with self._counting:
             live = self.serving()
-            while steps := await self.in_thread(live.next_events):
-                begin = time.perf_counter()
-                for event, history in steps:
-                    started = time.perf_counter()
-                    learned = live.count(event, history)
-                    now = time.perf_counter()
-                    self.metrics.counted.labels("late" if history is None else "counted").inc()
-                    self.watch.happened(event, history)
-                    if history is not None:
-                        self.metrics.count_seconds.observe(now - started)
-                    for future in self._learners.pop(key_of(event), ()):
-                        if not future.done():
-                            future.set_result(learned)
-                    if now - begin > COUNT_SLICE_SECONDS:
-                        await asyncio.sleep(0)
-                        begin = time.perf_counter()
+            steps = await self.in_thread(live.next_events)
+            begin = time.perf_counter()
+            for event, history in steps:
+                started = time.perf_counter()
+                learned = live.count(event, history)
+                now = time.perf_counter()
+                self.metrics.counted.labels("late" if history is None else "counted").inc()
+                self.watch.happened(event, history)
+                if history is not None:
+                    self.metrics.count_seconds.observe(now - started)
+                for future in self._learners.pop(key_of(event), ()):
+                    if not future.done():
+                        future.set_result(learned)
+                if now - begin > COUNT_SLICE_SECONDS:
+                    await asyncio.sleep(0)
+                    begin = time.perf_counter()
+            if steps:
                 self.watch.publish()
+        return bool(steps)
 
     async def save(self) -> None:
         """Writes a snapshot of the memory. Nothing is counted meanwhile; requests are answered."""

@@ -8,7 +8,7 @@ It has the interface of `predictor.Predictor` and needs no export. An answer tak
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
@@ -33,14 +33,16 @@ TABLES = ("pair_keys", "pair_counts", "item_counts", "recent_counts")
 
 @dataclass(frozen=True)
 class AskedOfModel(Asked):
-    """A question with the history and the options that the pipeline reads."""
+    """A question with the list of events and the options that the pipeline reads."""
 
-    history: list[Mapping[str, Any]]
+    listed: list[Mapping[str, Any]]
     options: dict[str, Any]
 
 
 class TorchPredictor:
     """Answers for histories; threads take turns."""
+
+    explains_beside = True
 
     def __init__(
         self,
@@ -88,7 +90,7 @@ class TorchPredictor:
         asked = self.questions.ask(events, **options)
         values = {each.name: getattr(asked, each.name) for each in fields(Asked)}
         of_model = {name: value for name, value in options.items() if name != "largest_set"}
-        return AskedOfModel(**values, history=list(events), options=of_model)
+        return AskedOfModel(**values, listed=list(events), options=of_model)
 
     def answer(self, events: Sequence[Mapping[str, Any]], **options: Any) -> list[dict[str, Any]]:
         """The answers to one history."""
@@ -104,11 +106,15 @@ class TorchPredictor:
             for together in rows.values():
                 options = asked[together[0]].options
                 answers = self._pipeline(
-                    [{"events": asked[row].history} for row in together], batch_size=len(together), **options
+                    [{"events": asked[row].listed} for row in together], batch_size=len(together), **options
                 )
                 for row, answer in zip(together, answers, strict=True):
                     found[row] = answer[: asked[row].most_answers]
         return found
+
+    def explain(self, asked: AskedOfModel) -> Iterator[list[dict[str, Any]] | None]:
+        """The explained answers to a question, in one step. It needs no turn: what is counted meanwhile is not seen."""
+        yield self._pipeline({"events": asked.listed}, **asked.options)
 
     def count(self, history: Sequence[Mapping[str, Any]]) -> Learned:
         """Learns what the last event of a history adds."""

@@ -38,6 +38,7 @@ from next_behavior.serving.bundle import (
     ITEM_TABLE,
     NETWORK,
     POINTER_ARRAYS,
+    TEXT_ARRAYS,
     Constants,
     open_bundle,
     write_constants,
@@ -86,13 +87,14 @@ def write_tables(
     training_actions: dict[str, int] | None = None,
 ) -> None:
     """Writes what is no network and no file of the model's folder."""
-    table = item_table(model)
-    items = table[model.config.first_item_id :]
+    rows = item_table(model)
+    items = rows[model.config.first_item_id :]
     longest_row = float(np.linalg.norm(items, axis=1).max())
     write_constants(folder, constants_of(model.config, tokenizer, revision, training_actions, longest_row))
-    np.save(folder / ITEM_TABLE, table)
+    np.save(folder / ITEM_TABLE, rows)
     np.save(folder / ITEM_COLUMNS, filled_columns(items))
-    for name, table in {**memory_arrays(model.associate_path), **pointer_arrays(model)}.items():
+    tables = {**memory_arrays(model.associate_path), **pointer_arrays(model), **text_arrays(model)}
+    for name, table in tables.items():
         np.save(folder / f"{name}.npy", table)
 
 
@@ -185,6 +187,16 @@ def pointer_arrays(model: BertForNextBehavior) -> dict[str, np.ndarray]:
     tables = (path.action_bias.weight, path.recency_bias.weight, path.count_bias.weight, path.done_bias.weight)
     arrays = [BIAS_SCALE * table[FIRST_ACTION:].float().numpy() for table in (*tables, path.gap_bias)]
     return dict(zip(POINTER_ARRAYS, arrays, strict=True))
+
+
+def text_arrays(model: BertForNextBehavior) -> dict[str, np.ndarray]:
+    """The texts of the items as `bundle.TEXT_ARRAYS` has them."""
+    item_text = model.bert.embeddings.item_text
+    if item_text is None:
+        arrays: list[np.ndarray] = [np.zeros((model.config.vocab_size, 0), np.int8), np.zeros(0, np.float32)]
+    else:
+        arrays = [item_text.vectors.cpu().numpy(), item_text.unit.float().cpu().numpy()]
+    return dict(zip(TEXT_ARRAYS, arrays, strict=True))
 
 
 def golden_answers(model: BertForNextBehavior, tokenizer: BehaviorTokenizer) -> dict[str, Any]:
