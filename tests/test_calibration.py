@@ -19,7 +19,9 @@ from next_behavior.evaluation.probabilities import item_probabilities, measured_
 from next_behavior.evaluation.reliability import FirstAnswers, first_answers, ranked_reliability, reliability
 from next_behavior.evaluation.time_metrics import time_metrics
 from next_behavior.model.coverage import PERCENT, limit_for, limits_of, score_of, set_sizes
+from next_behavior.model.mixture import GATE_NEW
 from next_behavior.model.special_ids import FIRST_ACTION
+from next_behavior.training import probability_calibration
 from next_behavior.training.head_calibration import (
     BY_CLASS,
     BY_LAST_ACTION,
@@ -245,6 +247,22 @@ def test_the_fit_measures_itself_and_repeats_become_as_frequent_as_they_are() ->
     assert result["prediction_sets"]["item"]["80"]["coverage"] == pytest.approx(covered.mean())
     assert result["prediction_sets"]["item"]["unnameable"] == pytest.approx(1 - items.is_nameable.mean())
     assert result["calibration"]["item"] == result["calibration"]["top10"]["by_rank"][0]
+
+
+@pytest.mark.parametrize("offset", [30.0, 0.0])
+def test_a_gate_that_makes_answers_worse_is_taken_back(offset: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    def changed(model: Any, _: Any) -> None:
+        with torch.no_grad():
+            model.path_gate.bias[GATE_NEW] += offset  # new items before all repeats
+
+    monkeypatch.setattr(probability_calibration, "fit_repeats", changed)
+    model, sequences = model_of(), log_of(users=20)
+    bias = model.path_gate.bias.detach().clone()
+    log = TokenizedLog(sequences, Split("none"), 10)
+    record = fit_probabilities(model, log, np.flatnonzero(sequences.parts == VALIDATION))["gate"]
+    assert record["changed"] == (offset == 0)
+    assert torch.equal(model.path_gate.bias, bias)
+    assert (record["ndcg@10"]["after"] < record["ndcg@10"]["before"]) == (offset > 0)
 
 
 # -- the time ----------------------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ How it is measured and what was tried is in docs/calibration.md.
 
 from __future__ import annotations
 
+import copy
 import math
 from typing import Any
 
@@ -25,20 +26,28 @@ from next_behavior.evaluation.metrics import balancing_weights
 from next_behavior.evaluation.probabilities import ItemProbabilities, item_probabilities
 from next_behavior.evaluation.rankers import ModelRanker
 from next_behavior.evaluation.ranking import rows_per_batch
-from next_behavior.evaluation.reliability import ranked_reliability, reliability
+from next_behavior.evaluation.reliability import FirstAnswers, ranked_reliability, reliability
 from next_behavior.model.coverage import limits_of, score_of
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.repeat_path import MASKED
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW, NONE, PAD
-from next_behavior.training.head_calibration import calibrated_actions, fit_action_head, fit_time_head, logits_of_heads
+from next_behavior.training.head_calibration import (
+    HeadLogits,
+    calibrated_actions,
+    fit_action_head,
+    fit_time_head,
+    logits_of_heads,
+)
 from next_behavior.training.repeat_calibration import fit_repeats
 from next_behavior.training.tokenized_log import TokenizedLog
 
 # The fit takes as long as so many rankings of its targets, about, and as one more for each action.
-PROBABILITY_RANKINGS = 4
+PROBABILITY_RANKINGS = 5
 # The heads need no pass over the catalog: they are fitted on so many times as many events, and on no fewer than there
 # are up to the second number; where the time is limited, on as many as it allows, and no fewer than the third.
 HEAD_EVENTS, FEWEST_HEAD_EVENTS, FEWEST_HURRIED = 5, 2000, 200
+# The gate is changed where NDCG@10 of the events keeps this share at least: probabilities may not cost good answers.
+KEPT_NDCG = 0.995
 # Events that the weights of balanced answers are fitted on, at most.
 BALANCED_EVENTS = 4000
 TEMPERATURES = np.geomspace(0.6, 1 / 0.6, 21)
@@ -75,12 +84,39 @@ def fit_probabilities(
         config.item_set_limits = []
         return record
     before = item_probabilities(model, log.sequences, VALIDATION, log.max_length, positions, {})
-    fit_repeats(model, heads)
+    record["gate"] = fit_gate_unless_it_costs(model, log, heads, positions, before)
     config.item_temperature = item_temperature(model, log, positions)
     after = item_probabilities(model, log.sequences, VALIDATION, log.max_length, positions, {})
     config.item_set_limits = limits_of(after.score[after.is_nameable])
     record["item"] = {"before": item_record(before), "after": item_record(after)}
     return record
+
+
+def fit_gate_unless_it_costs(
+    model: BertForNextBehavior, log: TokenizedLog, heads: HeadLogits, positions: np.ndarray, before: ItemProbabilities
+) -> dict[str, Any]:
+    """`fit_repeats`, taken back where the answers at `positions` become worse by it.
+
+    The items that the model cannot name are new ones. Where they are many, a gate that gives new items their true share
+    gives the known ones among them too much.
+
+    Args:
+        before: what the model says at `positions`.
+    """
+    gate = copy.deepcopy(model.path_gate.state_dict())
+    fit_repeats(model, heads)
+    after = item_probabilities(model, log.sequences, VALIDATION, log.max_length, positions, {})
+    reached = {"before": ndcg_of(before.first), "after": ndcg_of(after.first)}
+    is_kept = reached["after"] >= KEPT_NDCG * reached["before"]
+    if not is_kept:
+        model.path_gate.load_state_dict(gate)
+    return {"ndcg@10": reached, "changed": is_kept}
+
+
+def ndcg_of(first: FirstAnswers) -> float:
+    """NDCG@10 of the first ten answers."""
+    discounts = 1 / np.log2(np.arange(2, 2 + first.is_target.shape[1]))
+    return float((first.is_target * discounts).sum(axis=1).mean())
 
 
 def head_positions(log: TokenizedLog, ranked: int, most_encoded: float) -> np.ndarray:
