@@ -15,6 +15,7 @@ from service_parts import Client, FakePredictor, fake_service, listening, starte
 
 from next_behavior.data.shown import shown
 from next_behavior.model.vocabulary import VocabularyTable, tsv_field
+from next_behavior.publishing.explained_user import factor
 from next_behavior.serving import page_files
 from next_behavior.serving.item_search import ItemSearch
 from next_behavior.serving.metrics import Metrics
@@ -328,18 +329,17 @@ def hostile_service(store: str) -> Service:
             *((f"i{n}", "A title") for n in range(6, 9)),
         )
         predictor.info.actions = ("view", "<b>buy</b>", HOSTILE)
-        plain = predictor.answers
+        plain = predictor._answers
 
         def answers(asked: Any) -> Any:
             found = plain(asked)
-            for one in found:
-                for place, answer in enumerate(one):
-                    answer["title"] = predictor.vocabulary.fields(place + 1)[3] or None
-                    answer["action"] = predictor.info.actions[place % 3]
-                    answer["paths"] = {"generate": 0.2, "repeat": 0.5, "associate": 0.3}
+            for place, answer in enumerate(found):
+                answer["title"] = predictor.vocabulary.fields(place + 1)[3] or None
+                answer["action"] = predictor.info.actions[place % 3]
+                answer["paths"] = {"generate": 0.2, "repeat": 0.5, "associate": 0.3}
             return found
 
-        predictor.answers = answers  # type: ignore[method-assign]
+        predictor._answers = answers  # type: ignore[method-assign]
         return predictor
 
     service.load = load_hostile
@@ -359,6 +359,10 @@ def test_hostile_ids_and_titles_are_text_and_fit_the_screen(browser: Any, store:
         for number in (0, 1, 2, 4):
             page.locator("#shelf .tile").nth(number).click()
         expect(page.locator("#history li")).to_have_count(4)
+        page.get_by_role("button", name=re.compile("^Why")).nth(1).click()
+        expect(page.locator(".reasons")).to_contain_text(IMAGE)
+        expect(page.locator("#history .effect")).to_have_count(4)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
         page.locator("#shelf .tile").nth(5).click()
         expect(page.locator("#trouble")).to_contain_text("at most 256")
         expect(page.locator("#history li")).to_have_count(4)
@@ -500,3 +504,71 @@ def test_many_actions_are_a_list_to_choose_from(browser: Any) -> None:
         page.get_by_label("Action", exact=True).last.select_option("action 7")
         page.locator("#shelf .tile").nth(0).click()
         expect(page.locator("#history .action")).to_have_text("action 7")
+
+
+@pytest.mark.browser
+def test_a_click_on_why_says_what_named_an_answer_and_colors_the_history(floor: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = floor()
+    expect(page.locator("#answers tbody tr")).to_have_count(10)
+    page.get_by_role("button", name=re.compile("^Why")).first.click()
+    expect(page.locator(".reasons")).to_contain_text("no event to explain it by")
+    for number in (0, 1, 0, 2):
+        page.locator("#shelf .tile").nth(number).click()
+    expect(page.locator("#history li")).to_have_count(4)
+    page.get_by_role("radio", name="Item", exact=True).check()
+    expect(page.locator("#answers th.what")).to_have_text("Item")
+    expect(page.locator(".reasons")).to_have_count(0)
+    button = page.get_by_role("button", name=re.compile("^Why")).first
+    with page.expect_response(lambda one: '"explain":true' in (one.request.post_data or "")) as response:
+        button.click()
+    answer = response.value.json()["answers"][0]
+    expect(page.locator(".reasons")).to_contain_text("It is named")
+    expect(page.locator(".reasons .matters li")).not_to_have_count(0)
+    expect(button).to_be_focused()
+    expect(button).to_have_attribute("aria-expanded", "true")
+    falls = [factor(one) for one in answer["contributions"]]
+    expect(page.locator("#history .effect")).to_have_text(falls[::-1])
+    button.click()
+    expect(page.locator(".reasons")).to_have_count(0)
+    expect(page.locator("#history .effect")).to_have_count(0)
+    page.get_by_role("radio", name="Action", exact=True).check()
+    expect(page.locator("#answers tbody tr")).to_have_count(3)
+    page.get_by_role("button", name=re.compile("^Why")).last.click()
+    expect(page.locator("#history .effect")).to_have_count(4)
+    expect(page.locator(".reasons")).to_contain_text("It names no item")
+
+
+@pytest.mark.browser
+def test_an_explanation_of_a_stored_user_is_of_the_stored_events(floor: Any) -> None:
+    from playwright.sync_api import expect
+
+    page = floor()
+    store_a_user(page, "ann")
+    for number in (0, 1, 2):
+        page.locator("#shelf .tile").nth(number).click()
+    expect(page.locator("#history li")).to_have_count(3)
+    expect(page.locator("#history .waiting")).to_have_count(0)
+    page.get_by_role("button", name=re.compile("^Why")).nth(2).click()
+    expect(page.locator("#history .effect")).to_have_count(3)
+
+
+@pytest.mark.browser
+def test_an_explanation_that_is_refused_says_why_below_the_answer(
+    browser: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from playwright.sync_api import expect
+
+    plain = FakePredictor.ask
+
+    def ask(self: FakePredictor, events: Any, **options: Any) -> Any:
+        if options.get("explain"):
+            raise ValueError("explain got a history of 30 events, expected at most 16")
+        return plain(self, events, **options)
+
+    monkeypatch.setattr(FakePredictor, "ask", ask)
+    with visiting(browser, fake_service(page=True)) as page:
+        page.get_by_role("button", name=re.compile("^Why")).first.click()
+        expect(page.locator(".reasons")).to_contain_text("Explain got a history of 30 events")
+        expect(page.locator("#trouble")).to_be_empty()

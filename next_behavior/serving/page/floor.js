@@ -7,10 +7,10 @@
 import * as pieces from "./pieces.js";
 import { get, post, token, Trouble } from "./service.js";
 import { count, percent, shown } from "./shown.js";
+import * as why from "./why.js";
 
 const POLL_SECONDS = 3;
 const TYPING_SECONDS = 0.15;
-const MOST_CHIPS = 6; // more actions than this are a list to choose from
 const TOP_K = 10;
 
 const at = (id) => document.getElementById(id);
@@ -23,6 +23,7 @@ const state = {
   events: [],
   answers: [],
   before: null, // key of an answer -> its probability before the last event
+  why: null, // the answer that is explained: its key, and the explanation once it is there
   learned: null, // what the memory learned from the last click
   outbox: [], // events that are being stored, or could not be
   delivering: false,
@@ -140,6 +141,20 @@ const draftEvents = () => state.draft.map(({ item, action, timestamp }) => ({ it
 async function refresh() {
   const number = ++state.asked;
   const user = state.user;
+  const options = chosenOptions();
+  at("answers").ariaBusy = "true";
+  try {
+    const [reply, stored] = await Promise.all([ask(options),
+      user === null ? { events: state.draft } : get(path(user, "events"))]);
+    if (number === state.asked) take(reply, stored.events, JSON.stringify([user, options]));
+  } catch (error) {
+    if (number === state.asked) failed(error, refresh);
+  } finally {
+    if (number === state.asked) at("answers").ariaBusy = "false";
+  }
+}
+
+function chosenOptions() {
   const options = {
     top_k: TOP_K,
     of: document.querySelector("#of input:checked").value,
@@ -148,18 +163,12 @@ async function refresh() {
     paths: true,
   };
   if (options.of === "action") Object.assign(options, { exclude_seen: false, action: null, paths: false });
-  at("answers").ariaBusy = "true";
-  try {
-    const most = state.info.limits.history_events;
-    const [reply, stored] = await Promise.all(user === null
-      ? [post("/v1/predict", { ...options, events: draftEvents().slice(-most) }), { events: state.draft }]
-      : [get(path(user, "next"), options), get(path(user, "events"))]);
-    if (number === state.asked) take(reply, stored.events, JSON.stringify([user, options]));
-  } catch (error) {
-    if (number === state.asked) failed(error, refresh);
-  } finally {
-    if (number === state.asked) at("answers").ariaBusy = "false";
-  }
+  return options;
+}
+
+function ask(options) {
+  if (state.user !== null) return get(path(state.user, "next"), options);
+  return post("/v1/predict", { ...options, events: draftEvents().slice(-state.info.limits.history_events) });
 }
 
 let question = null;
@@ -171,17 +180,18 @@ function take(reply, events, asked) {
   else if (newest(events) !== newest(state.events)) {
     state.before = new Map(state.answers.map((answer) => [pieces.keyOf(answer), answer.probability]));
   }
+  if (!same || newest(events) !== newest(state.events)) state.why = null;
   question = asked;
   state.events = [...events];
   state.answers = reply.answers;
   for (const one of [...events, ...reply.answers]) if (one.item !== null) state.titles.set(one.item, one.title);
   clearTrouble();
   const { actions, max_events, has_time } = state.info;
-  at("answers").replaceChildren(pieces.answers(reply.answers, state.before, actions, addAnswer));
+  at("answers").replaceChildren(pieces.answers(reply.answers, state.before, actions, addAnswer, explain));
   at("hints").replaceChildren(...pieces.hints(reply, events, max_events));
   at("when").replaceChildren(pieces.when(reply.answers[0]?.when, has_time) ?? "");
   at("restrictions").hidden = document.querySelector("#of input:checked").value === "action";
-  showHistory();
+  showWhy();
   if (state.answered && same && state.before !== null) {
     const [first] = reply.answers;
     if (first) say(`Now first: ${pieces.inWords(first)}, ${percent(first.probability)}`);
@@ -189,14 +199,46 @@ function take(reply, events, asked) {
   state.answered = true;
 }
 
+// -- why an answer is given -------------------------------------------------------------------------------------------
+
+async function explain(answer) {
+  const key = pieces.keyOf(answer);
+  const closes = state.why?.key === key;
+  state.why = closes ? null : { key, answer: null, trouble: null };
+  showWhy();
+  if (closes) return;
+  const mine = state.why;
+  try {
+    const { answers } = await ask({ ...chosenOptions(), paths: true, explain: true });
+    mine.answer = answers.find((one) => pieces.keyOf(one) === key) ?? null;
+    if (mine.answer === null) mine.trouble = "The answers have changed meanwhile. Ask again.";
+  } catch (error) {
+    if (!(error instanceof Trouble)) throw error;
+    if (error.kind === "token") return askForToken();
+    mine.trouble = error.message;
+  }
+  if (mine === state.why) showWhy();
+}
+
+// The explanation below its answer, and the history in its colors.
+function showWhy() {
+  if (!why.place(at("answers"), state.why, shownEvents())) state.why = null;
+  showHistory();
+}
+
+// What stands beside the event at a place of the history.
+const markOf = (place) => why.mark(state.why?.answer, place, shownEvents().length);
+
+const shownEvents = () => (state.user === null ? state.draft : state.events);
+
 // -- what is shown ----------------------------------------------------------------------------------------------------
 
 function showHistory() {
   const { actions } = state.info;
-  const events = state.user === null ? state.draft : state.events;
+  const events = shownEvents();
   const own = state.outbox.filter(({ sent }) => sent[0].user_id === state.user);
   const listed = [...events, ...own.map(({ event, note }) => ({ ...event, waiting: note }))];
-  at("history").replaceChildren(pieces.history(listed, actions));
+  at("history").replaceChildren(pieces.history(listed, actions, markOf));
   at("context").replaceChildren(...pieces.context(events, actions, state.user));
   at("edit").hidden = state.user !== null || !state.draft.length;
 }
@@ -237,14 +279,7 @@ function showActions() {
   const fieldset = at("actions");
   fieldset.replaceChildren(fieldset.querySelector("legend"));
   fieldset.hidden = !actions.length;
-  if (actions.length > MOST_CHIPS) {
-    fieldset.append(pieces.el("select", { id: "action", ariaLabel: "Action" },
-      actions.map((name) => pieces.el("option", { value: name, selected: name === chosen }, shown(name)))));
-  } else {
-    fieldset.append(...actions.map((name) => pieces.el("label", {},
-      pieces.el("input", { type: "radio", name: "action", value: name, checked: name === chosen }),
-      pieces.el("span", {}, pieces.el("bdi", {}, shown(name))))));
-  }
+  fieldset.append(...pieces.actionChoice(actions, chosen));
   const given = at("given").value;
   at("given").replaceChildren(pieces.el("option", { value: "" }, "any"),
     ...actions.map((name) => pieces.el("option", { value: name, selected: name === given }, shown(name))));

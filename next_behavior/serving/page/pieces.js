@@ -16,6 +16,8 @@ const LEFT_OUT = {
 };
 // Pairs that are shown at first.
 const MOST_PAIRS = 8;
+// More actions than this are a list to choose from.
+const MOST_CHIPS = 6;
 
 // Children without what is null, lists of them as one list.
 export const present = (...children) => children.flat(Infinity).filter((child) => (child ?? null) !== null);
@@ -53,6 +55,17 @@ export function action(name, actions) {
   const known = actions.includes(name);
   const mark = known ? { className: "action" } : { className: "action unknown", title: "unknown to the model" };
   return el("bdi", mark, shown(name));
+}
+
+// The actions to choose from; many of them are a list.
+export function actionChoice(actions, chosen) {
+  if (actions.length > MOST_CHIPS) {
+    return [el("select", { id: "action", ariaLabel: "Action" },
+      actions.map((name) => el("option", { value: name, selected: name === chosen }, shown(name))))];
+  }
+  return actions.map((name) => el("label", {},
+    el("input", { type: "radio", name: "action", value: name, checked: name === chosen }),
+    el("span", {}, el("bdi", {}, shown(name)))));
 }
 
 // -- answers ----------------------------------------------------------------------------------------------------------
@@ -95,8 +108,9 @@ function change(answer, before) {
   return el("small", { className: `change ${up ? "up" : "down"}` }, `${up ? "▲" : "▼"} was ${percent(was)}`);
 }
 
-// The ranked answers. `before` has the probabilities before the last event, or is null; `add` is called with an answer.
-export function answers(list, before, actions, add) {
+// The ranked answers. `before` has the probabilities before the last event, or is null; `add` and `why` are called with
+// an answer.
+export function answers(list, before, actions, add, why) {
   if (!list.length) return el("p", { className: "empty" }, "No candidate is left to rank.");
   const withItems = "paths" in list[0];
   const ranked = !withItems ? "Action" : list[0].action === null ? "Item" : "Action and item";
@@ -111,9 +125,13 @@ export function answers(list, before, actions, add) {
     const label = `Add ${inWords(answer)} as an event`;
     const button = el("button", { type: "button", className: "plus", title: label, ariaLabel: label }, "+");
     button.addEventListener("click", () => add(answer));
-    return el("tr", {},
+    const reason = el("button", { type: "button", className: "plain why", ariaExpanded: "false" },
+      "Why?", el("span", { className: "unseen" }, ` ${inWords(answer)}`));
+    reason.addEventListener("click", () => why(answer));
+    return el("tr", { "data-key": keyOf(answer) },
       el("td", { className: "rank quiet" }, String(index + 1)),
-      el("td", { className: "what" }, action(answer.action, actions), withItems ? [" ", item(answer)] : null),
+      el("td", { className: "what" },
+        action(answer.action, actions), withItems ? [" ", item(answer)] : null, " ", reason),
       el("td", { className: "probability" }, el("b", {}, percent(answer.probability)), changed,
         bar(answer.probability, changed && before.get(keyOf(answer)))),
       withItems ? paths(answer.paths) : null,
@@ -163,11 +181,12 @@ export function context(events, actions, user) {
 
 // -- history, shelf, users --------------------------------------------------------------------------------------------
 
-export function history(events, actions) {
+// `mark` gives what is shown beside the event at a place, or null.
+export function history(events, actions, mark) {
   if (!events.length) return el("p", { className: "empty" }, "No events yet. The answers are those for a new user.");
   const now = Date.now() / 1000;
-  const rows = events.map((event) => el("li", { className: event.waiting ? "waiting" : "" },
-    el("div", {}, action(event.action, actions), " ", ...item(event)),
+  const rows = events.map((event, place) => el("li", { className: event.waiting ? "waiting" : "" },
+    mark(place), el("div", {}, action(event.action, actions), " ", ...item(event)),
     el("time", { className: "quiet", title: longTime(event.timestamp) }, event.waiting || ago(event.timestamp, now))));
   return el("ol", { tabIndex: 0, ariaLabel: "History, newest first" }, rows.reverse());
 }
