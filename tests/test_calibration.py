@@ -30,8 +30,14 @@ from next_behavior.training.head_calibration import (
     fit_scaling,
     logits_of_heads,
 )
-from next_behavior.training.probability_calibration import fit_probabilities
-from next_behavior.training.repeat_calibration import gate_logits, repeat_probability
+from next_behavior.training.probability_calibration import (
+    CAUTION,
+    TEMPERATURES,
+    calibration_error,
+    fit_probabilities,
+    item_temperature,
+)
+from next_behavior.training.repeat_calibration import fit_repeats, gate_logits, repeat_probability
 from next_behavior.training.tokenized_log import TokenizedLog
 from next_behavior.training.vocabulary import assemble
 
@@ -233,9 +239,6 @@ def test_the_fit_measures_itself_and_repeats_become_as_frequent_as_they_are() ->
     log = TokenizedLog(sequences, Split("none"), 10)
     positions = np.flatnonzero(sequences.parts == VALIDATION)
     record = fit_probabilities(model, log, positions)
-    said = gate_logits(model, logits_of_heads(model, log, positions))
-    given = float(repeat_probability(said.gate, said.by_action).mean())
-    assert given == pytest.approx(float(said.is_repeat.double().mean()), abs=0.03)
     assert record["action"]["before"]["count"] == len(positions)
     assert len(model.config.item_set_limits) == len(model.config.action_set_limits) == 99
     limits = {80: model.config.item_set_limits[79]}
@@ -247,6 +250,25 @@ def test_the_fit_measures_itself_and_repeats_become_as_frequent_as_they_are() ->
     assert result["prediction_sets"]["item"]["80"]["coverage"] == pytest.approx(covered.mean())
     assert result["prediction_sets"]["item"]["unnameable"] == pytest.approx(1 - items.is_nameable.mean())
     assert result["calibration"]["item"] == result["calibration"]["top10"]["by_rank"][0]
+    heads = logits_of_heads(model, log, positions)
+    fit_repeats(model, heads)
+    said = gate_logits(model, heads)
+    given = float(repeat_probability(said.gate, said.by_action).mean())
+    assert given == pytest.approx(float(said.is_repeat.double().mean()), abs=0.03)
+
+
+def test_the_temperature_of_items_is_that_with_the_lowest_error_of_what_is_answered() -> None:
+    model, sequences = model_of(actions_without_item=[4]), log_of(users=40)
+    log = TokenizedLog(sequences, Split("none"), 10)
+    positions = np.flatnonzero(sequences.parts == VALIDATION)
+    found = item_temperature(model, log, positions)
+    costs = {}
+    for temperature in TEMPERATURES.tolist():
+        model.config.item_temperature = temperature
+        answers = item_probabilities(model, sequences, VALIDATION, 10, positions, {}).first
+        costs[temperature] = calibration_error(answers) + CAUTION * abs(np.log(temperature)) / np.sqrt(len(positions))
+    assert costs[found] == pytest.approx(min(costs.values()), abs=0.01)
+    assert max(costs.values()) > costs[found] + 0.02
 
 
 @pytest.mark.parametrize("offset", [30.0, 0.0])

@@ -26,7 +26,14 @@ from next_behavior.data.batches import REPEAT, evaluation_batches
 from next_behavior.data.sequences import Sequences
 from next_behavior.evaluation.rankers import ModelRanker
 from next_behavior.evaluation.ranking import ACTION_ROWS, rows_per_batch
-from next_behavior.evaluation.reliability import FirstAnswers, Numbers, first_answers, ranked_reliability, reliability
+from next_behavior.evaluation.reliability import (
+    FirstAnswers,
+    Numbers,
+    first_answers,
+    joined,
+    ranked_reliability,
+    reliability,
+)
 from next_behavior.evaluation.time_metrics import time_metrics
 from next_behavior.model.coverage import score_of, set_sizes
 from next_behavior.model.special_ids import FIRST_ACTION, FIRST_GAP, FIRST_NEW, NONE
@@ -103,7 +110,7 @@ def item_probabilities(
             for percent, limit in limits.items():
                 sizes[percent].append(set_sizes(ordered, limit))
     return ItemProbabilities(
-        FirstAnswers(*(np.concatenate(parts) for parts in zip(*(vars(each).values() for each in first), strict=True))),
+        joined(first),
         np.concatenate(is_repeat),
         np.concatenate(is_nameable),
         np.concatenate(scores),

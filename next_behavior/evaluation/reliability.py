@@ -10,6 +10,7 @@ A model that is calibrated over all items can be miscalibrated in the first plac
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -34,6 +35,11 @@ class FirstAnswers:
     probability: np.ndarray
     is_target: np.ndarray
     is_repeat: np.ndarray
+
+
+def joined(parts: Sequence[FirstAnswers]) -> FirstAnswers:
+    """The answers to all questions, in the order of the parts."""
+    return FirstAnswers(*(np.concatenate(each) for each in zip(*(vars(part).values() for part in parts), strict=True)))
 
 
 def reliability(confidence: np.ndarray, correct: np.ndarray, bins: int = CALIBRATION_BINS) -> Numbers:

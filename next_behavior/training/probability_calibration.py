@@ -20,17 +20,17 @@ from typing import Any
 import numpy as np
 import torch
 
-from next_behavior.data.batches import NO_TARGET, evaluation_batches, target_positions
+from next_behavior.data.batches import evaluation_batches, target_positions
 from next_behavior.data.sequences import VALIDATION
 from next_behavior.evaluation.metrics import balancing_weights
 from next_behavior.evaluation.probabilities import ItemProbabilities, item_probabilities
 from next_behavior.evaluation.rankers import ModelRanker
 from next_behavior.evaluation.ranking import rows_per_batch
-from next_behavior.evaluation.reliability import FirstAnswers, ranked_reliability, reliability
+from next_behavior.evaluation.reliability import LIST_LENGTH, FirstAnswers, joined, ranked_reliability, reliability
 from next_behavior.model.coverage import limits_of, score_of
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.model.repeat_path import MASKED
-from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW, NONE, PAD
+from next_behavior.model.special_ids import FIRST_ACTION, FIRST_NEW, NONE
 from next_behavior.training.head_calibration import (
     HeadLogits,
     calibrated_actions,
@@ -51,8 +51,11 @@ KEPT_NDCG = 0.995
 # Events that the weights of balanced answers are fitted on, at most.
 BALANCED_EVENTS = 4000
 TEMPERATURES = np.geomspace(0.6, 1 / 0.6, 21)
-# The squared logarithm of the items' temperature costs as much as so many nats of all events together.
-PRIOR = 10.0
+# The first answers are looked for among so many.
+CANDIDATES = 50
+# The logarithm of the items' temperature costs so many times 1 / sqrt(events) of calibration error, about the error's
+# uncertainty.
+CAUTION = 2.0
 
 
 def fit_probabilities(
@@ -95,7 +98,7 @@ def fit_probabilities(
 def fit_gate_unless_it_costs(
     model: BertForNextBehavior, log: TokenizedLog, heads: HeadLogits, positions: np.ndarray, before: ItemProbabilities
 ) -> dict[str, Any]:
-    """`fit_repeats`, taken back where the answers at `positions` become worse by it.
+    """`fit_repeats`, taken back where the answers at `positions` or their probabilities become worse by it.
 
     The items that the model cannot name are new ones. Where they are many, a gate that gives new items their true share
     gives the known ones among them too much.
@@ -106,11 +109,18 @@ def fit_gate_unless_it_costs(
     gate = copy.deepcopy(model.path_gate.state_dict())
     fit_repeats(model, heads)
     after = item_probabilities(model, log.sequences, VALIDATION, log.max_length, positions, {})
-    reached = {"before": ndcg_of(before.first), "after": ndcg_of(after.first)}
-    is_kept = reached["after"] >= KEPT_NDCG * reached["before"]
+    ndcg = {"before": ndcg_of(before.first), "after": ndcg_of(after.first)}
+    errors = {"before": calibration_error(before.first), "after": calibration_error(after.first)}
+    is_kept = ndcg["after"] >= KEPT_NDCG * ndcg["before"] and errors["after"] <= errors["before"]
     if not is_kept:
         model.path_gate.load_state_dict(gate)
-    return {"ndcg@10": reached, "changed": is_kept}
+    return {"ndcg@10": ndcg, "error": errors, "changed": is_kept}
+
+
+def calibration_error(first: FirstAnswers) -> float:
+    """Of the first item, plus the mean of the first ten ranks."""
+    top = ranked_reliability(first)
+    return float(top["by_rank"][0]["ece"] + top["ece"])
 
 
 def ndcg_of(first: FirstAnswers) -> float:
@@ -136,29 +146,35 @@ def head_positions(log: TokenizedLog, ranked: int, most_encoded: float) -> np.nd
 
 @torch.inference_mode()
 def item_temperature(model: BertForNextBehavior, log: TokenizedLog, positions: np.ndarray) -> float:
-    """The temperature of p(item | history, action) with the lowest log-loss. An item that the model cannot name counts
-    as any that is new to the user."""
+    """The temperature of p(item | history, action) under which the calibration error is lowest: that of the first item
+    and the mean of the first ten ranks. A temperature that fits all items does not fit those that are shown (Sato 2024,
+    arXiv 2408.11596). An item that the model cannot name is a wrong answer in each place."""
     config, device = model.config, model.device
-    temperatures = torch.tensor(TEMPERATURES, dtype=torch.float32, device=device)
-    losses = PRIOR * temperatures.double().log().square()
     ranker, rows = ModelRanker(model), rows_per_batch(log.sequences.vocab_size * config.num_actions)
-    for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=positions):
-        events = ranker.events(batch)
-        action = torch.from_numpy(batch.target_action).to(device)
-        item = torch.from_numpy(batch.target_item).to(device)
-        is_known = (action >= FIRST_ACTION) & (item != PAD)
-        log_probability = model(*events).item_logits[torch.arange(len(action), device=device), action]  # (B, V)
-        is_new = torch.ones_like(log_probability, dtype=torch.bool).scatter_(1, events.items, False)
-        is_new[:, :FIRST_NEW] = False
-        own = log_probability.gather(1, item.clamp(min=PAD)[:, None])[:, 0]
-        unknown, named = is_known & (item == NO_TARGET), is_known & (item > PAD) & own.isfinite()
-        log_probability = log_probability.clamp(min=MASKED)
-        for place, temperature in enumerate(temperatures):
-            scaled = log_probability / temperature
-            total = scaled.logsumexp(dim=-1)
-            wanted = torch.where(named, own / temperature, scaled.masked_fill(~is_new, MASKED).logsumexp(dim=-1))
-            losses[place] += (total - wanted)[named | unknown].double().sum()
-    return float(TEMPERATURES[int(losses.argmin())])
+    with_item = positions[log.sequences.items[positions] != NONE]
+    parts: list[list[FirstAnswers]] = [[] for _ in TEMPERATURES]
+    for batch in evaluation_batches(log.sequences, VALIDATION, log.max_length, rows, positions=with_item):
+        said = model(*ranker.events(batch))
+        by_action = said.action_logits.softmax(dim=-1)[:, FIRST_ACTION:, None]  # (B, Q, 1)
+        given = said.item_logits[:, FIRST_ACTION:].clamp(min=MASKED)  # (B, Q, V)
+        marginal = (by_action * given.exp()).sum(dim=1)  # (B, V)
+        marginal[:, :FIRST_NEW] = 0
+        candidates = marginal.topk(min(CANDIDATES, marginal.shape[1]), dim=1).indices  # (B, C)
+        is_target = candidates == torch.from_numpy(batch.target_item).to(device)[:, None]
+        nothing = given[..., NONE : NONE + 1]  # (B, Q, 1)
+        own = given.gather(2, candidates[:, None].expand(-1, given.shape[1], -1))  # (B, Q, C)
+        for temperature, collected in zip(TEMPERATURES.tolist(), parts, strict=True):
+            total = (given / temperature).logsumexp(dim=-1, keepdim=True)  # (B, Q, 1)
+            without = (by_action * (nothing / temperature - total).exp()).sum(dim=1)  # (B, 1): names no item
+            probability = (by_action * (own / temperature - total).exp()).sum(dim=1) / (1 - without)  # (B, C)
+            first, index = probability.topk(min(LIST_LENGTH, probability.shape[1]), dim=1)
+            right = is_target.gather(1, index).cpu().numpy()
+            collected.append(FirstAnswers(first.double().cpu().numpy(), right, np.zeros_like(right)))
+    costs = []
+    for temperature, collected in zip(TEMPERATURES, parts, strict=True):
+        change = CAUTION * abs(np.log(temperature)) / np.sqrt(len(with_item))
+        costs.append(calibration_error(joined(collected)) + change)
+    return float(TEMPERATURES[int(np.argmin(costs))])
 
 
 def item_record(said: ItemProbabilities) -> dict[str, Any]:
