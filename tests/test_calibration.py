@@ -247,7 +247,7 @@ def test_the_fit_measures_itself_and_repeats_become_as_frequent_as_they_are() ->
     assert covered.mean() == pytest.approx(0.8, abs=0.02), "as many of the events that the limits are of"
     assert not items.is_nameable.all()
     result = measured_probabilities(model, sequences, VALIDATION, 10, positions, EDGES)
-    assert result["prediction_sets"]["item"]["80"]["coverage"] == pytest.approx(covered.mean())
+    assert result["prediction_sets"]["item"]["80"]["coverage"] == pytest.approx(covered.mean(), abs=0.01), "ties"
     assert result["prediction_sets"]["item"]["unnameable"] == pytest.approx(1 - items.is_nameable.mean())
     assert result["calibration"]["item"] == result["calibration"]["top10"]["by_rank"][0]
     heads = logits_of_heads(model, log, positions)

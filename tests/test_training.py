@@ -257,7 +257,7 @@ def test_temperatures_are_fitted_on_what_the_time_is_enough_for_and_never_on_not
         return len(affordable_calibration(sequences, positions, 6, 1e-3, seconds_left, seed=0))
 
     assert calibrated(math.inf) == 1000
-    assert calibrated(20.0) == 500
+    assert calibrated(22.0) == 500
     assert calibrated(-1.0) == FEWEST_CALIBRATED
     log = TokenizedLog(sequences, Split("leave_one_out"), 4)
     heads = [len(head_positions(log, 50, most_encoded)) for most_encoded in (math.inf, 500.0, -1.0)]
