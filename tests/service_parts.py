@@ -75,8 +75,10 @@ class FakePredictor:
             raise ValueError(f"allowed_items holds {sorted(unknown)}, unknown to this model")
         for event in events:
             moment = event.get("timestamp")
-            if (isinstance(moment, str) and "-" not in moment) or isinstance(event.get("item"), float):
+            if isinstance(moment, str) and "-" not in moment:
                 raise ValueError(f"timestamp is {moment!r:.40}, expected seconds or ISO text")
+            if any(isinstance(event.get(name), float) for name in ("item", "action")):
+                raise ValueError("expected text or a whole number")
         items = [str(event.get("item")) for event in events][-self.info.max_events :]
         strange = sum(item not in known for item in items)
         return FakeAsked(
