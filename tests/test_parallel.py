@@ -1,5 +1,5 @@
-"""Weights, gradients and optimizer states sharded by rows over two processes (FSDP2) train the same model as one
-process."""
+"""Two processes train the same model as one: with weights, gradients and optimizer states sharded by rows (FSDP2), and
+with the item table divided (`--shard_items`)."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from processes import run_python
 
-# Every process also trains the whole model alone, on the batches of both.
+# Every process also trains the whole model alone, on the batches of both. With divided items all read the same batches.
 SCRIPT = """
 import json, sys
 import torch
@@ -18,6 +18,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_model_
 from torch.distributed.fsdp import fully_shard
 from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.model.modeling_behavior import BertForNextBehavior
+from next_behavior.training.sharding import shard_items, whole_items
 
 STEPS, ITEMS = 20, 1001
 
@@ -39,7 +40,8 @@ def make_batch(seed):
     return batch, labels
 
 def train(model, ranks, size):
-    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-2), []
+    # With the usual eps, gradients that are nothing but rounding take whole steps.
+    optimizer, losses = torch.optim.AdamW(model.parameters(), lr=1e-2, eps=1e-6), []
     for step in range(STEPS):
         for rank in ranks:
             batch, labels = make_batch(step * size + rank)
@@ -52,14 +54,21 @@ def train(model, ranks, size):
 
 dist.init_process_group("gloo")
 rank, size = dist.get_rank(), dist.get_world_size()
-alone, sharded = make_model(), make_model()
-expected = train(alone, range(size), size)[rank::size]
+alone, sharded, divided = make_model(), make_model(), make_model()
+of_all = train(alone, range(size), size)
+expected = of_all[rank::size]
+shard_items(divided, torch.device("cpu"), size)
+of_divided = train(divided, range(size), size)
+divided_rows = len(divided.lm_head.weight.to_local())
 fully_shard(sharded)
 found = train(sharded, [rank], size)
 rows = len(sharded.bert.embeddings.embed_tokens.weight.to_local())
 whole = get_model_state_dict(sharded, options=StateDictOptions(full_state_dict=True, cpu_offload=True))
+folders = [f"{sys.argv[1]}/{name}" for name in ("alone", "sharded", "divided")]
+with whole_items(divided):
+    if rank == 0:
+        divided.save_pretrained(folders[2])
 if rank == 0:
-    folders = [f"{sys.argv[1]}/{name}" for name in ("alone", "sharded")]
     alone.save_pretrained(folders[0])
     sharded = make_model()
     sharded.load_state_dict(whole)
@@ -67,8 +76,9 @@ if rank == 0:
     batch = make_batch(-1)[0]
     answers = [BertForNextBehavior.from_pretrained(folder).eval().predict(**batch, of="pair") for folder in folders]
     result = {
-        "rows": rows,
+        "rows": [rows, divided_rows],
         "losses": [expected, found],
+        "all_losses": [of_all, of_divided],
         "ids": [answer.item_ids.tolist() for answer in answers],
         "probabilities": [answer.probabilities.flatten().tolist() for answer in answers],
     }
@@ -78,13 +88,18 @@ dist.destroy_process_group()
 
 
 @pytest.mark.slow  # two interpreters that import everything
-def test_a_model_sharded_over_two_processes_trains_like_one(tmp_path: Path) -> None:
+def test_a_model_or_its_items_sharded_over_two_processes_train_like_one(tmp_path: Path) -> None:
     (tmp_path / "sharded.py").write_text(SCRIPT)
     launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2")
-    run_python(tmp_path, *launch, str(tmp_path / "sharded.py"), str(tmp_path), anew=True)
+    environment = {"PYTHONPATH": str(Path(__file__).resolve().parent.parent)}
+    run_python(tmp_path, *launch, str(tmp_path / "sharded.py"), str(tmp_path), environment=environment, anew=True)
     result = json.loads((tmp_path / "result.json").read_text())
-    assert result["rows"] == 501, "half of the item table"
-    assert result["losses"][1] == pytest.approx(result["losses"][0], abs=1e-4)
+    assert result["rows"] == [501, 501], "half of the item table"
+    for alone, sharded in (result["losses"], result["all_losses"]):
+        assert sharded == pytest.approx(alone, abs=1e-4)
     assert result["losses"][0][-1] < result["losses"][0][0]
-    assert result["ids"][0] == result["ids"][1]
-    assert result["probabilities"][1] == pytest.approx(result["probabilities"][0], abs=1e-6)
+    assert result["ids"][0] == result["ids"][1] == result["ids"][2]
+    for probabilities in result["probabilities"][1:]:
+        assert probabilities == pytest.approx(result["probabilities"][0], abs=1e-5)
+    files = [{path.name for path in (tmp_path / name).iterdir()} for name in ("alone", "divided")]
+    assert files[0] == files[1]

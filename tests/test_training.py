@@ -46,6 +46,7 @@ from next_behavior.training.phases import Phases
 from next_behavior.training.prepared_log import hold_out_last_events, prepare_log
 from next_behavior.training.probability_calibration import FEWEST_HURRIED, head_positions
 from next_behavior.training.settings import RunSettings
+from next_behavior.training.sharding import shard_items
 from next_behavior.training.sizes import choose_sizes
 from next_behavior.training.state import AveragedWeights, RunState, learning_rate
 from next_behavior.training.time_limit import (
@@ -62,6 +63,7 @@ from next_behavior.training.tokenized_log import TokenizedLog
 
 ROOT = Path(__file__).resolve().parent.parent
 NUM_ITEMS = 40
+ITEM_TABLE = "bert.embeddings.embed_tokens.weight"
 SMALL = [
     *("--hidden_size", "24", "--num_attention_heads", "3", "--num_hidden_layers", "1", "--dropout", "0.1"),
     *("--tokens_per_batch", "200", "--warmup_steps", "5", "--learning_rate", "0.01", "--ema_decay", "0.9"),
@@ -857,6 +859,11 @@ def test_the_learning_rate_warms_up_and_falls_only_when_asked() -> None:
         (["--min_item_count", "0"], "--min_item_count is 0, expected at least 1"),
         (["--test_targets", "-1"], "--test_targets is -1, expected at least 0"),
         (["--item_column", "sku"], "sku"),
+        (["--shard_items"], "--shard_items divides the item table among processes, and got one"),
+        (
+            ["--shard_items", "--lora_r", "4", "--base_model", "x"],
+            "--shard_items divides an item table that is trained",
+        ),
     ],
 )
 def test_bad_arguments_are_named(events: Path, tmp_path: Path, options: list[str], message: str) -> None:
@@ -952,6 +959,42 @@ def test_two_processes_train_the_model_of_one_that_accumulates_as_many_batches(e
     assert found.keys() == expected.keys()
     for name, weight in expected.items():
         torch.testing.assert_close(found[name], weight, rtol=1e-3, atol=1e-4, msg=name)
+
+
+@pytest.mark.slow  # two interpreters that import everything, twice
+def test_two_processes_that_divide_the_item_table_train_the_model_of_one(events: Path, tmp_path: Path) -> None:
+    launch = ("-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(ROOT / "train_accelerate.py"))
+    options = ("--num_negatives", "20", "--validation_steps", "4")
+    train(events, tmp_path / "one", *options, "--max_epochs", "4")
+    two = options_of(events, tmp_path / "two", *options, "--shard_items")
+    run_python(tmp_path, *launch, *two, "--max_epochs", "2", anew=True)
+    run_python(tmp_path, *launch, *two, "--max_epochs", "4", "--resume", anew=True)
+    states = [run_state(tmp_path / name) for name in ("one", "two")]
+    assert states[0]["step"] == states[1]["step"] >= 20
+    assert states[1]["kept_loss"] == pytest.approx(states[0]["kept_loss"], abs=1e-4)
+    tables = [load_file(tmp_path / name / "model.safetensors")[ITEM_TABLE] for name in ("one", "two")]
+    torch.testing.assert_close(tables[1], tables[0], rtol=1e-3, atol=1e-4)
+    assert sorted(path.name for path in (tmp_path / "two").iterdir()) == sorted(
+        path.name for path in (tmp_path / "one").iterdir()
+    )
+
+
+def test_a_run_is_not_resumed_by_another_number_of_processes(trained: Path, events: Path, tmp_path: Path) -> None:
+    again = tmp_path / "again"
+    shutil.copytree(trained, again)
+    record = last_checkpoint(again / "checkpoints") / "settings.json"
+    record.write_text(json.dumps(json.loads(record.read_text()) | {"readers": 2}))
+    with pytest.raises(ValueError, match=r"1 process\(es\) would share its batches, and 2 did: start as many"):
+        train(events, again, "--max_epochs", "8", "--resume")
+
+
+def test_items_with_text_are_divided_only_where_negatives_are_sampled() -> None:
+    config = BehaviorConfig(
+        vocab_size=90, num_new_items=60, num_actions=5, num_time_gaps=6, hidden_size=8, num_attention_heads=1,
+        num_hidden_layers=1, intermediate_size=8, text_size=4, text_encoder_size=8,
+    )  # fmt: skip
+    with pytest.raises(ValueError, match=r"add --num_negatives 4096 \(fewer than there are items\)"):
+        shard_items(BertForNextBehavior(config), torch.device("cpu"), processes=2)
 
 
 def test_fewer_events_lose_their_item_in_training_where_items_repeat(tmp_path: Path) -> None:

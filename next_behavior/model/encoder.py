@@ -21,6 +21,9 @@ from .configuration_behavior import BehaviorConfig
 from .item_text import ItemText
 from .special_ids import NO_GAP, PAD, UNK, UNKNOWN_ACTION
 
+if torch.distributed.is_available():  # not in every build of torch
+    from torch.distributed.tensor import DTensor
+
 # What a batch calls the channels of `Events`, in their order.
 CHANNELS = ("input_ids", "token_type_ids", "time_gap_ids", "attention_mask")
 
@@ -124,6 +127,11 @@ class BehaviorEmbeddings(nn.Module):
             return self.embed_tokens.weight[first:size]  # no copy
         # Not of `weight`, which an adapter or a quantized module may lack and an offloaded one leaves empty.
         return self.item_rows(torch.arange(first, size, device=device or self.LayerNorm.weight.device))
+
+    def item_shards(self) -> torch.Tensor | None:
+        """(V, H), a `DTensor`: the rows of all ids without their text, where they are divided among processes."""
+        weight = self.embed_tokens.weight
+        return weight if torch.distributed.is_available() and isinstance(weight, DTensor) else None
 
     def table_sources(self) -> tuple[torch.Tensor, ...] | None:
         """The tensors that `item_table` is made of; None where a change of them would not be seen."""

@@ -20,6 +20,9 @@ from .ranking import MAX_RANKED_ELEMENTS
 from .repeat_path import MASKED
 from .special_ids import FIRST_NEW, IGNORED, NONE, UNKNOWN_ACTION
 
+if torch.distributed.is_available():  # not in every build of torch
+    from torch.distributed.tensor import DTensor, Replicate, Shard, distribute_tensor
+
 # Logits of the training softmax that are kept for the backward pass: 2**24 floats are 64 MiB; more are computed again.
 MAX_KEPT_ELEMENTS = 2**24
 # Logits that are worked on at once, 28 MiB of floats: memory of over 32 MiB goes back to the system at once, and asking
@@ -118,6 +121,8 @@ def training_log_probability(head: ItemHead, query: torch.Tensor, target: torch.
         normalizer = torch.logaddexp(target_score, scores.logsumexp(dim=-1) + correction)
         # Masked are the few that are the target.
         mean_score = scores.masked_fill(scores <= MASKED, 0).mean(dim=-1)
+    elif (shards := head.item_shards()) is not None:
+        normalizer, mean_score = sharded_scores(query, shards, first)
     else:
         device_type = query.device.type
         low = torch.get_autocast_dtype(device_type) if torch.is_autocast_enabled(device_type) else query.dtype
@@ -126,6 +131,27 @@ def training_log_probability(head: ItemHead, query: torch.Tensor, target: torch.
         mean_score = (query @ table.mean(dim=0)).float()
     smoothing = head.config.label_smoothing
     return (1 - smoothing) * target_score + smoothing * mean_score - normalizer
+
+
+def sharded_scores(query: torch.Tensor, rows: torch.Tensor, first: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """The logsumexp and the mean, (N,) float32 each, of the scores of all items for queries (N, H), the same in all
+    processes, from rows (V, H) of all ids that are divided among them. Each computes the logits of its rows."""
+    assert isinstance(rows, DTensor)
+    mesh = rows.device_mesh
+    is_item = (torch.arange(len(rows), device=query.device) >= first).float()[None]
+    is_item = distribute_tensor(is_item, mesh, [Shard(1)], src_data_rank=None)  # (1, V)
+    logits = (DTensor.from_local(query, mesh, [Replicate()]) @ rows.T).float()
+    logits = logits + is_item.log()  # (N, V), -inf for special ids
+    largest = everywhere(logits.detach().amax(dim=-1, keepdim=True))
+    sums = everywhere((logits - largest).exp().sum(dim=-1, keepdim=True))  # (N, 1)
+    mean = everywhere((is_item @ rows) / (len(rows) - first))  # (1, H)
+    return (sums.to_local().log() + largest.to_local())[:, 0], (query @ mean.to_local()[0]).float()
+
+
+def everywhere(tensor: torch.Tensor) -> DTensor:
+    """What processes hold in parts, whole in each."""
+    assert isinstance(tensor, DTensor)
+    return tensor.redistribute(placements=[Replicate()])
 
 
 def held_out_log_probability(

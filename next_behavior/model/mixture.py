@@ -186,6 +186,7 @@ class ItemHead:
     Attributes:
         item_rows: rows of the item table (..., H) for ids (...) int64.
         item_table: the rows of all items, (V - first, H).
+        item_shards: the rows of all ids (V, H), a `DTensor`, where a training divides them among processes; else None.
     """
 
     config: BehaviorConfig
@@ -195,6 +196,7 @@ class ItemHead:
     gate: nn.Module
     item_rows: Callable[[torch.Tensor], torch.Tensor]
     item_table: Callable[[], torch.Tensor]
+    item_shards: Callable[[], torch.Tensor | None]
 
     def gate_logits(self, query: torch.Tensor, without_item: torch.Tensor, can_repeat: torch.Tensor) -> torch.Tensor:
         """(..., 3) float32 logits of none, repeat and new, MASKED where impossible, for queries (..., H) of actions

@@ -80,6 +80,7 @@ class AnsweringModel(PreTrainedModel):
             gate=self.path_gate,
             item_rows=embeddings.item_rows,
             item_table=self._item_table,
+            item_shards=embeddings.item_shards,
         )
 
     def train(self, mode: bool = True) -> Any:

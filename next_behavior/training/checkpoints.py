@@ -34,11 +34,13 @@ class RunIdentity:
     Attributes:
         settings, read_options: as dictionaries.
         log: digest of the tokenized log.
+        readers: processes that train on batches of their own.
     """
 
     settings: Mapping[str, Any]
     read_options: Mapping[str, Any]
     log: str
+    readers: int
 
     def check(self, then: Mapping[str, Any], where: Path) -> None:
         """Raises a ValueError that names what differs from the run recorded in `then`."""
@@ -55,6 +57,12 @@ class RunIdentity:
                 raise ValueError(
                     f"--resume continues the interrupted run, but its {what} differ ({'; '.join(differ)}): {remedy}"
                 )
+        readers = then.get("readers", self.readers)  # earlier versions did not record them
+        if readers != self.readers:
+            raise ValueError(
+                f"--resume continues the interrupted run, but {self.readers} process(es) would share its batches, and "
+                f"{readers} did: start as many (accelerate launch --num_processes), or start without --resume."
+            )
         if then["log"] != self.log:
             raise ValueError(
                 f"--resume continues the interrupted run in {where}, but the events are not those that it was training "
@@ -104,11 +112,12 @@ class Checkpoints:
         return any((self.root / name).exists() for name in LAST)
 
     def save_last(self, state: TrainingState) -> None:
-        """Writes the state, which is the same in all processes."""
+        """Writes the state, which is the same in all processes, the rows of a sharded item table aside."""
+        unfinished = self.root / "last.unfinished"
         if self.accelerator.is_main_process:
-            unfinished = self.root / "last.unfinished"
             shutil.rmtree(unfinished, ignore_errors=True)
-            state.save(unfinished)
+        state.save(unfinished, writes=self.accelerator.is_main_process)
+        if self.accelerator.is_main_process:
             (unfinished / RECORD).write_text(json.dumps(self.record, indent=1))
             replace_directory(unfinished, self.root / "last")
         self.accelerator.wait_for_everyone()

@@ -27,6 +27,7 @@ import numpy as np
 import torch
 from accelerate import Accelerator
 from peft import PeftModel
+from torch.distributed.tensor import DTensor
 from tqdm import tqdm
 
 from next_behavior.data.batches import padding_share, target_positions
@@ -38,6 +39,7 @@ from next_behavior.training.calibration import fit_gate
 from next_behavior.training.checkpoints import Checkpoints
 from next_behavior.training.encoded import encode_targets
 from next_behavior.training.saved_state import TrainingState
+from next_behavior.training.sharding import make_the_rest_equal, shard_items, whole_items
 from next_behavior.training.state import AveragedWeights, BatchStream, RunState, learning_rate
 from next_behavior.training.time_limit import TrainingTime, affordable_validation_targets
 from next_behavior.training.tokenized_log import TokenizedLog
@@ -72,6 +74,7 @@ class LoopSettings(Protocol):
     warmup_steps: int
     schedule: str
     ema_decay: float
+    shard_items: bool
     max_gradient_norm: float
     validation_steps: int
 
@@ -119,9 +122,18 @@ class Training:
     ) -> None:
         self.settings, self.accelerator, self.budget, self.say = settings, accelerator, budget, say
         self.log, self.stream, self.checkpoints, self.with_lora = log, stream, checkpoints, with_lora
+        # With a sharded item table all processes train on the same batches; else each on its own.
+        self.readers, self.reader = accelerator.num_processes, accelerator.process_index
+        if settings.shard_items:
+            self.readers, self.reader = 1, 0
+            shard_items(model, accelerator.device, accelerator.num_processes)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
         optimizer = make_optimizer(self.trained, settings.learning_rate, settings.weight_decay)
-        self.model, self.optimizer = accelerator.prepare(model, optimizer)
+        if settings.shard_items:
+            self.model = accelerator.prepare_model(model, evaluation_mode=True)  # that is, without DDP
+            self.optimizer = accelerator.prepare_optimizer(optimizer)
+        else:
+            self.model, self.optimizer = accelerator.prepare(model, optimizer)
         self.bare: BertForNextBehavior = accelerator.unwrap_model(self.model)
         self.attention = self.bare.config._attn_implementation
         self.state, self.averaged = RunState(), AveragedWeights(self.bare, settings.ema_decay)
@@ -142,14 +154,15 @@ class Training:
         """Draws the validation events: as many as the time allows, or as the resumed run had."""
         state, seed = self.state, self.settings.seed
         if not state.validation_targets:
-            state.validation_targets = affordable_validation_targets(
-                self.bare, self.log, planned, is_fixed, self.budget, seed, self.accelerator
-            )
+            with whole_items(self.bare):
+                state.validation_targets = affordable_validation_targets(
+                    self.bare, self.log, planned, is_fixed, self.budget, seed, self.accelerator
+                )
         self.positions = target_positions(self.log.sequences, VALIDATION, state.validation_targets, seed)
 
     @property
     def batches_per_step(self) -> int:
-        return self.accelerator.num_processes * self.accelerator.gradient_accumulation_steps
+        return self.readers * self.accelerator.gradient_accumulation_steps
 
     @property
     def steps_per_epoch(self) -> int:
@@ -270,11 +283,11 @@ class Training:
         state, accelerator = self.state, self.accelerator
         begin = time.monotonic()
         # Dropout and negatives depend on the step alone, so that a resumed run draws what the first would have drawn.
-        processes, rank = accelerator.num_processes, accelerator.process_index
-        torch.manual_seed((self.settings.seed * 1_000_003 + state.step) * processes + rank)
+        torch.manual_seed((self.settings.seed * 1_000_003 + state.step) * self.readers + self.reader)
         batches = self.on_device(self.waiting.next(batches_of_steps))
         targets = torch.stack([(batch["labels"] != IGNORED).sum() for batch in batches]).sum()
-        targets = accelerator.reduce(targets, reduction="sum")
+        if self.readers > 1:
+            targets = accelerator.reduce(targets, reduction="sum")
         # Accelerate averages over processes and accumulation steps; dividing by the mean count makes it a mean over
         # all targets of the step.
         per_batch = targets.clamp(min=1) / self.batches_per_step
@@ -309,11 +322,10 @@ class Training:
 
     def step_batches(self, epoch: int, step_in_epoch: int) -> Batches:
         """This process's batches of a step, in memory that a GPU can read while it computes."""
-        accelerator = self.accelerator
-        first = step_in_epoch * self.batches_per_step + accelerator.process_index
-        numbers = range(first, first + self.batches_per_step, accelerator.num_processes)
+        first = step_in_epoch * self.batches_per_step + self.reader
+        numbers = range(first, first + self.batches_per_step, self.readers)
         batches = [self.stream.batch(epoch, number) for number in numbers]
-        if accelerator.device.type != "cuda":
+        if self.accelerator.device.type != "cuda":
             return batches
         return [{name: tensor.pin_memory() for name, tensor in batch.items()} for batch in batches]
 
@@ -346,14 +358,17 @@ class Training:
     def validate(self) -> None:
         """Scores the averaged weights, keeps them if they are the best, and writes a checkpoint."""
         state, begin = self.state, time.monotonic()
+        make_the_rest_equal(self.bare)
         if self.settings.ema_decay:
             self.averaged.swap(self.bare)
-        self.evaluation_mode()
+            make_the_rest_equal(self.bare)
         learned = copy.deepcopy(self.bare.path_gate.state_dict())
-        metric, loss = self.score()
-        if state.judge(metric, loss):
-            state.kept_passes = self.passes()
-            self.checkpoints.save_best(self.bare, self.with_lora)
+        with whole_items(self.bare):
+            self.evaluation_mode()
+            metric, loss = self.score()
+            if state.judge(metric, loss):
+                state.kept_passes = self.passes()
+                self.checkpoints.save_best(self.bare, self.with_lora)
         self.bare.path_gate.load_state_dict(learned)
         self.train_mode()
         if self.settings.ema_decay:
@@ -388,10 +403,10 @@ class Training:
 
 def make_optimizer(weights: list[torch.nn.Parameter], learning_rate: float, weight_decay: float) -> torch.optim.AdamW:
     """AdamW that decays matrices alone."""
-    matrices = [weight for weight in weights if weight.ndim > 1]
+    sharded = [weight for weight in weights if isinstance(weight, DTensor)]
+    matrices = [weight for weight in weights if weight.ndim > 1 and not isinstance(weight, DTensor)]
     vectors = [weight for weight in weights if weight.ndim <= 1]
-    return torch.optim.AdamW(
-        [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}],
-        lr=learning_rate,
-        fused=True,
-    )
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    if sharded:  # one kernel cannot take both kinds
+        groups.append({"params": sharded, "weight_decay": weight_decay})
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)

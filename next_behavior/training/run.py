@@ -84,6 +84,11 @@ def run(settings: RunSettings, options: ReadOptions, started: float) -> Finished
     keep_libraries_quiet()
     on_gpu = torch.cuda.is_available() and not settings.cpu
     accelerator = make_accelerator(settings, on_gpu)
+    if settings.shard_items and accelerator.num_processes == 1:
+        raise ValueError(
+            "--shard_items divides the item table among processes, and got one: start several with accelerate launch "
+            "--num_processes N train_accelerate.py ..., or leave it out."
+        )
     folder = Path(settings.output_dir) / CHECKPOINTS
     with only_writer(folder) if accelerator.is_main_process else nullcontext():
         return run_alone(settings, options, started, on_gpu, accelerator)
@@ -107,7 +112,8 @@ def run_alone(
         else:
             prepared = prepare_log(settings, options, accelerator, phases)
     sizes = choose_sizes(settings, prepared.log.sequences, on_gpu)
-    identity = RunIdentity(asdict(settings), asdict(options), prepared.log.sequences.digest())
+    readers = 1 if settings.shard_items else accelerator.num_processes
+    identity = RunIdentity(asdict(settings), asdict(options), prepared.log.sequences.digest(), readers)
     # What follows reads and writes the model and counts for the baselines, for half the time of choosing how to
     # count; the process ends in half the time that its imports took.
     budget = TrainingTime(limit, limit.seconds_spent(), fixed_seconds=(phases.seconds[COUNTING] + imports) / 2)

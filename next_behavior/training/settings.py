@@ -151,6 +151,12 @@ class RunSettings:
         TRAINING, "auto", "auto, bf16 or no. auto takes bf16 where the hardware computes in it.",
         choices=("auto", "bf16", "no"),
     )  # fmt: skip
+    shard_items: bool = option(
+        TRAINING,
+        False,
+        "Divide the item table among the processes, which train on the same batches: for catalogs that one device "
+        "cannot train.",
+    )
     cpu: bool = option(TRAINING, False, "Train on the CPU although there is a GPU.")
     tracker: str | None = option(
         TRAINING, None, "tensorboard: log losses and validations under --output_dir/logs. Default: none.",
@@ -222,6 +228,8 @@ class RunSettings:
             raise ValueError("--prepared and --events both name a log, expected one of them.")
         if self.lora_r and self.base_model is None:
             raise ValueError(f"--lora_r {self.lora_r} adapts a trained model: name it with --base_model.")
+        if self.lora_r and self.shard_items:
+            raise ValueError("--shard_items divides an item table that is trained, and --lora_r leaves it as it is.")
         if self.continue_from is not None:
             self._check_continue()
         if self.base_model is not None and (self.hidden_size or self.num_hidden_layers or self.num_attention_heads):

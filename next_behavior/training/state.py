@@ -13,6 +13,7 @@ import numpy as np
 import torch
 
 from next_behavior.data.batches import TrainingCollator, length_bucketed_batches, training_windows
+from next_behavior.training.sharding import local
 from next_behavior.training.tokenized_log import TokenizedLog, expected_unknown_share, training_token_counts
 
 # Validations within this share of the highest NDCG@10 are a draw, which the log-loss of actions and items decides.
@@ -125,7 +126,8 @@ class AveragedWeights:
     def update(self, model: torch.nn.Module, step: int) -> None:
         decay = min(self.decay, (1 + step) / (10 + step))
         current = dict(model.named_parameters())
-        torch._foreach_lerp_(list(self.weights.values()), [current[name] for name in self.weights], 1 - decay)
+        averages = [local(average) for average in self.weights.values()]
+        torch._foreach_lerp_(averages, [local(current[name]) for name in self.weights], 1 - decay)
 
     @torch.no_grad()
     def swap(self, model: torch.nn.Module) -> None:
