@@ -10,18 +10,21 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 import polars as pl
 import psutil
 import pytest
+from golden import SIZES
+from processes import reset_accelerate
 from test_prepare import files_of, made_up_rows, quiet, write_parquet
 from test_score import write_events
 
 from next_behavior.commands import score as score_command
 from next_behavior.data import prepared_folder
-from next_behavior.data.prepared_folder import SEQUENCES, TOKENIZER
+from next_behavior.data.prepared_folder import REJECTS, SEQUENCES, TOKENIZER
 from next_behavior.data.read_options import ReadOptions
 from next_behavior.preparation.prepare import PrepareSettings, prepare
 from next_behavior.serving.score import Options
@@ -67,8 +70,12 @@ def session() -> Iterator[Any]:
 
 def executors() -> list[psutil.Process]:
     """The processes of executors that this process has started."""
-    children = psutil.Process().children(recursive=True)
-    return [child for child in children if "CoarseGrainedExecutorBackend" in " ".join(child.cmdline())]
+    running = []
+    for child in psutil.Process().children(recursive=True):
+        with suppress(psutil.NoSuchProcess):  # it has just ended
+            if "CoarseGrainedExecutorBackend" in " ".join(child.cmdline()):
+                running.append(child)
+    return running
 
 
 @pytest.fixture(autouse=True)
@@ -81,7 +88,10 @@ def test_spark_writes_what_one_machine_writes_though_an_executor_is_killed(sessi
     path = write_parquet(rows, tmp_path)
     for file in path.iterdir():  # Spark wants one type in all files
         pl.read_parquet(file).with_columns(pl.col("timestamp").cast(pl.Float64)).write_parquet(file)
-    options = ReadOptions(max_reject_ratio=0.2, latest_time="2030-01-01", duplicates="drop", order_column="place")
+    options = ReadOptions(
+        max_reject_ratio=0.2, latest_time="2030-01-01", duplicates="drop", order_column="place", min_item_events=3,
+        min_user_events=14, max_user_events=20,
+    )  # fmt: skip
     expected = prepare(path, tmp_path / "expected", PrepareSettings(), options, say=quiet)
     killed = list[int]()
 
@@ -95,6 +105,8 @@ def test_spark_writes_what_one_machine_writes_though_an_executor_is_killed(sessi
     settings = PrepareSettings(partitions=5)
     prepared = prepare(path, tmp_path / "out", settings, options, say=kill_one, engine_name="spark")
     assert killed
+    rules = pl.read_parquet(expected.path / REJECTS)["rule"]
+    assert {"user_over_cap", "rare_item", "rare_user"} <= set(rules)
     assert files_of(prepared.path) == files_of(expected.path)
 
 
@@ -115,13 +127,9 @@ def test_a_table_of_spark_is_prepared_in_any_order_of_its_rows(session: Any, tmp
 
 
 def test_spark_says_what_it_does_not_read(session: Any, tmp_path: Path) -> None:
-    for options, message in (
-        (ReadOptions(min_item_events=2), "minimum counts"),
-        (ReadOptions(columns="user_id,item_id"), "expected neither"),
-    ):
-        table = session.createDataFrame([("u", "a", "1700000000")], ["user_id", "item_id", "timestamp"])
-        with pytest.raises(ValueError, match=message):
-            prepare(table, tmp_path / "out", PrepareSettings(), options, say=quiet)
+    table = session.createDataFrame([("u", "a", "1700000000")], ["user_id", "item_id", "timestamp"])
+    with pytest.raises(ValueError, match="expected neither"):
+        prepare(table, tmp_path / "out", PrepareSettings(), ReadOptions(columns="user_id,item_id"), say=quiet)
 
 
 def scored_in_one_process(model: Path, events: Path, folder: Path, *question: str) -> pl.DataFrame:
@@ -162,3 +170,19 @@ def test_a_missing_java_is_named(tmp_path: Path) -> None:
     environment |= {"PATH": str(tmp_path), "PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=False)
     assert "expected Java 17 or 21" in done.stderr
+
+
+def test_the_lines_of_the_manual_lead_from_a_table_to_a_model(
+    session: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    page = (ROOT / "docs" / "scale.md").read_text(encoding="utf-8")
+    code = page.split("```python\nfrom pyspark.sql import SparkSession\n")[1].split("```")[0]
+    session.sql(f"create database shop location '{tmp_path / 'shop'}'")
+    rows = [row for row in made_up_rows() if all(row.values()) and row["timestamp"].startswith("17")]
+    table = session.createDataFrame(pl.DataFrame(rows).to_arrow())
+    table.write.saveAsTable("shop.events")
+    monkeypatch.chdir(tmp_path)
+    reset_accelerate()
+    code = code.replace('"out/shop"]', '"out/shop", *SIZES]')
+    exec(compile(f"from pyspark.sql import SparkSession\n{code}", "scale.md", "exec"), {"SIZES": SIZES})
+    assert (tmp_path / "out" / "shop" / "model.safetensors").is_file()

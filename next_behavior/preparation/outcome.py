@@ -21,6 +21,8 @@ from next_behavior.preparation.engine import Engine, ReadRows
 from next_behavior.preparation.partition import PartitionCounts
 from next_behavior.preparation.survey import Survey
 
+GROUP_ROWS = 1 << 16  # of the file of rejects
+
 
 def check_read(engine: Engine, rows: ReadRows, log: LogSource, options: ReadOptions, path: Path | None) -> None:
     """ValueError if a log has too many unusable rows, which are then written to `path`, or no items."""
@@ -34,13 +36,18 @@ def check_read(engine: Engine, rows: ReadRows, log: LogSource, options: ReadOpti
 
 
 def write_rejects(pieces: Iterator[pl.DataFrame], path: Path) -> ReadRows:
-    """Writes the rows of `as_rejects`, piece by piece, and counts them."""
-    counts = ReadRows()
-    schema = pl.DataFrame(schema=REJECT_SCHEMA).to_arrow().schema
+    """Writes the rows of `as_rejects`, and counts them; the file does not depend on how they are divided."""
+    counts, held = ReadRows(), pl.DataFrame(schema=REJECT_SCHEMA)
+    schema = held.to_arrow().schema
     with whole_file(path) as unfinished, pq.ParquetWriter(unfinished, schema, compression="zstd") as file:
         for piece in pieces:
             counts.count_rejects(piece)
-            file.write_table(piece.to_arrow().cast(schema))
+            held = pl.concat([held, piece])
+            while held.height >= GROUP_ROWS:
+                file.write_table(held.head(GROUP_ROWS).rechunk().to_arrow().cast(schema))
+                held = held.slice(GROUP_ROWS)
+        if held.height:
+            file.write_table(held.rechunk().to_arrow().cast(schema))
     return counts
 
 

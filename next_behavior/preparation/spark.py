@@ -18,6 +18,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,12 +39,14 @@ from next_behavior.data.times import TIMESTAMP
 from next_behavior.preparation.engine import ReadRows
 from next_behavior.preparation.ordered_times import CountedTimes
 from next_behavior.preparation.partition import (
+    FIRST_COUNTS,
     SEQUENCE,
     PartitionCounts,
     Parts,
     clean_partition,
     count_partition,
     encode_partition,
+    numbered,
 )
 from next_behavior.preparation.spark_rows import (
     ABOUT,
@@ -52,8 +55,10 @@ from next_behavior.preparation.spark_rows import (
     COUNTED,
     IDS,
     MALFORMED_FIRST,
+    MARKED,
     PARTITION,
     PLACE,
+    RARE,
     REJECTED,
     ROW,
     TEXT,
@@ -64,7 +69,9 @@ from next_behavior.preparation.spark_rows import (
     cleaned_events,
     first_row,
     joined_batches,
+    mark_rare,
     no_blocks,
+    numbered_rejects,
     order_field,
     spark_schema,
     text_batches,
@@ -87,11 +94,6 @@ class Spark:
     def __init__(
         self, frame: Any, log: LogSource, ends: list[int], options: ReadOptions, partitions: int | None, say: Say
     ) -> None:
-        if options.min_item_events > 1 or options.min_user_events > 1:
-            raise ValueError(
-                "got minimum counts of events; expected none with Spark, which would pass over the log for each round: "
-                "--min_item_count leaves rare items out of the vocabulary, or prepare on one machine"
-            )
         self._frame, self._options, self._say = frame, options, say
         self._log = replace(log, parts=iter(()), blocks=no_blocks)
         self._ordered, self._ends = bool(log.files), ends
@@ -101,6 +103,7 @@ class Spark:
         self.partitions = range(len(self.bounds) + 1)
         self._located: Any = None
         self._cleaned: Any = None
+        self._counted_out: Any = None
         self._are_some_unusable = False
 
     def _surveyed(self) -> Survey:
@@ -187,7 +190,7 @@ class Spark:
         clean = self._in_order()
 
         def cleaned(rows: pl.DataFrame, number: int) -> pa.Table:
-            events = clean(rows)[0].drop(ROW)
+            events = clean(rows)[0]
             places = [pl.lit(number, pl.Int32).alias(PARTITION), pl.int_range(pl.len(), dtype=pl.Int64).alias(PLACE)]
             return as_table(events.with_columns(*places, pl.col(TIME).dt.epoch("us")), CLEANED)
 
@@ -200,10 +203,34 @@ class Spark:
         located = self._located.filter(f"{PARTITION} >= 0")
         ordered = self._applied(located, cleaned, CLEANED).repartition(len(self.partitions), PARTITION)
         self._cleaned = ordered.persist(StorageLevel.DISK_ONLY)
+        if self._options.min_item_events > 1 or self._options.min_user_events > 1:
+            self._drop_rare()
         found = [json.loads(row[ABOUT]) for row in self._applied(self._cleaned, statistics, TEXT).collect()]
         by_number = {about.pop("number"): LogStatistics.from_dict(about) for about in found}
         self._say(f"{len(self.partitions):,} partitions are in order")
         return [by_number.get(number, LogStatistics()) for number in self.partitions]
+
+    def _drop_rare(self) -> None:
+        """The minimum counts, round by round, as on one machine; removed events stay, marked with their rule."""
+        from pyspark import StorageLevel
+        from pyspark.sql import functions as f
+
+        least_item, least_user = self._options.min_item_events, self._options.min_user_events
+        empty = [f.lit(None).cast(kind).alias(name) for name, kind in (("rule", "string"), (SEQUENCE, "int"))]
+        marked, sequence, removed = self._cleaned.select("*", *empty), FIRST_COUNTS, 1
+        while removed:
+            counts = marked.filter(f"{SEQUENCE} is null and {ITEM} is not null").groupBy(ITEM).count()
+            rare = counts.filter(f"count < {least_item}").select(ITEM, f.lit(True).alias(RARE))
+            joined = marked.join(rare, ITEM, "left")
+            dropped = self._applied(joined, partial(mark_rare, least_user=least_user, sequence=sequence), MARKED)
+            before, marked = marked, dropped.repartition(len(self.partitions), PARTITION)
+            marked = marked.persist(StorageLevel.DISK_ONLY)
+            removed = marked.filter(f"{SEQUENCE} >= {sequence}").count()
+            before.unpersist()
+            sequence += 2
+            if least_item <= 1 or least_user <= 1:
+                break
+        self._counted_out, self._cleaned = marked, marked.filter(f"{SEQUENCE} is null").select(*CLEANED.names)
 
     # -- rejects
 
@@ -214,26 +241,38 @@ class Spark:
 
         def bad_rows(batches: Batches) -> Batches:
             for table in joined_batches(batches):
-                bad = usable_rows(table, log, survey, missing, [])[2].sort(ROW)
-                rejects = as_rejects(bad, ends, log.files)
-                numbers = [pl.lit(MALFORMED_FIRST, pl.Int32).alias(SEQUENCE), bad[ROW].alias(PLACE)]
-                yield from arrow_batches(rejects.with_columns(numbers), REJECTED)
+                bad = numbered(usable_rows(table, log, survey, missing, [])[2], MALFORMED_FIRST)
+                yield from arrow_batches(numbered_rejects(bad, ends, log.files), REJECTED)
 
         return self._ordered_rejects(self._mapped(self._frame, bad_rows, REJECTED))
 
     def rejects(self) -> Iterator[pl.DataFrame]:
         yield from self.unusable()
-        if self._options.duplicates == "keep" and self._options.max_user_events is None:
-            return
+        if self._options.duplicates == "drop" or self._options.max_user_events is not None:
+            yield from self._removed_within_users()
+        if self._counted_out is not None:
+            yield from self._removed_by_counts()
+
+    def _removed_within_users(self) -> Iterator[pl.DataFrame]:
         clean, log, ends = self._in_order(), self._log, self._ends
 
         def removed(rows: pl.DataFrame, number: int) -> pa.Table:
-            gone = clean(rows)[1].sort(ROW)
-            rejects = as_rejects(gone, ends, log.files)
-            return as_table(rejects.with_columns(gone[SEQUENCE], gone[ROW].alias(PLACE)), REJECTED)
+            return as_table(numbered_rejects(clean(rows)[1], ends, log.files), REJECTED)
 
         located = self._located.filter(f"{PARTITION} >= 0")
-        yield from self._ordered_rejects(self._applied(located, removed, REJECTED))
+        return self._ordered_rejects(self._applied(located, removed, REJECTED))
+
+    def _removed_by_counts(self) -> Iterator[pl.DataFrame]:
+        log, ends = self._log, self._ends
+
+        def removed(batches: Batches) -> Batches:
+            for table in joined_batches(batches):
+                gone = pl.DataFrame(table).with_columns(pl.col(TIME).cast(TIMESTAMP))
+                yield from arrow_batches(numbered_rejects(gone, ends, log.files), REJECTED)
+
+        return self._ordered_rejects(
+            self._mapped(self._counted_out.filter(f"{SEQUENCE} is not null"), removed, REJECTED)
+        )
 
     @staticmethod
     def _ordered_rejects(rejects: Any) -> Iterator[pl.DataFrame]:
@@ -295,5 +334,6 @@ class Spark:
             table = users.filter(f"{PARTITION} = {number}").drop(PARTITION).toArrow()
             self._say(f"{number + 1:,} of {len(self.partitions):,} partitions are in token ids")
             yield table.sort_by(USER).cast(FEATURES.arrow_schema)
-        for frame in (users, self._cleaned, self._located):
-            frame.unpersist()
+        for frame in (users, self._cleaned, self._counted_out, self._located):
+            if frame is not None:
+                frame.unpersist()

@@ -9,13 +9,13 @@ import pyarrow as pa
 
 from next_behavior.data.cleaning import REJECT_SCHEMA
 from next_behavior.data.columns import ACTION, ITEM, TIME, USER
-from next_behavior.data.events import ORDER
+from next_behavior.data.events import ORDER, as_rejects
 from next_behavior.data.sequences import FEATURES
 from next_behavior.data.sources import LogSource
 from next_behavior.data.tables import Rows
 from next_behavior.data.times import TIMESTAMP
 from next_behavior.preparation.engine import ReadRows
-from next_behavior.preparation.partition import SEQUENCE
+from next_behavior.preparation.partition import SEQUENCE, drop_rare
 from next_behavior.preparation.survey import Survey
 
 TASK_ROWS = 1 << 17  # rows of a task that are worked on at once
@@ -24,7 +24,9 @@ ROW = "row"
 PARTITION, PLACE, ABOUT = "partition", "place", "about"
 IDS = {USER: pa.string(), ITEM: pa.string(), ACTION: pa.string(), TIME: pa.int64()}
 TEXT = pa.schema({ABOUT: pa.string()})
-CLEANED = pa.schema({PARTITION: pa.int32(), PLACE: pa.int64(), **IDS})
+CLEANED = pa.schema({PARTITION: pa.int32(), PLACE: pa.int64(), **IDS, ROW: pa.int64()})
+MARKED = pa.schema([*CLEANED, pa.field("rule", pa.string()), pa.field(SEQUENCE, pa.int32())])  # those removed, too
+RARE = "rare"
 COUNTED = pa.schema({ITEM: pa.string(), "events": pa.int64(), "known": pa.int64(), ABOUT: pa.string()})
 USERS = pa.schema(
     {PARTITION: pa.int32()}
@@ -61,7 +63,20 @@ def usable_rows(
 
 def cleaned_events(rows: pl.DataFrame) -> pl.DataFrame:
     """Rows of CLEANED as events in order."""
-    return rows.sort(PLACE).select(USER, ITEM, ACTION, pl.col(TIME).cast(TIMESTAMP), pl.col(PLACE).alias(ROW))
+    return rows.sort(PLACE).select(USER, ITEM, ACTION, pl.col(TIME).cast(TIMESTAMP), ROW)
+
+
+def mark_rare(rows: pl.DataFrame, number: int, least_user: int, sequence: int) -> pa.Table:
+    """Marks what `drop_rare` removes of a partition: rows of MARKED, with RARE where an item has too few events."""
+    gone_before, events = rows.filter(pl.col(SEQUENCE).is_not_null()), rows.filter(pl.col(SEQUENCE).is_null())
+    rare = events.filter(pl.col(RARE))[ITEM].unique()
+    return as_table(pl.concat([gone_before, *drop_rare(events, rare, least_user, sequence)]), MARKED)
+
+
+def numbered_rejects(removed: pl.DataFrame, ends: list[int], files: list[str]) -> pl.DataFrame:
+    """Removed rows with their sequence as rows of REJECTED."""
+    removed = removed.sort(ROW)
+    return as_rejects(removed, ends, files).with_columns(removed[SEQUENCE], removed[ROW].alias(PLACE))
 
 
 def joined_batches(batches: Batches) -> Iterator[pa.Table]:

@@ -14,6 +14,7 @@ import torch
 from next_behavior.data.sequences import TRAIN, Sequences
 from next_behavior.evaluation.rankers import count_events
 from next_behavior.model.associative_memory import AssociativeMemory
+from next_behavior.model.configuration_behavior import BehaviorConfig
 from next_behavior.model.modeling_behavior import BertForNextBehavior
 from next_behavior.training.pairs_in_parts import PAIRS_AT_ONCE, count_in_parts
 
@@ -30,7 +31,7 @@ def fill_memory(model: BertForNextBehavior, sequences: Sequences, part: int, lea
     times. The weights are trained on the part TRAIN. Another part follows those that are counted already, and so do the
     events that are not among the `learned` (E,) bool."""
     memory = model.associate_path
-    neighbors = int(np.clip(MEMORY_PAIRS // max(1, model.config.vocab_size), 16, model.config.memory_neighbors))
+    neighbors = neighbors_kept(model.config)
     items, users, positions = sequences.runs(sequences.parts <= part)
     if learned is not None:
         chosen = np.flatnonzero((sequences.parts[positions] == part) & ~learned[positions])
@@ -49,6 +50,11 @@ def fill_memory(model: BertForNextBehavior, sequences: Sequences, part: int, lea
     memory.recent_counts.zero_()
     model.config.memory_half_life = max(1, round(TREND_HALF_LIFE * len(counted)))
     memory.follow(torch.from_numpy(sequences.items[counted].astype(np.int64)).to(model.device))
+
+
+def neighbors_kept(config: BehaviorConfig) -> int:
+    """Neighbors of each item that a large memory keeps."""
+    return int(np.clip(MEMORY_PAIRS // max(1, config.vocab_size), 16, config.memory_neighbors))
 
 
 def is_large(memory: AssociativeMemory, items: np.ndarray) -> bool:
