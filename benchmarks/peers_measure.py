@@ -132,7 +132,7 @@ def make_system(name: str, seed: int, folder: Path) -> System:
         case "recbole-bert4rec":
             return RecBoleSequential("BERT4Rec", seed, folder, **RECBOLE)
         case "recbole-gru4rec":
-            return RecBoleSequential("GRU4Rec", seed, folder)
+            return RecBoleSequential("GRU4Rec", seed, folder, **RECBOLE)
         case "ours":
             return OurModel(name, seed, folder, "", False)
         case "ours-as-esasrec" | "ours-as-esasrec-fp32" | "ours-as-sasrec" | "ours-as-sasrec-fp32":
