@@ -59,6 +59,9 @@ STEPS_AHEAD = {"cuda": 2}
 # Time is up: steps since the last validation are worth another if they are more than this share of an epoch.
 WORTH_VALIDATING = 20
 
+# Of AdamW, at its peak. Weights that have learned a log lose some of it at the rate of new ones.
+LEARNING_RATE, CONTINUED_RATE = 2e-3, 5e-4
+
 Batches = list[dict[str, torch.Tensor]]  # of one step, one for each accumulation step
 
 
@@ -69,7 +72,8 @@ class LoopSettings(Protocol):
     min_epochs: int
     max_epochs: int
     patience: int
-    learning_rate: float
+    learning_rate: float | None
+    continue_from: str | None
     weight_decay: float
     warmup_steps: int
     schedule: str
@@ -128,7 +132,9 @@ class Training:
             self.readers, self.reader = 1, 0
             shard_items(model, accelerator.device, accelerator.num_processes)
         self.trained = [weight for weight in model.parameters() if weight.requires_grad]
-        optimizer = make_optimizer(self.trained, settings.learning_rate, settings.weight_decay)
+        default_rate = LEARNING_RATE if settings.continue_from is None else CONTINUED_RATE
+        self.peak_rate = settings.learning_rate or default_rate
+        optimizer = make_optimizer(self.trained, self.peak_rate, settings.weight_decay)
         if settings.shard_items:
             self.model = accelerator.prepare_model(model, evaluation_mode=True)  # that is, without DDP
             self.optimizer = accelerator.prepare_optimizer(optimizer)
@@ -203,6 +209,8 @@ class Training:
             disable=not self.accelerator.is_main_process,
         )
         try:
+            if self.settings.continue_from is not None and not self.state.step:
+                self.validate()  # weights that training makes worse are kept as they were
             with closing(self.batches_of_steps()) as batches:
                 why = self.train_until_the_end(batches)
         except KeyboardInterrupt:
@@ -266,7 +274,7 @@ class Training:
         """The rate of the next step, by the progress in epochs or in time, whichever is further."""
         state, settings = self.state, self.settings
         progress = self.progress()
-        rate = learning_rate(settings.learning_rate, settings.warmup_steps, settings.schedule, state.step, progress)
+        rate = learning_rate(self.peak_rate, settings.warmup_steps, settings.schedule, state.step, progress)
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
@@ -307,7 +315,7 @@ class Training:
         if not math.isfinite(loss):
             raise ValueError(
                 f"the loss is {loss} at step {state.step}, expected a finite number: lower --learning_rate "
-                f"({self.settings.learning_rate:g}), or train in fp32 (--precision no)."
+                f"({self.peak_rate:g}), or train in fp32 (--precision no)."
             )
         self.budget.step_seconds = time.monotonic() - begin
         self.waiting.total += self.budget.step_seconds

@@ -124,7 +124,9 @@ class RunSettings:
     patience: int = option(
         TRAINING, 5, "Stop after this many validations without a better NDCG@10 or log-loss.", least=1
     )
-    learning_rate: float = option(TRAINING, 2e-3, "Peak learning rate of AdamW.", above=0)
+    learning_rate: float | None = option(
+        TRAINING, None, "Peak learning rate of AdamW. Default: 0.002; with --continue 0.0005.", above=0
+    )
     weight_decay: float = option(TRAINING, 0.01, "Weight decay of AdamW, on matrices.", least=0)
     warmup_steps: int = option(TRAINING, 100, "Steps of linear warm-up.", least=0)
     schedule: str = option(
