@@ -162,6 +162,17 @@ def test_a_folder_without_its_log_learns_what_is_later(folder: Path, continued_w
     assert (out / "model.safetensors").read_bytes() == (continued_whole / "model.safetensors").read_bytes()
 
 
+def test_weights_that_new_events_make_worse_stay_as_they_were(
+    folder: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    more = ["--continue", str(folder / "whole"), "--split", "none", "--max_epochs", "2", "--ema_decay", "0"]
+    out = run_training(folder / "newer.csv", tmp_path / "out", *SMALL, *more, "--learning_rate", "30")
+    assert "step 0 is kept" in capfd.readouterr().out
+    old, new = load(folder / "whole")[0].state_dict(), load(out)[0].state_dict()
+    name = "bert.encoder.layer.0.attention.self.query.weight"
+    assert torch.equal(old[name], new[name])
+
+
 def test_the_new_model_is_compared_with_the_old_one_on_what_neither_has_seen(
     folder: Path, continued: Path, continued_whole: Path
 ) -> None:

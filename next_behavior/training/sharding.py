@@ -50,11 +50,12 @@ def whole_items(model: BertForNextBehavior) -> Iterator[None]:
     """As long as it lasts, each process holds the whole item table, which answers read and `save_pretrained` writes.
     Nothing changes where it is not sharded; else all processes have to come here."""
     sharded = model.get_input_embeddings()
-    assert isinstance(sharded, nn.Embedding)
-    weight: torch.Tensor = sharded.weight
+    # With LoRA the table may be wrapped for its new rows.
+    weight = sharded.weight if isinstance(sharded, nn.Embedding) else None
     if not isinstance(weight, DTensor):
         yield
         return
+    assert isinstance(sharded, nn.Embedding)
     whole = nn.Embedding.from_pretrained(weight.full_tensor().detach(), padding_idx=PAD)
     put_items(model, whole)
     try:
