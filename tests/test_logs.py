@@ -531,6 +531,7 @@ def test_every_flag_that_a_message_names_exists() -> None:
     parser = argparse.ArgumentParser()
     add_event_arguments(parser)
     known = {flag for action in parser._actions for flag in action.option_strings}
+    known.add("--num_processes")  # of accelerate launch
     assert {f"--{flag}" for flag in FLAGS.values()} | {f"--{entry.name}" for entry in fields(ReadOptions)} <= known
     settings = argparse.ArgumentParser()
     add_arguments(settings)
