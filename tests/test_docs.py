@@ -79,6 +79,7 @@ NOT_EXECUTED = {
     "curl": "asks a service that runs; its path and its body are checked",
     "python space/app.py": "serves until it is stopped; test_space.py asks it",
     "python -m benchmarks.readme_table": "trains for hours on public logs",
+    "python -m benchmarks.new_days": "trains three models on a public log",
     '"""Recall@10 of each ranker': "reads dumped predictions, from which test_dump.py computes every number",
     '"""Fine-tune a saved model': "is examples/finetune_with_trainer.py, which test_examples.py runs",
 }
