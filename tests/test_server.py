@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import signal
 import socket
+import subprocess
 import threading
 import time
 import urllib.request
@@ -21,8 +22,8 @@ from schemathesis import GenerationMode
 from schemathesis.specs.openapi.checks import positive_data_acceptance
 from service_parts import LIMITS, exchange, fake_service, listening
 
-from next_behavior.serving.app import OPERATIONS
-from next_behavior.serving.server import Server, bind
+from next_behavior.serving.app import OPERATIONS, application
+from next_behavior.serving.server import Server, bind, server_config
 from next_behavior.serving.service import Service
 
 ASK = (
@@ -154,6 +155,18 @@ def stopped(server: Server, port: int) -> bool:
             return True
         time.sleep(0.05)
     return False
+
+
+def test_a_worker_whose_parent_died_while_it_started_ends() -> None:
+    with bind("127.0.0.1", 0) as sock:
+        gone = subprocess.Popen(["true"])
+        gone.wait()
+        service = fake_service()
+        server = Server(server_config(application(service), LIMITS), service, LIMITS.drain_seconds, parent=gone.pid)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [sock]})
+        thread.start()
+        thread.join(20)
+        assert not thread.is_alive()
 
 
 def test_a_taken_port_is_a_mistake_in_one_line() -> None:

@@ -70,6 +70,7 @@ def parsed(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--worker_number", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--worker_socket", type=int, help=argparse.SUPPRESS)
     parser.add_argument("--worker_folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--worker_parent", type=int, help=argparse.SUPPRESS)
     args = parser.parse_args(arguments)
     for name in ("workers", "threads", "max_waiting", "max_connections", "max_events_per_user"):
         if getattr(args, name) is not None and getattr(args, name) < 1:
@@ -169,4 +170,4 @@ def serve_here(args: argparse.Namespace, listening: socket.socket) -> None:
     )
     find, load = (bundle_for, loader(args)) if args.engine == "onnx" else (model_folder, torch_loader(args.device))
     service = Service(settings, Metrics(), find, load)
-    serve(service, listening, limits)
+    serve(service, listening, limits, args.worker_parent)

@@ -49,14 +49,20 @@ class Limits:
 
 
 class Server(uvicorn.Server):
-    """uvicorn's server, which tells the service of a signal and goes on for a while."""
+    """uvicorn's server, which tells the service of a signal and goes on for a while.
 
-    def __init__(self, config: uvicorn.Config, service: Service, drain_seconds: float) -> None:
+    Args:
+        parent: the process that started this one and may be gone by now; None without one.
+    """
+
+    def __init__(
+        self, config: uvicorn.Config, service: Service, drain_seconds: float, parent: int | None = None
+    ) -> None:
         super().__init__(config)
         self.service, self.drain_seconds = service, drain_seconds
         self._stop_at: float | None = None
         # A worker does not outlive its parent, not even one that was killed.
-        self._parent = os.getppid() if service.settings.control is not None else None
+        self._parent = parent
         service.on_failure = self._fail
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
@@ -99,10 +105,10 @@ def server_config(app: Application, limits: Limits) -> uvicorn.Config:
     )  # fmt: skip
 
 
-def serve(service: Service, listening: socket.socket, limits: Limits) -> None:
-    """Serves until a signal. Raises what kept the service from starting."""
+def serve(service: Service, listening: socket.socket, limits: Limits, parent: int | None = None) -> None:
+    """Serves until a signal, or until the process `parent` has ended. Raises what kept the service from starting."""
     config = server_config(application(service), limits)
-    Server(config, service, limits.drain_seconds).run(sockets=[listening])
+    Server(config, service, limits.drain_seconds, parent).run(sockets=[listening])
     if isinstance(service.failure, StoreError):
         raise ValueError(str(service.failure)) from service.failure
     if service.failure is not None:
@@ -153,6 +159,7 @@ class _Supervisor:
         handed = self.listening.fileno()
         command = [sys.executable, "-m", "next_behavior.commands", "serve", *self.arguments, "--worker_number"]
         command += [str(number), "--worker_socket", str(handed), "--worker_folder", str(self.folder)]
+        command += ["--worker_parent", str(os.getpid())]
         environment = os.environ | {"PROMETHEUS_MULTIPROC_DIR": str(self.folder / "metrics")}
         # In a group of its own: Ctrl-C reaches the parent, which hands it on.
         self.processes[number] = subprocess.Popen(
