@@ -278,7 +278,7 @@ def test_training_ends_early_enough_for_what_follows_as_it_was_measured(clock: l
     budget = TrainingTime(TimeLimit(0.0, 10.0), begin=60.0)
     assert budget.end() == 450, "three quarters"
     budget.validation_seconds, budget.fixed_seconds, budget.step_seconds = 200.0, 50.0, 3.0
-    assert budget.end() == 600 - 3 - 1.2 * 250
+    assert budget.end() == 600 - 3 - 1.4 * 250
     clock[0] = 60.0
     assert budget.progress() == 0
     clock[0] = 60 + (budget.end() - 60) / 2

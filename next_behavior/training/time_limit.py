@@ -49,7 +49,7 @@ BASELINE_SECONDS_PER_ITEM = 1.8e-7
 # A choice between weights, a fit of the memory, temperatures and a table from fewer targets say too little.
 FEWEST_VALIDATED, FEWEST_FITTED, FEWEST_CALIBRATED, FEWEST_TEST_TARGETS = 100, 500, 50, 200
 # What follows training is foreseen with this reserve; it counts the start and the end of the process, too.
-RESERVE = 1.2
+RESERVE = 1.4
 
 
 @dataclass(frozen=True)
