@@ -87,9 +87,10 @@ def fit_probabilities(
         config.item_set_limits = []
         return record
     before = item_probabilities(model, log.sequences, VALIDATION, log.max_length, positions, {})
-    record["gate"] = fit_gate_unless_it_costs(model, log, heads, positions, before)
+    record["gate"], after = fit_gate_unless_it_costs(model, log, heads, positions, before)
     config.item_temperature = item_temperature(model, log, positions)
-    after = item_probabilities(model, log.sequences, VALIDATION, log.max_length, positions, {})
+    if config.item_temperature != 1.0:
+        after = item_probabilities(model, log.sequences, VALIDATION, log.max_length, positions, {})
     config.item_set_limits = limits_of(after.score[after.is_nameable])
     record["item"] = {"before": item_record(before), "after": item_record(after)}
     return record
@@ -97,7 +98,7 @@ def fit_probabilities(
 
 def fit_gate_unless_it_costs(
     model: BertForNextBehavior, log: TokenizedLog, heads: HeadLogits, positions: np.ndarray, before: ItemProbabilities
-) -> dict[str, Any]:
+) -> tuple[dict[str, Any], ItemProbabilities]:
     """`fit_repeats`, taken back where the answers at `positions` or their probabilities become worse by it.
 
     The items that the model cannot name are new ones. Where they are many, a gate that gives new items their true share
@@ -105,6 +106,9 @@ def fit_gate_unless_it_costs(
 
     Args:
         before: what the model says at `positions`.
+
+    Returns:
+        A record, and what the model says at `positions` now.
     """
     gate = copy.deepcopy(model.path_gate.state_dict())
     fit_repeats(model, heads)
@@ -114,7 +118,7 @@ def fit_gate_unless_it_costs(
     is_kept = ndcg["after"] >= KEPT_NDCG * ndcg["before"] and errors["after"] <= errors["before"]
     if not is_kept:
         model.path_gate.load_state_dict(gate)
-    return {"ndcg@10": ndcg, "error": errors, "changed": is_kept}
+    return {"ndcg@10": ndcg, "error": errors, "changed": is_kept}, after if is_kept else before
 
 
 def calibration_error(first: FirstAnswers) -> float:
